@@ -1,0 +1,481 @@
+//! The cache: picks shards, takes one mutex at a time, and asks the database behind while it holds
+//! none.
+//!
+//! Everything that begins in a shard ends there, also if the database behind panics: a [`Fill`] and
+//! a [`Writing`] end themselves when they are dropped.
+
+mod list;
+mod shard;
+
+use crate::batch::Writes;
+use crate::hash::KeyHasher;
+use crate::sync::{Arc, Mutex, MutexGuard, thread};
+use crate::{AtomicDb, Batch, Clock, Item, Key, Lock, Page, Query, Result, SystemClock, Version};
+use shard::{Look, Removed, Shard, Ticket};
+use smallvec::SmallVec;
+use std::fmt;
+
+/// Keeps the most recently used items of another database at hand.
+///
+/// A handle: clones share one cache. When it is full, the least recently used item leaves.
+///
+/// # What it promises
+///
+/// - A read that starts after a write through this cache has finished never returns what was there
+///   before it, also when fills, writes, races and failures overlap (it is linearizable per key).
+///   After a write that failed, or whose outcome is unknown, its keys are not cached.
+/// - [`get_many`](AtomicDb::get_many) through it sees one instant if it does so in the database
+///   behind: should items that were at hand change while the others are fetched, all are read anew.
+/// - Locks, [`get_fresh`](AtomicDb::get_fresh), [`query`](AtomicDb::query),
+///   [`page`](AtomicDb::page) and [`stream`](AtomicDb::stream) always go to the database behind.
+///   Absent items are not remembered.
+/// - Times to live are honoured, by the cache's own clock: give it the one of the database behind.
+///
+/// # What it does not promise
+///
+/// Writers that go round it, in this process or another, are not seen until the item leaves the
+/// cache. They can cause an old read, but never a lost update as long as updates read with
+/// [`get_fresh`](AtomicDb::get_fresh) under a lock, as [`transact`](crate::AtomicDbExt::transact)
+/// does.
+///
+/// ```
+/// use atomic_db::{AtomicDb, Item, Key, LruCache, MemoryDb};
+///
+/// let db = LruCache::new(MemoryDb::new(), 1_000);
+/// db.inner().set(&[Item::new("user#1", "name", "Ada")])?;
+/// db.get(Key::new("user#1", "name"))?; // fetched
+/// db.get(Key::new("user#1", "name"))?; // at hand
+///
+/// let stats = db.stats();
+/// assert_eq!((stats.hits, stats.misses, stats.entries), (1, 1, 1));
+/// # Ok::<(), atomic_db::Error>(())
+/// ```
+pub struct LruCache<D: AtomicDb> {
+    shared: Arc<Shared<D>>,
+}
+
+struct Shared<D: AtomicDb> {
+    inner: D,
+    /// A power of two of them.
+    shards: Box<[Mutex<Shard<D::Data>>]>,
+    hasher: KeyHasher,
+    clock: Arc<dyn Clock>,
+}
+
+/// What a cache has done so far, and what it holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Items that were answered from the cache.
+    pub hits: u64,
+    /// Items that were asked for and had to be looked for in the database behind.
+    pub misses: u64,
+    /// Items that left because the cache was full.
+    pub evictions: u64,
+    /// Items in the cache now.
+    pub entries: usize,
+}
+
+impl<D: AtomicDb> LruCache<D> {
+    /// A cache of at most `capacity` items in front of `db`. With a capacity of zero it caches
+    /// nothing.
+    #[must_use]
+    pub fn new(db: D, capacity: usize) -> Self {
+        LruCache::builder(db).capacity(capacity).build()
+    }
+
+    /// A cache with shards or a clock of your own.
+    #[must_use]
+    pub fn builder(db: D) -> LruCacheBuilder<D> {
+        LruCacheBuilder::new(db)
+    }
+
+    /// The database behind. Writing to it directly goes round the cache.
+    #[must_use]
+    pub fn inner(&self) -> &D {
+        &self.shared.inner
+    }
+
+    /// What the cache has done so far. The shards are read one after another.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let mut stats = Stats::default();
+        for shard in &self.shared.shards {
+            let shard = shard.lock();
+            let (hits, misses, evictions) = shard.counts();
+            stats.hits += hits;
+            stats.misses += misses;
+            stats.evictions += evictions;
+            stats.entries += shard.len();
+        }
+        stats
+    }
+
+    /// Forgets the item at `key`, so that the next read of it asks the database behind.
+    ///
+    /// ```
+    /// use atomic_db::{AtomicDb, Item, Key, LruCache, MemoryDb};
+    ///
+    /// let db = LruCache::new(MemoryDb::new(), 1_000);
+    /// db.set(&[Item::new("user#1", "name", "Ada")])?;
+    /// db.inner().set(&[Item::new("user#1", "name", "Bob")])?;
+    ///
+    /// let key = Key::new("user#1", "name");
+    /// assert_eq!(db.get(key)?.and_then(Item::into_data), Some("Ada"));
+    /// db.invalidate(key);
+    /// assert_eq!(db.get(key)?.and_then(Item::into_data), Some("Bob"));
+    /// # Ok::<(), atomic_db::Error>(())
+    /// ```
+    pub fn invalidate(&self, key: Key<'_>) {
+        let hash = self.shared.hasher.key(key);
+        let mut removed = Removed::new();
+        self.shard(hash).invalidate(hash, key, &mut removed);
+    }
+
+    /// Forgets everything. The counts in [`stats`](LruCache::stats) go on.
+    pub fn clear(&self) {
+        for shard in &self.shared.shards {
+            let mut removed = Removed::new();
+            shard.lock().clear(&mut removed);
+        }
+    }
+
+    fn shard(&self, hash: u64) -> MutexGuard<'_, Shard<D::Data>> {
+        // A shard's own tables use the lowest and the highest bits of the hash.
+        let number = (hash >> 32) as usize & (self.shared.shards.len() - 1);
+        self.shared.shards[number].lock()
+    }
+
+    /// What is at hand for `key`, live, and else a fill that has begun.
+    fn look(&self, key: Key<'_>) -> Found<'_, D> {
+        let hash = self.shared.hasher.key(key);
+        let look = self.shard(hash).look(hash, key);
+        let ticket = match look {
+            Look::Miss(ticket) => ticket,
+            Look::Hit(item, stamp) => {
+                // The clock is asked only for items that can expire, and after unlocking.
+                if item.ttl().is_none() || item.is_live(self.shared.clock.epoch_seconds()) {
+                    return Found::Hit(item, Standing { hash, stamp });
+                }
+                let mut removed = Removed::new();
+                self.shard(hash).look_past(hash, key, stamp, &mut removed)
+            }
+        };
+        Found::Miss(Fill {
+            cache: self,
+            hash,
+            ticket: Some(ticket),
+        })
+    }
+
+    /// Runs `act`, which writes each of `keys` in the database behind: the item that goes with it,
+    /// or none. What it wrote is at hand afterwards if it succeeded.
+    fn write<'k, R>(
+        &self,
+        keys: impl Iterator<Item = (Key<'k>, Option<&'k Item<D::Data>>)>,
+        act: impl FnOnce(&D) -> Result<R>,
+    ) -> Result<R>
+    where
+        D::Data: 'k,
+    {
+        let begun = keys.map(|(key, item)| Writing::begin(self, key, item.cloned()));
+        let writing: SmallVec<[Writing<'_, D>; 4]> = begun.collect();
+        let result = act(&self.shared.inner)?;
+        writing.into_iter().for_each(Writing::succeed);
+        Ok(result)
+    }
+
+    fn apply(
+        &self,
+        writes: &Writes<'_, D::Data>,
+        act: impl FnOnce(&D) -> Result<Version>,
+    ) -> Result<Version> {
+        let items = writes.sets.iter().chain(writes.creates);
+        let deletes = writes.deletes.iter().map(|key| (key.as_key(), None));
+        self.write(items.map(written).chain(deletes), act)
+    }
+}
+
+fn written<T>(item: &Item<T>) -> (Key<'_>, Option<&Item<T>>) {
+    (item.key(), Some(item))
+}
+
+/// What a look-up finds.
+enum Found<'a, D: AtomicDb> {
+    Hit(Item<D::Data>, Standing),
+    Miss(Fill<'a, D>),
+}
+
+/// What it takes to find out whether a hit has stayed at hand since.
+struct Standing {
+    hash: u64,
+    stamp: u64,
+}
+
+/// A read of the database behind that is under way.
+struct Fill<'a, D: AtomicDb> {
+    cache: &'a LruCache<D>,
+    hash: u64,
+    /// `None` once it has ended.
+    ticket: Option<Ticket>,
+}
+
+impl<D: AtomicDb> Fill<'_, D> {
+    fn succeed(mut self, item: Option<Item<D::Data>>) {
+        self.end(item);
+    }
+
+    fn end(&mut self, item: Option<Item<D::Data>>) {
+        if let Some(ticket) = self.ticket.take() {
+            let mut removed = Removed::new();
+            let mut shard = self.cache.shard(self.hash);
+            shard.end_fill(ticket, item, &mut removed);
+        }
+    }
+}
+
+impl<D: AtomicDb> Drop for Fill<'_, D> {
+    fn drop(&mut self) {
+        self.end(None);
+    }
+}
+
+/// A write to the database behind that is under way.
+struct Writing<'a, D: AtomicDb> {
+    cache: &'a LruCache<D>,
+    hash: u64,
+    /// `None` once it has ended.
+    ticket: Option<Ticket>,
+    item: Option<Item<D::Data>>,
+}
+
+impl<'a, D: AtomicDb> Writing<'a, D> {
+    fn begin(cache: &'a LruCache<D>, key: Key<'_>, item: Option<Item<D::Data>>) -> Self {
+        let hash = cache.shared.hasher.key(key);
+        let mut removed = Removed::new();
+        let ticket = cache.shard(hash).begin_write(hash, key, &mut removed);
+        Writing {
+            cache,
+            hash,
+            ticket: Some(ticket),
+            item,
+        }
+    }
+
+    fn succeed(mut self) {
+        let item = self.item.take();
+        self.end(item);
+    }
+
+    fn end(&mut self, item: Option<Item<D::Data>>) {
+        if let Some(ticket) = self.ticket.take() {
+            let mut removed = Removed::new();
+            let mut shard = self.cache.shard(self.hash);
+            shard.end_write(ticket, item, &mut removed);
+        }
+    }
+}
+
+impl<D: AtomicDb> Drop for Writing<'_, D> {
+    fn drop(&mut self) {
+        self.end(None);
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+impl<D: AtomicDb> AtomicDb for LruCache<D> {
+    type Data = D::Data;
+
+    fn get(&self, key: Key<'_>) -> Result<Option<Item<Self::Data>>> {
+        match self.look(key) {
+            Found::Hit(item, _) => Ok(Some(item)),
+            Found::Miss(fill) => {
+                let item = self.shared.inner.get(key)?;
+                fill.succeed(item.clone());
+                Ok(item)
+            }
+        }
+    }
+
+    fn get_fresh(&self, key: Key<'_>) -> Result<Option<Item<Self::Data>>> {
+        self.shared.inner.get_fresh(key)
+    }
+
+    fn get_many(&self, keys: &[Key<'_>]) -> Result<Vec<Option<Item<Self::Data>>>> {
+        let mut items = Vec::with_capacity(keys.len());
+        let mut hits: SmallVec<[(Key<'_>, Standing); 8]> = SmallVec::new();
+        let mut fills: SmallVec<[(usize, Fill<'_, D>); 4]> = SmallVec::new();
+        let mut missing: SmallVec<[Key<'_>; 8]> = SmallVec::new();
+        for (place, key) in keys.iter().enumerate() {
+            items.push(match self.look(*key) {
+                Found::Hit(item, standing) => {
+                    hits.push((*key, standing));
+                    Some(item)
+                }
+                Found::Miss(fill) => {
+                    fills.push((place, fill));
+                    missing.push(*key);
+                    None
+                }
+            });
+        }
+        if !missing.is_empty() {
+            let fetched = self.shared.inner.get_many(&missing)?;
+            for ((place, fill), item) in fills.into_iter().zip(fetched) {
+                fill.succeed(item.clone());
+                items[place] = item;
+            }
+        }
+        // What has stood from before the fetch until after it was there at the fetch's instant. A
+        // single answer needs no other to agree with.
+        let stands = |(key, standing): &(Key<'_>, Standing)| {
+            let shard = self.shard(standing.hash);
+            shard.stands(standing.hash, *key, standing.stamp)
+        };
+        if keys.len() > 1 && !hits.iter().all(stands) {
+            return self.shared.inner.get_many(keys);
+        }
+        Ok(items)
+    }
+
+    fn get_lock(&self, key: Key<'_>) -> Result<Lock> {
+        self.shared.inner.get_lock(key)
+    }
+
+    fn set(&self, items: &[Item<Self::Data>]) -> Result<()> {
+        self.write(items.iter().map(written), |inner| inner.set(items))
+    }
+
+    fn commit(&self, batch: &Batch<Self::Data>) -> Result<Version> {
+        self.apply(&batch.writes(), |inner| inner.commit(batch))
+    }
+
+    fn delete(&self, keys: &[Key<'_>]) -> Result<()> {
+        let deletes = keys.iter().map(|key| (*key, None));
+        self.write(deletes, |inner| inner.delete(keys))
+    }
+
+    fn page(&self, query: &Query, after: Option<&str>) -> Result<Page<Self::Data>> {
+        self.shared.inner.page(query, after)
+    }
+
+    fn set_atomic(&self, items: &[Item<Self::Data>], locks: &[Lock]) -> Result<Version> {
+        let written = items.iter().map(written);
+        self.write(written, |inner| inner.set_atomic(items, locks))
+    }
+
+    fn query(&self, query: &Query) -> Result<Vec<Item<Self::Data>>> {
+        self.shared.inner.query(query)
+    }
+
+    fn stream(&self, query: Query) -> impl Iterator<Item = Result<Item<Self::Data>>> {
+        self.shared.inner.stream(query)
+    }
+}
+
+impl<D: AtomicDb> Clone for LruCache<D> {
+    fn clone(&self) -> Self {
+        LruCache {
+            shared: Arc::clone(&self.shared),
+        }
+    }
+}
+
+/// Shows how the cache is set up and the database behind, and none of the items.
+impl<D: AtomicDb + fmt::Debug> fmt::Debug for LruCache<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LruCache")
+            .field("inner", &self.shared.inner)
+            .field("shards", &self.shared.shards.len())
+            .field("clock", &self.shared.clock)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Sets up an [`LruCache`].
+///
+/// # Defaults
+///
+/// A capacity of 1,024 items, the [`SystemClock`], and as many shards as four per core, but none
+/// with fewer than 1,024 items: up to 2,047 items there is one shard, and eviction is exactly least
+/// recently used. With several, it is so within each.
+///
+/// ```
+/// use atomic_db::{LruCache, ManualClock, MemoryDb};
+///
+/// let clock = ManualClock::new(1_700_000_000);
+/// let db: MemoryDb<String> = MemoryDb::builder().clock(clock.clone()).build();
+/// let cached = LruCache::builder(db).capacity(50_000).shards(1).clock(clock).build();
+/// assert_eq!(cached.stats().entries, 0);
+/// ```
+#[derive(Debug)]
+pub struct LruCacheBuilder<D> {
+    inner: D,
+    capacity: usize,
+    shards: Option<usize>,
+    clock: Arc<dyn Clock>,
+}
+
+impl<D: AtomicDb> LruCacheBuilder<D> {
+    fn new(inner: D) -> Self {
+        LruCacheBuilder {
+            inner,
+            capacity: 1_024,
+            shards: None,
+            clock: Arc::new(SystemClock),
+        }
+    }
+
+    /// How many items the cache holds at most, over all its shards. Zero caches nothing.
+    #[must_use]
+    pub fn capacity(mut self, items: usize) -> Self {
+        self.capacity = items;
+        self
+    }
+
+    /// How many shards the items are spread over, each under a mutex of its own: rounded up to a
+    /// power of two, but not more than there are items to hold. One makes eviction exactly least
+    /// recently used over all items; more of them let more threads read at once.
+    #[must_use]
+    pub fn shards(mut self, shards: usize) -> Self {
+        self.shards = Some(shards);
+        self
+    }
+
+    /// The clock that times to live are judged by: the one of the database behind.
+    #[must_use]
+    pub fn clock(mut self, clock: impl Clock + 'static) -> Self {
+        self.clock = Arc::new(clock);
+        self
+    }
+
+    /// The cache.
+    #[must_use]
+    pub fn build(self) -> LruCache<D> {
+        const ROOMY: usize = 1_024;
+        const MOST: usize = 1 << 16;
+        let cores = || thread::available_parallelism().map_or(1, usize::from);
+        let shards = match self.shards {
+            Some(shards) => shards.clamp(1, MOST).next_power_of_two(),
+            None => power_of_two_within((4 * cores()).min(self.capacity / ROOMY)),
+        };
+        let shards = shards.min(power_of_two_within(self.capacity));
+        let (each, rest) = (self.capacity / shards, self.capacity % shards);
+        let capacities = (0..shards).map(|number| each + usize::from(number < rest));
+        LruCache {
+            shared: Arc::new(Shared {
+                shards: capacities
+                    .map(|capacity| Mutex::new(Shard::new(capacity)))
+                    .collect(),
+                hasher: KeyHasher::default(),
+                inner: self.inner,
+                clock: self.clock,
+            }),
+        }
+    }
+}
+
+/// The largest power of two that is at most `most`, or one.
+fn power_of_two_within(most: usize) -> usize {
+    1 << most.max(1).ilog2()
+}

@@ -1,0 +1,158 @@
+use crate::sync::{AtomicU64, Ordering};
+use crate::{Error, Result};
+use std::collections::hash_map::RandomState;
+use std::fmt;
+use std::hash::{BuildHasher, Hasher};
+use std::str::FromStr;
+use std::time::Duration;
+
+/// The state of a lock: a token that is unique for ever.
+///
+/// A version is never handed out twice, also not after its lock was deleted, expired and made
+/// again, or after a restart. It is 128 bits: 48 bits of milliseconds since the Unix epoch, then
+/// 80 bits that no other version has. Later versions of one lock in one database are greater.
+///
+/// Its text form is a ULID: 26 characters of Crockford's base 32, in the order of the versions.
+/// Reading takes lower case too.
+///
+/// ```
+/// use atomic_db::Version;
+///
+/// let version: Version = "01ARZ3NDEKTSV4RRFFQ69G5FAV".parse()?;
+/// assert_eq!(version.to_string(), "01ARZ3NDEKTSV4RRFFQ69G5FAV");
+/// assert_eq!(Version::from_u128(version.as_u128()), version);
+/// # Ok::<(), atomic_db::Error>(())
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Version(u128);
+
+/// Crockford's base 32: the digits and the letters without I, L, O and U.
+const DIGITS: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
+
+/// 26 digits of 5 bits hold 130: the first digit is at most 7.
+const TEXT_LENGTH: usize = 26;
+
+impl Version {
+    /// The version with these 128 bits, for implementors who store versions as numbers. New
+    /// versions come from a [`VersionGenerator`].
+    #[must_use]
+    pub const fn from_u128(bits: u128) -> Self {
+        Version(bits)
+    }
+
+    /// The 128 bits of this version.
+    #[must_use]
+    pub const fn as_u128(self) -> u128 {
+        self.0
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = [0; TEXT_LENGTH];
+        for (place, digit) in text.iter_mut().rev().enumerate() {
+            *digit = DIGITS[(self.0 >> (5 * place)) as usize & 31];
+        }
+        f.pad(&String::from_utf8_lossy(&text))
+    }
+}
+
+impl fmt::Debug for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Version({self})")
+    }
+}
+
+impl FromStr for Version {
+    type Err = Error;
+
+    /// # Errors
+    ///
+    /// [`Error::InvalidInput`] if `text` is not 26 characters of Crockford's base 32, or stands for
+    /// more than 128 bits.
+    fn from_str(text: &str) -> Result<Self> {
+        let invalid = || {
+            Error::InvalidInput(format!(
+                "{text:?} is not a version: a ULID has 26 characters of Crockford's base 32, the first at most 7"
+            ))
+        };
+        if text.len() != TEXT_LENGTH {
+            return Err(invalid());
+        }
+        let mut bits: u128 = 0;
+        for (place, byte) in text.bytes().enumerate() {
+            let byte = byte.to_ascii_uppercase();
+            let value = DIGITS.iter().position(|digit| *digit == byte);
+            match value {
+                Some(value) if place > 0 || value < 8 => bits = bits << 5 | value as u128,
+                _ => return Err(invalid()),
+            }
+        }
+        Ok(Version(bits))
+    }
+}
+
+/// Hands out versions that were never handed out before, for implementors of
+/// [`AtomicDb`](crate::AtomicDb).
+///
+/// A generator begins at a random place of 79 bits and counts from there, under the milliseconds
+/// that it is given. So two versions of one generator never meet, whatever its clock does; and two
+/// generators, in two processes or before and after a restart, meet only if they began within a
+/// run's length of each other by chance *and* write in the same millisecond.
+///
+/// ```
+/// use atomic_db::VersionGenerator;
+/// use std::time::Duration;
+///
+/// let versions = VersionGenerator::new();
+/// let first = versions.next(Duration::from_secs(1_700_000_000));
+/// // Also when the clock goes back, the next version is a later one.
+/// let second = versions.next(Duration::from_secs(1_600_000_000));
+/// assert!(first < second);
+/// ```
+#[derive(Debug)]
+pub struct VersionGenerator {
+    /// Below 2^79, so that adding any count stays within 80 bits.
+    base: u128,
+    count: AtomicU64,
+    latest_millis: AtomicU64,
+}
+
+impl VersionGenerator {
+    /// A generator with a beginning of its own.
+    #[must_use]
+    pub fn new() -> Self {
+        let base = u128::from(random_u64()) << 64 | u128::from(random_u64());
+        VersionGenerator {
+            base: base >> 49,
+            count: AtomicU64::new(0),
+            latest_millis: AtomicU64::new(0),
+        }
+    }
+
+    /// A version that no generator has handed out before. `now` is the time since the Unix epoch.
+    ///
+    /// A version handed out after another one has been is the greater.
+    #[must_use]
+    pub fn next(&self, now: Duration) -> Version {
+        const MILLIS_MAX: u64 = (1 << 48) - 1;
+        let millis = u64::try_from(now.as_millis()).map_or(MILLIS_MAX, |now| now.min(MILLIS_MAX));
+        // The two updates need not happen as one: each only grows, and a call that begins after
+        // another has ended sees both of that one's.
+        let latest = self.latest_millis.fetch_max(millis, Ordering::Relaxed);
+        let count = self.count.fetch_add(1, Ordering::Relaxed);
+        Version(u128::from(millis.max(latest)) << 80 | (self.base + u128::from(count)))
+    }
+}
+
+impl Default for VersionGenerator {
+    fn default() -> Self {
+        VersionGenerator::new()
+    }
+}
+
+/// 64 bits that nobody can foresee: the standard library keys this hasher from the operating
+/// system's random numbers, and no two of one thread alike.
+pub(crate) fn random_u64() -> u64 {
+    RandomState::new().build_hasher().finish()
+}
