@@ -1,0 +1,179 @@
+//! What is at hand is read and renewed without a single allocation, whatever its size.
+
+#![allow(unsafe_code)]
+
+use atomic_db::{AtomicDb, Item, Key, LruCache, MemoryDb};
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+/// The system's allocator, which counts what each thread asks it for: by threads, since tests run at
+/// once.
+struct Counting;
+
+thread_local! {
+    // Built without allocating and with nothing to drop, so that the allocator may use it anywhere.
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+fn count() {
+    ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+}
+
+// SAFETY: every call is handed to the system's allocator as it came; counting touches no memory but
+// a number of this thread's own.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promises are those that are asked for here.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: as above.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count();
+        // SAFETY: as above.
+        unsafe { System.realloc(memory, layout, size) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(memory, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// How often `act` allocates on this thread.
+fn allocations(act: impl FnOnce()) -> u64 {
+    let before = ALLOCATIONS.get();
+    act();
+    ALLOCATIONS.get() - before
+}
+
+/// Nothing, a little, and a megabyte.
+fn sizes() -> [Vec<u8>; 3] {
+    [vec![], vec![1], vec![1; 1 << 20]]
+}
+
+const KEY: Key<'static> = Key::new("account#1", "balance");
+const LOCK: Key<'static> = Key::new("account#1", "lock");
+
+fn item(data: &[u8]) -> Item<Vec<u8>> {
+    Item::new(KEY.pk, KEY.sk, data.to_vec())
+}
+
+/// Reads the item at `KEY` and looks at what it holds.
+fn read(db: &impl AtomicDb<Data = Vec<u8>>, size: usize) {
+    let item = db.get(KEY).unwrap().unwrap();
+    assert_eq!(item.data().map(Vec::len), Some(size));
+}
+
+#[test]
+fn what_allocates_is_counted() {
+    assert_eq!(allocations(|| ()), 0);
+    assert_eq!(allocations(|| drop(vec![1_u8])), 1);
+    assert_eq!(allocations(|| drop(vec![0_u8; 1 << 20])), 1);
+    let mut grown = Vec::with_capacity(1);
+    grown.push(1_u8);
+    assert_eq!(allocations(|| grown.push(2)), 1);
+    let db = MemoryDb::new();
+    let new = [item(&[1])];
+    assert!(allocations(|| db.set(&new).unwrap()) > 0);
+}
+
+#[test]
+fn a_get_that_hits_allocates_nothing() {
+    for data in sizes() {
+        let db = MemoryDb::new();
+        db.set(&[item(&data)]).unwrap();
+        read(&db, data.len());
+        assert_eq!(allocations(|| read(&db, data.len())), 0);
+        let fresh = || drop(db.get_fresh(KEY).unwrap().unwrap());
+        assert_eq!(allocations(fresh), 0);
+    }
+}
+
+#[test]
+fn a_get_that_misses_allocates_nothing() {
+    let db = MemoryDb::new();
+    db.set(&[item(&[1])]).unwrap();
+    db.get_lock(LOCK).unwrap();
+    let absent = [
+        Key::new("account#1", ""),
+        Key::new("nobody", "balance"),
+        LOCK,
+    ];
+    for key in absent {
+        let miss = || assert!(db.get(key).unwrap().is_none());
+        miss();
+        assert_eq!(allocations(miss), 0, "{key}");
+    }
+}
+
+#[test]
+fn a_get_of_a_live_item_with_a_time_to_live_allocates_nothing() {
+    for data in sizes() {
+        let db = MemoryDb::new();
+        db.set(&[item(&data).with_ttl(u64::MAX - 1)]).unwrap();
+        read(&db, data.len());
+        assert_eq!(allocations(|| read(&db, data.len())), 0);
+    }
+}
+
+#[test]
+fn a_get_that_hits_the_cache_allocates_nothing() {
+    for data in sizes() {
+        for ttl in [u64::MAX, u64::MAX - 1] {
+            let db = LruCache::new(MemoryDb::new(), 10);
+            db.set(&[item(&data).with_ttl(ttl), Item::new("other", "", vec![])])
+                .unwrap();
+            read(&db, data.len());
+            // Another item was used since, so that the entry moves in the order.
+            db.get(Key::new("other", "")).unwrap();
+            assert_eq!(allocations(|| read(&db, data.len())), 0);
+            assert_eq!(db.stats().misses, 0);
+        }
+    }
+}
+
+#[test]
+fn a_get_lock_of_a_live_lock_allocates_nothing() {
+    let db = MemoryDb::<()>::new();
+    let cached = LruCache::new(db.clone(), 10);
+    let lock = db.get_lock(LOCK).unwrap();
+    let again = || assert_eq!(db.get_lock(LOCK).unwrap(), lock);
+    assert_eq!(allocations(again), 0);
+    let through = || assert_eq!(cached.get_lock(LOCK).unwrap(), lock);
+    assert_eq!(allocations(through), 0);
+}
+
+#[test]
+fn a_set_atomic_over_existing_items_allocates_nothing() {
+    for data in sizes() {
+        for count in [1, 2] {
+            let db = MemoryDb::new();
+            let sks: Vec<String> = (0..count).map(|number| format!("{number}")).collect();
+            let items = || -> Vec<Item<Vec<u8>>> {
+                let item = |sk| Item::new("account#1", sk, data.clone());
+                sks.iter().map(item).collect()
+            };
+            db.set(&items()).unwrap();
+            let mut lock = db.get_lock(LOCK).unwrap();
+            for round in 0..3 {
+                let new = items();
+                let allocated = allocations(|| {
+                    let version = db.set_atomic(&new, &[lock.clone()]).unwrap();
+                    lock = lock.clone().renewed(version);
+                });
+                assert_eq!(allocated, 0, "{count} items, round {round}");
+            }
+            assert_eq!(db.get_lock(LOCK).unwrap(), lock);
+        }
+    }
+}
