@@ -53,16 +53,21 @@ use crate::{Batch, Item, Key, Lock, Page, Query, Result, Version};
 ///
 /// # Trait objects
 ///
-/// The trait is implemented for `&D`, `Box<D>` and `Arc<D>`, also of a `D: ?Sized`. So
-/// `Arc<dyn AtomicDb<Data = T>>` is a database like any other, and streams too: [`stream`] asks for
-/// a sized `Self`, and a reference to a trait object is one.
+/// The trait is implemented for `&D`, `Box<D>` and `Arc<D>`, also of a `D: ?Sized`, so a box or a
+/// reference of a trait object is a database like any other. [`stream`] asks for a sized `Self`,
+/// and they are: a `Box` or an `Arc` streams as it is. With a plain `&dyn AtomicDb` at hand, stream
+/// on a reference to it, `(&db).stream(query)`, for otherwise the compiler looks no further than
+/// the trait object.
 ///
 /// ```
 /// use atomic_db::{AtomicDb, Item, MemoryDb, Query};
 ///
-/// let db: Box<dyn AtomicDb<Data = u32>> = Box::new(MemoryDb::new());
-/// db.set(&[Item::new("log", "1", 7)])?;
-/// for item in db.stream(Query::new("log")) {
+/// let boxed: Box<dyn AtomicDb<Data = u32>> = Box::new(MemoryDb::new());
+/// boxed.set(&[Item::new("log", "1", 7)])?;
+/// assert_eq!(boxed.stream(Query::new("log")).count(), 1);
+///
+/// let db: &dyn AtomicDb<Data = u32> = &*boxed;
+/// for item in (&db).stream(Query::new("log")) {
 ///     assert_eq!(item?.data(), Some(&7));
 /// }
 /// # Ok::<(), atomic_db::Error>(())

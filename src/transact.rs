@@ -2,6 +2,7 @@ use crate::sync::Arc;
 use crate::version::random_u64;
 use crate::{AtomicDb, Batch, Clock, Error, Item, Key, KeyBuf, Lock, Result, SystemClock};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt;
 use std::time::Duration;
 
@@ -20,7 +21,12 @@ pub trait AtomicDbExt: AtomicDb + private::Sealed {
     ///
     /// The [`Transaction`] keeps the order *locks first, then fresh reads, then the commit*. The
     /// body may run several times, so it should do nothing that must be done once; none of its
-    /// writes is seen before the commit. No lock or mutex is held while it runs.
+    /// writes is seen before the commit. No mutex is held while it runs.
+    ///
+    /// Each read of the body is fresh, but two of them are not one instant: where somebody commits
+    /// between them, this run will lose its race, and has seen both states by then. So the body
+    /// must not panic or loop for ever over data that cannot be, and an error that rests on two
+    /// reads may be about a state that never was.
     ///
     /// ```
     /// use atomic_db::{AtomicDb, AtomicDbExt, Item, Key, MemoryDb};
@@ -213,8 +219,8 @@ impl<'a, D: AtomicDb + ?Sized> Transaction<'a, D> {
     ///
     /// # Errors
     ///
-    /// - [`InvalidInput`](Error::InvalidInput): something was read already. A lock that is read
-    ///   after the data proves nothing about it.
+    /// - [`InvalidInput`](Error::InvalidInput): something was read already, and a lock that is read
+    ///   after the data proves nothing about it; or this transaction writes at `key`.
     /// - Those of [`get_lock`](AtomicDb::get_lock).
     pub fn lock<'k>(&mut self, key: impl Into<Key<'k>>) -> Result<Lock> {
         self.guard(key.into(), true)
@@ -231,22 +237,23 @@ impl<'a, D: AtomicDb + ?Sized> Transaction<'a, D> {
     }
 
     fn guard(&mut self, key: Key<'_>, renew: bool) -> Result<Lock> {
-        if let Some(guard) = self.locks.get_mut(&key.to_buf()) {
-            guard.renew |= renew;
-            return Ok(guard.lock.clone());
+        if self.writes.contains_key(&key.to_buf()) {
+            return Err(locked_and_written(key));
         }
-        if self.has_read {
-            return Err(Error::InvalidInput(format!(
-                "the lock {key} is asked for after a get: in a transaction all locks come first, for a lock that is read after the data proves nothing about it"
-            )));
-        }
-        let lock = self.db.get_lock(key)?;
-        let guard = Guard {
-            lock: lock.clone(),
-            renew,
+        let guard = match self.locks.entry(key.to_buf()) {
+            Entry::Occupied(guard) => guard.into_mut(),
+            Entry::Vacant(_) if self.has_read => {
+                return Err(Error::InvalidInput(format!(
+                    "the lock {key} is asked for after a get: in a transaction all locks come first, for a lock that is read after the data proves nothing about it"
+                )));
+            }
+            Entry::Vacant(place) => place.insert(Guard {
+                lock: self.db.get_lock(key)?,
+                renew,
+            }),
         };
-        self.locks.insert(key.to_buf(), guard);
-        Ok(lock)
+        guard.renew |= renew;
+        Ok(guard.lock.clone())
     }
 
     /// Reads the live item at `key`: what this transaction writes there, or else what the database
@@ -320,9 +327,7 @@ impl<'a, D: AtomicDb + ?Sized> Transaction<'a, D> {
     fn writable(&self, key: Key<'_>) -> Result<KeyBuf> {
         let key = key.to_buf();
         if self.locks.contains_key(&key) {
-            return Err(Error::InvalidInput(format!(
-                "{key} is locked and written in one transaction: a lock lives beside the data, under a key of its own"
-            )));
+            return Err(locked_and_written(key.as_key()));
         }
         Ok(key)
     }
@@ -347,6 +352,12 @@ impl<'a, D: AtomicDb + ?Sized> Transaction<'a, D> {
         }
         self.db.commit(&batch).map(drop)
     }
+}
+
+fn locked_and_written(key: Key<'_>) -> Error {
+    Error::InvalidInput(format!(
+        "{key} is locked and written in one transaction: a lock lives beside the data, under a key of its own"
+    ))
 }
 
 impl<D: AtomicDb + ?Sized> fmt::Debug for Transaction<'_, D> {

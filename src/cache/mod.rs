@@ -11,7 +11,7 @@ use crate::batch::Writes;
 use crate::hash::KeyHasher;
 use crate::sync::{Arc, Mutex, MutexGuard, thread};
 use crate::{AtomicDb, Batch, Clock, Item, Key, Lock, Page, Query, Result, SystemClock, Version};
-use shard::{Look, Removed, Shard, Ticket};
+use shard::{Look, RemovedItems, Shard, Ticket};
 use smallvec::SmallVec;
 use std::fmt;
 
@@ -128,14 +128,14 @@ impl<D: AtomicDb> LruCache<D> {
     /// ```
     pub fn invalidate(&self, key: Key<'_>) {
         let hash = self.shared.hasher.key(key);
-        let mut removed = Removed::new();
+        let mut removed = RemovedItems::new();
         self.shard(hash).invalidate(hash, key, &mut removed);
     }
 
     /// Forgets everything. The counts in [`stats`](LruCache::stats) go on.
     pub fn clear(&self) {
+        let mut removed = RemovedItems::new();
         for shard in &self.shared.shards {
-            let mut removed = Removed::new();
             shard.lock().clear(&mut removed);
         }
     }
@@ -150,22 +150,23 @@ impl<D: AtomicDb> LruCache<D> {
     fn look(&self, key: Key<'_>) -> Found<'_, D> {
         let hash = self.shared.hasher.key(key);
         let look = self.shard(hash).look(hash, key);
-        let ticket = match look {
-            Look::Miss(ticket) => ticket,
-            Look::Hit(item, stamp) => {
-                // The clock is asked only for items that can expire, and after unlocking.
-                if item.ttl().is_none() || item.is_live(self.shared.clock.epoch_seconds()) {
-                    return Found::Hit(item, Standing { hash, stamp });
-                }
-                let mut removed = Removed::new();
-                self.shard(hash).look_past(hash, key, stamp, &mut removed)
+        match look {
+            Look::Miss(ticket) => Found::Miss(Fill::of(self, ticket)),
+            // The clock is asked only for items that can expire, and after unlocking.
+            Look::Hit(item, stamp)
+                if item.ttl().is_none() || item.is_live(self.shared.clock.epoch_seconds()) =>
+            {
+                Found::Hit(item, Standing { hash, stamp })
             }
-        };
-        Found::Miss(Fill {
-            cache: self,
-            hash,
-            ticket: Some(ticket),
-        })
+            Look::Hit(_, stamp) => {
+                let mut removed = RemovedItems::new();
+                let ticket = self.shard(hash).look_past(hash, key, stamp, &mut removed);
+                let fill = Fill::of(self, ticket);
+                // The fill ends itself should this panic.
+                drop(removed);
+                Found::Miss(fill)
+            }
+        }
     }
 
     /// Runs `act`, which writes each of `keys` in the database behind: the item that goes with it,
@@ -215,20 +216,26 @@ struct Standing {
 /// A read of the database behind that is under way.
 struct Fill<'a, D: AtomicDb> {
     cache: &'a LruCache<D>,
-    hash: u64,
     /// `None` once it has ended.
     ticket: Option<Ticket>,
 }
 
-impl<D: AtomicDb> Fill<'_, D> {
+impl<'a, D: AtomicDb> Fill<'a, D> {
+    fn of(cache: &'a LruCache<D>, ticket: Ticket) -> Self {
+        Fill {
+            cache,
+            ticket: Some(ticket),
+        }
+    }
+
     fn succeed(mut self, item: Option<Item<D::Data>>) {
         self.end(item);
     }
 
     fn end(&mut self, item: Option<Item<D::Data>>) {
         if let Some(ticket) = self.ticket.take() {
-            let mut removed = Removed::new();
-            let mut shard = self.cache.shard(self.hash);
+            let mut removed = RemovedItems::new();
+            let mut shard = self.cache.shard(ticket.hash());
             shard.end_fill(ticket, item, &mut removed);
         }
     }
@@ -243,7 +250,6 @@ impl<D: AtomicDb> Drop for Fill<'_, D> {
 /// A write to the database behind that is under way.
 struct Writing<'a, D: AtomicDb> {
     cache: &'a LruCache<D>,
-    hash: u64,
     /// `None` once it has ended.
     ticket: Option<Ticket>,
     item: Option<Item<D::Data>>,
@@ -252,14 +258,16 @@ struct Writing<'a, D: AtomicDb> {
 impl<'a, D: AtomicDb> Writing<'a, D> {
     fn begin(cache: &'a LruCache<D>, key: Key<'_>, item: Option<Item<D::Data>>) -> Self {
         let hash = cache.shared.hasher.key(key);
-        let mut removed = Removed::new();
+        let mut removed = RemovedItems::new();
         let ticket = cache.shard(hash).begin_write(hash, key, &mut removed);
-        Writing {
+        let writing = Writing {
             cache,
-            hash,
             ticket: Some(ticket),
             item,
-        }
+        };
+        // The write ends itself should this panic.
+        drop(removed);
+        writing
     }
 
     fn succeed(mut self) {
@@ -269,8 +277,8 @@ impl<'a, D: AtomicDb> Writing<'a, D> {
 
     fn end(&mut self, item: Option<Item<D::Data>>) {
         if let Some(ticket) = self.ticket.take() {
-            let mut removed = Removed::new();
-            let mut shard = self.cache.shard(self.hash);
+            let mut removed = RemovedItems::new();
+            let mut shard = self.cache.shard(ticket.hash());
             shard.end_write(ticket, item, &mut removed);
         }
     }
@@ -319,23 +327,26 @@ impl<D: AtomicDb> AtomicDb for LruCache<D> {
                 }
             });
         }
-        if !missing.is_empty() {
-            let fetched = self.shared.inner.get_many(&missing)?;
-            for ((place, fill), item) in fills.into_iter().zip(fetched) {
-                fill.succeed(item.clone());
-                items[place] = item;
-            }
-        }
-        // What has stood from before the fetch until after it was there at the fetch's instant. A
-        // single answer needs no other to agree with.
+        let fetched = match missing.is_empty() {
+            true => Vec::new(),
+            false => self.shared.inner.get_many(&missing)?,
+        };
+        // What has stood from before the fetch until after it was there at the fetch's instant; so
+        // it is asked before the fills are stored and may evict it. A single answer needs no other
+        // to agree with.
         let stands = |(key, standing): &(Key<'_>, Standing)| {
             let shard = self.shard(standing.hash);
             shard.stands(standing.hash, *key, standing.stamp)
         };
-        if keys.len() > 1 && !hits.iter().all(stands) {
-            return self.shared.inner.get_many(keys);
+        let agree = keys.len() == 1 || hits.iter().all(stands);
+        for ((place, fill), item) in fills.into_iter().zip(fetched) {
+            fill.succeed(item.clone());
+            items[place] = item;
         }
-        Ok(items)
+        match agree {
+            true => Ok(items),
+            false => self.shared.inner.get_many(keys),
+        }
     }
 
     fn get_lock(&self, key: Key<'_>) -> Result<Lock> {

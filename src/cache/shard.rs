@@ -4,13 +4,13 @@
 //! it hands out, for the caller to drop after unlocking.
 
 use super::list::{List, MAX_ENTRIES};
+use crate::removed::Removed;
 use crate::{Item, Key};
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry as Slot;
-use smallvec::SmallVec;
 
 /// Items that left the shard, kept alive until no mutex is held.
-pub(super) type Removed<T> = SmallVec<[Item<T>; 2]>;
+pub(super) type RemovedItems<T> = Removed<Item<T>>;
 
 /// Rules that hold between calls, and together make the shard linearizable per key as long as every
 /// writer goes through it:
@@ -68,6 +68,12 @@ pub(super) struct Ticket {
     alone: bool,
 }
 
+impl Ticket {
+    pub(super) fn hash(&self) -> u64 {
+        self.hash
+    }
+}
+
 /// What a look-up finds.
 #[derive(Debug)]
 pub(super) enum Look<T> {
@@ -116,7 +122,7 @@ impl<T> Shard<T> {
         hash: u64,
         key: Key<'_>,
         stamp: u64,
-        removed: &mut Removed<T>,
+        removed: &mut RemovedItems<T>,
     ) -> Ticket {
         self.hits -= 1;
         self.misses += 1;
@@ -147,7 +153,7 @@ impl<T> Shard<T> {
         &mut self,
         ticket: Ticket,
         item: Option<Item<T>>,
-        removed: &mut Removed<T>,
+        removed: &mut RemovedItems<T>,
     ) {
         let current = self.unmark(&ticket, |mark| mark.fills -= 1);
         self.store_if(current, ticket.hash, item, removed);
@@ -158,7 +164,7 @@ impl<T> Shard<T> {
         &mut self,
         hash: u64,
         key: Key<'_>,
-        removed: &mut Removed<T>,
+        removed: &mut RemovedItems<T>,
     ) -> Ticket {
         self.take_out(hash, key, removed);
         let mark = self.mark(hash);
@@ -177,14 +183,14 @@ impl<T> Shard<T> {
         &mut self,
         ticket: Ticket,
         item: Option<Item<T>>,
-        removed: &mut Removed<T>,
+        removed: &mut RemovedItems<T>,
     ) {
         let current = self.unmark(&ticket, |mark| mark.writes -= 1);
         self.store_if(current, ticket.hash, item, removed);
     }
 
     /// Takes out the item at `key`; fills and writes of it that are under way store nothing.
-    pub(super) fn invalidate(&mut self, hash: u64, key: Key<'_>, removed: &mut Removed<T>) {
+    pub(super) fn invalidate(&mut self, hash: u64, key: Key<'_>, removed: &mut RemovedItems<T>) {
         self.take_out(hash, key, removed);
         if let Some(mark) = self.marks.find_mut(hash, |mark| mark.hash == hash) {
             mark.epoch += 1;
@@ -192,7 +198,7 @@ impl<T> Shard<T> {
     }
 
     /// Takes out everything; fills and writes that are under way store nothing.
-    pub(super) fn clear(&mut self, removed: &mut Removed<T>) {
+    pub(super) fn clear(&mut self, removed: &mut RemovedItems<T>) {
         while let Some(entry) = self.list.remove_oldest() {
             removed.push(entry.item);
         }
@@ -237,7 +243,7 @@ impl<T> Shard<T> {
         current: bool,
         hash: u64,
         item: Option<Item<T>>,
-        removed: &mut Removed<T>,
+        removed: &mut RemovedItems<T>,
     ) {
         let Some(item) = item else { return };
         if !current || self.capacity == 0 {
@@ -256,7 +262,7 @@ impl<T> Shard<T> {
         self.list.insert(hash, Entry { item, stamp });
     }
 
-    fn take_out(&mut self, hash: u64, key: Key<'_>, removed: &mut Removed<T>) {
+    fn take_out(&mut self, hash: u64, key: Key<'_>, removed: &mut RemovedItems<T>) {
         let entry = self.list.remove(hash, |entry| entry.is_at(key));
         removed.extend(entry.map(|entry| entry.item));
     }
@@ -287,15 +293,15 @@ mod tests {
     }
 
     fn begin_write(shard: &mut Shard<u32>) -> Ticket {
-        shard.begin_write(HASH, KEY, &mut Removed::new())
+        shard.begin_write(HASH, KEY, &mut RemovedItems::new())
     }
 
     fn end_fill(shard: &mut Shard<u32>, ticket: Ticket, data: u32) {
-        shard.end_fill(ticket, Some(item(data)), &mut Removed::new());
+        shard.end_fill(ticket, Some(item(data)), &mut RemovedItems::new());
     }
 
     fn end_write(shard: &mut Shard<u32>, ticket: Ticket, data: Option<u32>) {
-        shard.end_write(ticket, data.map(item), &mut Removed::new());
+        shard.end_write(ticket, data.map(item), &mut RemovedItems::new());
     }
 
     #[test]
@@ -384,12 +390,12 @@ mod tests {
     fn what_is_under_way_when_a_key_is_invalidated_or_the_shard_cleared_is_not_stored() {
         let mut shard = Shard::new(2);
         let fill = begin_fill(&mut shard);
-        shard.invalidate(HASH, KEY, &mut Removed::new());
+        shard.invalidate(HASH, KEY, &mut RemovedItems::new());
         end_fill(&mut shard, fill, 1);
         assert_eq!(cached(&shard), None);
 
         let fill = begin_fill(&mut shard);
-        shard.clear(&mut Removed::new());
+        shard.clear(&mut RemovedItems::new());
         end_fill(&mut shard, fill, 1);
         assert_eq!(cached(&shard), None);
         assert_eq!(shard.marks.len(), 0);
@@ -400,29 +406,32 @@ mod tests {
         let mut shard = Shard::new(2);
         let same = item(1);
         let fill = begin_fill(&mut shard);
-        shard.end_fill(fill, Some(same.clone()), &mut Removed::new());
+        shard.end_fill(fill, Some(same.clone()), &mut RemovedItems::new());
         let Look::Hit(_, stamp) = shard.look(HASH, KEY) else {
             panic!("the item is not cached");
         };
         assert!(shard.stands(HASH, KEY, stamp));
         let write = begin_write(&mut shard);
-        shard.end_write(write, Some(same), &mut Removed::new());
+        shard.end_write(write, Some(same), &mut RemovedItems::new());
         assert!(!shard.stands(HASH, KEY, stamp));
     }
 
     #[test]
     fn the_least_recently_used_item_is_evicted_and_handed_out() {
         let mut shard = Shard::new(2);
-        let mut removed = Removed::new();
+        let mut removed = RemovedItems::new();
         let mut write = |shard: &mut Shard<u32>, hash: u64, sk: &str| {
-            let ticket = shard.begin_write(hash, Key::new("pk", sk), &mut Removed::new());
+            let ticket = shard.begin_write(hash, Key::new("pk", sk), &mut RemovedItems::new());
             shard.end_write(ticket, Some(Item::new("pk", sk, 0)), &mut removed);
         };
         write(&mut shard, 1, "a");
         write(&mut shard, 2, "b");
         assert!(matches!(shard.look(1, Key::new("pk", "a")), Look::Hit(..)));
         write(&mut shard, 3, "c");
-        assert_eq!(removed.iter().map(Item::sk).collect::<Vec<_>>(), ["b"]);
+        assert_eq!(
+            removed.values().iter().map(Item::sk).collect::<Vec<_>>(),
+            ["b"]
+        );
         assert_eq!((shard.len(), shard.counts()), (2, (1, 0, 1)));
     }
 }

@@ -154,9 +154,8 @@ pub fn a_deleted_expired_or_replaced_lock_fails_its_holder<D: Database>(subject:
     let ends: [&dyn Fn(); 4] = [
         &|| db.delete(&[key("pk", "lock")]).unwrap(),
         &|| {
-            db.commit(&Batch::new().delete(("pk", "lock")))
-                .map(drop)
-                .unwrap()
+            let batch = Batch::new().delete(("pk", "lock"));
+            db.commit(&batch).unwrap();
         },
         &|| {
             let replaced = item("pk", "lock", "").with_ttl(clock.epoch_seconds());

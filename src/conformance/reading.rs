@@ -542,7 +542,8 @@ pub fn a_stream_yields_what_is_there_throughout_exactly_once<D: Database>(subjec
         for (turn, streamed) in db.stream(query).enumerate() {
             let streamed = streamed.unwrap();
             let sk = streamed.sk();
-            // Before, at and after the place of the stream: replaced, come and gone.
+            // Items come and go at the stream's place and after it, others are replaced; and there
+            // are more and more of them behind it, and then fewer.
             if turn % 10 == 0 {
                 let passing = [format!("{sk}-"), format!("{turn:04}+"), "0300*".to_owned()];
                 for passing in &passing {
@@ -552,6 +553,15 @@ pub fn a_stream_yields_what_is_there_throughout_exactly_once<D: Database>(subjec
                     .unwrap();
                 db.delete(&[key("pk", &passing[0]), key("pk", &passing[1])])
                     .unwrap();
+                let behind = if reverse { "~" } else { "!" };
+                match turn < 300 {
+                    true => db
+                        .set(&[item("pk", &format!("{behind}{turn}"), "")])
+                        .unwrap(),
+                    false => db
+                        .delete(&[key("pk", &format!("{behind}{}", turn - 300))])
+                        .unwrap(),
+                }
             }
             if sk.len() == 4 {
                 seen.push(sk.to_owned());

@@ -6,7 +6,7 @@
 //!    no other lock.
 //! 2. While it holds any, it runs no code of a caller: no `Drop`, `Clone` or `Debug` of data and no
 //!    clock. Cloning an item is a reference count. What is replaced or removed goes into a
-//!    [`Removed`] that is declared before the guards, and so dropped after them. The clock is asked
+//!    [`RemovedRows`] that is declared before the guards, and so dropped after them. The clock is asked
 //!    before the first mutex is taken.
 //! 3. Checking and writing happen under the same guards.
 
@@ -26,7 +26,7 @@ use crate::{
 use smallvec::SmallVec;
 use std::fmt;
 use std::marker::PhantomData;
-use stripe::{Address, MAX_ROWS, NoLock, Removed, Stripe, stripe_of};
+use stripe::{Address, MAX_ROWS, NoLock, RemovedRows, Stripe, stripe_of};
 
 /// A database in memory, for tests, tools and caches. It holds any data, without serializing it.
 ///
@@ -37,13 +37,15 @@ use stripe::{Address, MAX_ROWS, NoLock, Removed, Stripe, stripe_of};
 /// All of [`AtomicDb`]'s contract. Any text is a key, of any length, the empty one included. One
 /// [`query`](AtomicDb::query), one [`get_many`](AtomicDb::get_many) and one
 /// [`page`](AtomicDb::page) each see one instant; a [`stream`](AtomicDb::stream) sees one instant
-/// per page. A [`get`](AtomicDb::get) that hits, a [`get_lock`](AtomicDb::get_lock) of a live lock
-/// and a [`set_atomic`](AtomicDb::set_atomic) over existing items allocate nothing and copy no data.
+/// per page. No call copies data, and those allocate nothing: a [`get`](AtomicDb::get), a
+/// [`get_lock`](AtomicDb::get_lock) of a live lock, and a [`set_atomic`](AtomicDb::set_atomic) of up
+/// to four existing items under up to four locks.
 ///
 /// # What it costs
 ///
 /// Partitions are spread over stripes, each under a mutex of its own, and a partition lies wholly in
-/// one: calls on different partitions seldom meet. A point read costs the same in a partition of one
+/// one: calls on different partitions seldom meet, and what is hot is best spread over several. A
+/// point read costs the same in a partition of one
 /// item and of a million. A [`query`](AtomicDb::query) holds its stripe's mutex for as long as it
 /// takes to count a reference to each item; read a large partition with
 /// [`stream`](AtomicDb::stream), which holds it for a page at a time.
@@ -105,10 +107,10 @@ impl<T> MemoryDb<T> {
     /// on the way.
     #[must_use]
     pub fn len(&self) -> usize {
+        // Bit by bit at first: under all mutexes at once there is little left to drop.
         self.purge_expired();
-        // A second count under all mutexes at once: nothing that expired meanwhile is in it.
         let now = self.now();
-        let mut removed = Removed::new();
+        let mut removed = RemovedRows::new();
         let mut stripes = self.lock_all();
         for stripe in &mut stripes {
             stripe.remove_expired(now, usize::MAX, &mut removed);
@@ -143,7 +145,7 @@ impl<T> MemoryDb<T> {
         let mut count = 0;
         for stripe in &self.shared.stripes {
             loop {
-                let mut removed = Removed::new();
+                let mut removed = RemovedRows::new();
                 let some = stripe.0.lock().remove_expired(now, PURGE, &mut removed);
                 count += some;
                 if some < PURGE {
@@ -195,7 +197,7 @@ impl<T> MemoryDb<T> {
         let (sets, items) = items.split_at(writes.sets.len());
         let (creates, deletes) = items.split_at(writes.creates.len());
 
-        let mut removed = Removed::new();
+        let mut removed = RemovedRows::new();
         let mut stripes = self.lock_stripes(&addresses);
 
         let mut lost = Vec::new();
@@ -248,7 +250,7 @@ impl<T> MemoryDb<T> {
         let partition = self.shared.hasher.partition(query.pk());
         let stripe = stripe_of(partition, self.shared.stripes.len());
         let after = after.or(query.start_after());
-        let mut removed = Removed::new();
+        let mut removed = RemovedRows::new();
         let mut stripe = self.lock_stripe(stripe);
         let (items, more) = stripe.select(partition, query, after, max, now, &mut removed);
         drop(stripe);
@@ -304,7 +306,7 @@ impl<T> AtomicDb for MemoryDb<T> {
         // Expired, but a live item may have replaced it by now. The second look is judged at a time
         // before it, so its answer is right for as long as it holds the mutex.
         let now = self.now();
-        let mut removed = Removed::new();
+        let mut removed = RemovedRows::new();
         let mut stripe = self.lock_stripe(at.stripe);
         Ok(stripe.live_item(&at, key, now, &mut removed))
     }
@@ -316,7 +318,7 @@ impl<T> AtomicDb for MemoryDb<T> {
     fn get_many(&self, keys: &[Key<'_>]) -> Result<Vec<Option<Item<T>>>> {
         let now = self.now();
         let addresses: SmallVec<[Address; 8]> = keys.iter().map(|key| self.address(*key)).collect();
-        let mut removed = Removed::new();
+        let mut removed = RemovedRows::new();
         let mut stripes = self.lock_stripes(&addresses);
         let items = addresses.iter().zip(keys);
         Ok(items
@@ -328,7 +330,7 @@ impl<T> AtomicDb for MemoryDb<T> {
         let now = self.shared.clock.now();
         let at = self.address(key);
         let version = || self.shared.versions.next(now);
-        let mut removed = Removed::new();
+        let mut removed = RemovedRows::new();
         let mut stripe = self.lock_stripe(at.stripe);
         match stripe.lock(&at, key, now.as_secs(), version, &mut removed) {
             Ok(lock) => Ok(lock),
@@ -342,7 +344,7 @@ impl<T> AtomicDb for MemoryDb<T> {
     fn set(&self, items: &[Item<T>]) -> Result<()> {
         for item in items {
             let at = self.address(item.key());
-            let mut removed = Removed::new();
+            let mut removed = RemovedRows::new();
             let mut stripe = self.lock_stripe(at.stripe);
             has_room(&stripe, 1)?;
             stripe.put(&at, item.clone(), &mut removed);
@@ -361,7 +363,7 @@ impl<T> AtomicDb for MemoryDb<T> {
     fn delete(&self, keys: &[Key<'_>]) -> Result<()> {
         for key in keys {
             let at = self.address(*key);
-            let mut removed = Removed::new();
+            let mut removed = RemovedRows::new();
             self.lock_stripe(at.stripe).remove(&at, *key, &mut removed);
         }
         Ok(())

@@ -1,18 +1,18 @@
 //! One stripe: the items and locks of the partitions that fall to it.
 //!
 //! Plain `&mut self` code that never sees a mutex, a clock or a caller's code. What it removes it
-//! hands out as [`Removed`], for the caller to drop after unlocking.
+//! hands out as [`RemovedRows`], for the caller to drop after unlocking.
 
 use super::order::{Order, Place};
 use crate::hash::KeyHasher;
+use crate::removed::Removed;
 use crate::{Item, Key, Lock, Query, Version};
 use hashbrown::HashTable;
 use smallvec::SmallVec;
 use std::collections::BTreeSet;
 
-/// What was replaced or removed, kept alive until no mutex is held. A row of its own kind, so that
-/// removing costs no allocation.
-pub(super) type Removed<T> = SmallVec<[Row<T>; 2]>;
+/// Rows that were replaced or removed, kept alive until no mutex is held.
+pub(super) type RemovedRows<T> = Removed<Row<T>>;
 
 /// Where a key lives: computed once, outside the mutex.
 #[derive(Clone, Copy, Debug)]
@@ -119,7 +119,7 @@ pub(super) enum NoLock {
     Room,
 }
 
-/// Rules that hold between calls, which [`validate`](Stripe::validate) checks in tests:
+/// Rules that hold between calls, which `validate` checks in tests:
 ///
 /// 1. Every row that is not vacant is in `by_key` once, under its hash; every vacant one is on the
 ///    free list once.
@@ -144,10 +144,16 @@ impl<T> Stripe<T> {
     /// An empty stripe with room for `capacity` rows before it grows, that never holds more than
     /// `max_rows`.
     pub(super) fn new(hasher: KeyHasher, capacity: usize, max_rows: usize) -> Self {
+        let (mut rows, mut by_key) = (Vec::new(), HashTable::new());
+        // The capacity is a wish: where there is not that much memory, it comes to nothing.
+        let capacity = capacity.min(max_rows);
+        if rows.try_reserve(capacity).is_ok() {
+            let _ = by_key.try_reserve(capacity, |_| 0);
+        }
         Stripe {
-            rows: Vec::with_capacity(capacity),
+            rows,
             vacant: NO_ROW,
-            by_key: HashTable::with_capacity(capacity),
+            by_key,
             partitions: HashTable::new(),
             expiries: BTreeSet::new(),
             items: 0,
@@ -185,7 +191,7 @@ impl<T> Stripe<T> {
         at: &Address,
         key: Key<'_>,
         now: u64,
-        removed: &mut Removed<T>,
+        removed: &mut RemovedRows<T>,
     ) -> Option<Item<T>> {
         let row = self.find(at, key)?;
         let item = self.rows[row as usize].item()?;
@@ -230,7 +236,7 @@ impl<T> Stripe<T> {
         key: Key<'_>,
         now: u64,
         version: impl FnOnce() -> Version,
-        removed: &mut Removed<T>,
+        removed: &mut RemovedRows<T>,
     ) -> Result<Lock, NoLock> {
         if let Some(row) = self.find(at, key) {
             match &mut self.rows[row as usize] {
@@ -258,7 +264,7 @@ impl<T> Stripe<T> {
     }
 
     /// Writes `item` over whatever is at its key. There must be room for one more.
-    pub(super) fn put(&mut self, at: &Address, item: Item<T>, removed: &mut Removed<T>) {
+    pub(super) fn put(&mut self, at: &Address, item: Item<T>, removed: &mut RemovedRows<T>) {
         let new = Row::Item { hash: at.row, item };
         let Some(row) = self.find(at, new.key()) else {
             let row = self.add(new);
@@ -276,7 +282,7 @@ impl<T> Stripe<T> {
     }
 
     /// Removes what is at `key`, if anything is.
-    pub(super) fn remove(&mut self, at: &Address, key: Key<'_>, removed: &mut Removed<T>) {
+    pub(super) fn remove(&mut self, at: &Address, key: Key<'_>, removed: &mut RemovedRows<T>) {
         if let Some(row) = self.find(at, key) {
             self.remove_row(row, removed);
         }
@@ -288,7 +294,7 @@ impl<T> Stripe<T> {
         &mut self,
         now: u64,
         max: usize,
-        removed: &mut Removed<T>,
+        removed: &mut RemovedRows<T>,
     ) -> usize {
         for count in 0..max {
             match self.expiries.first() {
@@ -308,7 +314,7 @@ impl<T> Stripe<T> {
         after: Option<&str>,
         max: usize,
         now: u64,
-        removed: &mut Removed<T>,
+        removed: &mut RemovedRows<T>,
     ) -> (Vec<Item<T>>, bool) {
         let hash = partition_hash as u32;
         let found = self
@@ -439,7 +445,7 @@ impl<T> Stripe<T> {
     }
 
     /// Takes `row` out of everything.
-    fn remove_row(&mut self, row: u32, removed: &mut Removed<T>) {
+    fn remove_row(&mut self, row: u32, removed: &mut RemovedRows<T>) {
         if self.rows[row as usize].item().is_some() {
             self.disarrange(row);
             self.items -= 1;
@@ -470,508 +476,4 @@ impl<T> Stripe<T> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use std::collections::{BTreeMap, HashMap, HashSet};
-
-    impl<T> Stripe<T> {
-        /// Checks the rules of a stripe, by their numbers.
-        fn validate(&self) {
-            let held = |row: &u32| !matches!(self.rows[*row as usize], Row::Vacant { .. });
-            let numbers = || 0..self.rows.len() as u32;
-
-            // 1
-            let indexed: HashSet<u32> = self.by_key.iter().copied().collect();
-            assert_eq!(indexed.len(), self.by_key.len(), "a row is indexed twice");
-            assert_eq!(indexed, numbers().filter(held).collect());
-            for row in &indexed {
-                let hash = spread(self.rows[*row as usize].hash());
-                let found = self.by_key.find(hash, |other| other == row);
-                assert!(found.is_some(), "row {row} is not under its hash");
-            }
-            let mut free = HashSet::new();
-            let mut next = self.vacant;
-            while let Some(row) = self.rows.get(next as usize) {
-                assert!(free.insert(next), "the free list comes back to {next}");
-                match row {
-                    Row::Vacant { next: after } => next = *after,
-                    _ => panic!("row {next} is free and not vacant"),
-                }
-            }
-            assert_eq!(next, NO_ROW);
-            assert_eq!(free, numbers().filter(|row| !held(row)).collect());
-
-            // 2 and 3
-            let mut arranged = HashSet::new();
-            for partition in &self.partitions {
-                let order = &partition.order;
-                assert!(!order.is_empty(), "a partition is empty");
-                let rows: Vec<u32> = order.range(order.start(), order.end()).collect();
-                let pk = self.rows[rows[0] as usize].key().pk;
-                assert_eq!(partition.hash, self.hasher.partition(pk) as u32);
-                let mine = |other: &Partition| std::ptr::eq(other, partition);
-                assert!(
-                    self.partitions.find(spread(partition.hash), mine).is_some(),
-                    "the partition {pk:?} is not under its hash"
-                );
-                assert!(
-                    rows.is_sorted_by(|a, b| self.sk(*a) < self.sk(*b)),
-                    "the partition {pk:?} is out of order"
-                );
-                for row in rows {
-                    let held = &self.rows[row as usize];
-                    assert!(held.item().is_some(), "row {row} is no item");
-                    assert_eq!(held.key().pk, pk);
-                    assert!(arranged.insert(row), "row {row} is in two orders");
-                }
-            }
-            let is_item = |row: &u32| self.rows[*row as usize].item().is_some();
-            assert_eq!(arranged, numbers().filter(is_item).collect());
-
-            // 4
-            let expiries = numbers()
-                .filter_map(|row| self.rows[row as usize].ttl().map(|ttl| (ttl, row)))
-                .collect();
-            assert_eq!(self.expiries, expiries);
-
-            // 5
-            assert_eq!(self.items, arranged.len());
-        }
-    }
-
-    /// One is the beginning of another, and they come together in more ways than one.
-    const PKS: [&str; 5] = ["", "a", "ab", "a\0", "ä"];
-    const SKS: [&str; 8] = ["", "\0", "a", "ab", "abc", "b", "ä", "\u{10ffff}"];
-
-    fn key() -> impl Strategy<Value = (&'static str, &'static str)> {
-        (
-            proptest::sample::select(&PKS[..]),
-            proptest::sample::select(&SKS[..]),
-        )
-    }
-
-    /// The address of `key`, with row hashes so few that most rows share theirs with others.
-    fn colliding(hasher: &KeyHasher, key: (&str, &str)) -> Address {
-        let mut at = Address::new(hasher, key.into(), 1);
-        at.row %= 4;
-        at
-    }
-
-    fn version(number: usize) -> Version {
-        Version::from_u128(number as u128)
-    }
-
-    #[derive(Clone, Debug)]
-    enum Step {
-        /// With a time to live this long from now.
-        Put((&'static str, &'static str), Option<u64>),
-        Remove((&'static str, &'static str)),
-        Look((&'static str, &'static str)),
-        Lock((&'static str, &'static str)),
-        /// Renews a lock if it is unchanged, held with the right version or with a wrong one.
-        Renew((&'static str, &'static str), bool),
-        Expire(usize),
-        Select {
-            query: Query,
-            after: Option<&'static str>,
-            max: usize,
-        },
-        Advance(u64),
-    }
-
-    fn steps() -> impl Strategy<Value = Vec<Step>> {
-        let ttl = prop_oneof![
-            2 => Just(None),
-            3 => proptest::sample::select(vec![0_u64, 1, 5_000]).prop_map(Some)
-        ];
-        let select = (
-            key(),
-            any::<bool>(),
-            proptest::option::of(proptest::sample::select(&SKS[..])),
-            prop_oneof![0..4_usize, Just(usize::MAX)],
-        )
-            .prop_map(|((pk, prefix), reverse, after, max)| {
-                let query = Query::new(pk).prefix(prefix);
-                let query = if reverse { query.reverse() } else { query };
-                Step::Select { query, after, max }
-            });
-        // Around the lifetime of a lock, and around the last hour of it.
-        let moves = vec![0, 1, 2, 3_599, 3_600, 82_799, 82_800, 86_400, 86_401];
-        let step = prop_oneof![
-            6 => (key(), ttl).prop_map(|(key, ttl)| Step::Put(key, ttl)),
-            3 => key().prop_map(Step::Remove),
-            2 => key().prop_map(Step::Look),
-            4 => key().prop_map(Step::Lock),
-            3 => (key(), any::<bool>()).prop_map(|(key, right)| Step::Renew(key, right)),
-            1 => (0..4_usize).prop_map(Step::Expire),
-            6 => select,
-            3 => proptest::sample::select(moves).prop_map(Step::Advance),
-        ];
-        proptest::collection::vec(step, 0..60)
-    }
-
-    #[derive(Clone, Debug, PartialEq)]
-    enum Held {
-        Item(Item<usize>),
-        Lock(Lock),
-    }
-
-    impl Held {
-        fn is_live(&self, now: u64) -> bool {
-            match self {
-                Held::Item(item) => item.is_live(now),
-                Held::Lock(lock) => lock.is_live(now),
-            }
-        }
-
-        fn live_item(&self, now: u64) -> Option<Item<usize>> {
-            match self {
-                Held::Item(item) if item.is_live(now) => Some(item.clone()),
-                _ => None,
-            }
-        }
-    }
-
-    type Model = BTreeMap<(&'static str, &'static str), Held>;
-
-    /// What `query` yields, and whether there is more.
-    fn selected(
-        model: &Model,
-        query: &Query,
-        after: Option<&str>,
-        max: usize,
-        now: u64,
-    ) -> (Vec<Item<usize>>, bool) {
-        let mut items: Vec<Item<usize>> = model
-            .iter()
-            .filter(|((pk, sk), _)| *pk == query.pk() && sk.starts_with(query.sk_prefix()))
-            .filter(|((_, sk), _)| {
-                after.is_none_or(|after| match query.is_reverse() {
-                    false => *sk > after,
-                    true => *sk < after,
-                })
-            })
-            .filter_map(|(_, held)| held.live_item(now))
-            .collect();
-        if query.is_reverse() {
-            items.reverse();
-        }
-        let more = items.len() > max;
-        items.truncate(max);
-        (items, more)
-    }
-
-    /// Takes what the stripe removed out of the model, which must have held exactly that; returns
-    /// it.
-    fn take(model: &mut Model, removed: Removed<usize>) -> Vec<Held> {
-        let held = removed.into_iter().map(|row| match row {
-            Row::Item { item, .. } => Held::Item(item),
-            Row::Lock { lock, .. } => Held::Lock(*lock),
-            Row::Vacant { .. } => panic!("a vacant row was removed"),
-        });
-        held.map(|held| {
-            let key = match &held {
-                Held::Item(item) => item.key(),
-                Held::Lock(lock) => lock.key(),
-            };
-            let known = model.keys().copied().find(|known| key == Key::from(*known));
-            let known = known.and_then(|known| model.remove(&known));
-            assert_eq!(known.as_ref(), Some(&held));
-            held
-        })
-        .collect()
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(128))]
-
-        #[test]
-        fn a_stripe_does_what_an_ordered_map_of_items_and_locks_does(steps in steps()) {
-            let hasher = KeyHasher::default();
-            let mut stripe = Stripe::new(hasher.clone(), 0, MAX_ROWS);
-            let mut model = Model::new();
-            let mut now = 1_000_000;
-            for (number, step) in steps.into_iter().enumerate() {
-                let mut removed = Removed::new();
-                match step {
-                    Step::Put(key, ttl) => {
-                        let item = Item::new(key.0, key.1, number);
-                        let item = ttl.map_or(item.clone(), |ttl| item.with_ttl(now + ttl));
-                        let there = model.contains_key(&key);
-                        stripe.put(&colliding(&hasher, key), item.clone(), &mut removed);
-                        prop_assert_eq!(take(&mut model, removed).len(), usize::from(there));
-                        model.insert(key, Held::Item(item));
-                    }
-                    Step::Remove(key) => {
-                        let there = model.contains_key(&key);
-                        stripe.remove(&colliding(&hasher, key), key.into(), &mut removed);
-                        prop_assert_eq!(take(&mut model, removed).len(), usize::from(there));
-                        prop_assert!(!model.contains_key(&key));
-                    }
-                    Step::Look(key) => {
-                        let at = colliding(&hasher, key);
-                        let live = model.get(&key).and_then(|held| held.live_item(now));
-                        prop_assert_eq!(stripe.has_item(&at, key.into(), now), live.is_some());
-                        let found = stripe.live_item(&at, key.into(), now, &mut removed);
-                        prop_assert_eq!(found, live);
-                        for held in take(&mut model, removed) {
-                            prop_assert!(!held.is_live(now), "{:?} was live", held);
-                        }
-                    }
-                    Step::Lock(key) => {
-                        let at = colliding(&hasher, key);
-                        let mut minted = false;
-                        let mint = || {
-                            minted = true;
-                            version(number)
-                        };
-                        let found = stripe.lock(&at, key.into(), now, mint, &mut removed);
-                        for held in take(&mut model, removed) {
-                            prop_assert!(!held.is_live(now), "{:?} was live", held);
-                        }
-                        let expected = match model.get(&key) {
-                            Some(Held::Item(_)) => Err(NoLock::Item),
-                            Some(Held::Lock(lock)) => {
-                                Ok(Lock::new(key, lock.version(), lock.refreshed_ttl(now)))
-                            }
-                            None => Ok(Lock::new(key, version(number), now + Lock::LIFETIME)),
-                        };
-                        prop_assert_eq!(&found, &expected);
-                        prop_assert_eq!(minted, expected.is_ok() && !model.contains_key(&key));
-                        if let Ok(lock) = found {
-                            model.insert(key, Held::Lock(lock));
-                        }
-                    }
-                    Step::Renew(key, right) => {
-                        let at = colliding(&hasher, key);
-                        let held = match model.get(&key) {
-                            Some(Held::Lock(lock)) => Some(lock.clone()),
-                            _ => None,
-                        };
-                        let asked = match (&held, right) {
-                            (Some(lock), true) => lock.clone(),
-                            _ => Lock::new(key, version(usize::MAX), now),
-                        };
-                        let found = stripe.unchanged(&at, &asked, now);
-                        let expected = right && held.is_some_and(|held| held.is_live(now));
-                        prop_assert_eq!(found.is_some(), expected);
-                        if let Some(row) = found {
-                            stripe.renew(row, version(number));
-                            model.insert(key, Held::Lock(asked.renewed(version(number))));
-                        }
-                    }
-                    Step::Expire(max) => {
-                        let expired = model.values().filter(|held| !held.is_live(now)).count();
-                        let count = stripe.remove_expired(now, max, &mut removed);
-                        prop_assert_eq!(count, expired.min(max));
-                        let taken = take(&mut model, removed);
-                        prop_assert_eq!(taken.len(), count);
-                        for held in taken {
-                            prop_assert!(!held.is_live(now), "{:?} was live", held);
-                        }
-                    }
-                    Step::Select { query, after, max } => {
-                        let hash = hasher.partition(query.pk());
-                        let found = stripe.select(hash, &query, after, max, now, &mut removed);
-                        prop_assert_eq!(found, selected(&model, &query, after, max, now));
-                        for held in take(&mut model, removed) {
-                            prop_assert!(held.live_item(0).is_some(), "{:?} is a lock", held);
-                            prop_assert!(!held.is_live(now), "{:?} was live", held);
-                        }
-                    }
-                    Step::Advance(seconds) => now += seconds,
-                }
-                stripe.validate();
-                prop_assert!(stripe.has_room(MAX_ROWS - model.len()));
-                prop_assert!(!stripe.has_room(MAX_ROWS - model.len() + 1));
-                for pk in PKS {
-                    for key in SKS.map(|sk| (pk, sk)) {
-                        let at = colliding(&hasher, key);
-                        let expected = match model.get(&key) {
-                            Some(Held::Item(item)) => Some(item.clone()),
-                            _ => None,
-                        };
-                        prop_assert_eq!(stripe.item(&at, key.into()), expected);
-                    }
-                }
-            }
-        }
-    }
-
-    fn address<T>(stripe: &Stripe<T>, key: Key<'_>) -> Address {
-        Address::new(&stripe.hasher, key, 1)
-    }
-
-    fn put(stripe: &mut Stripe<u32>, item: Item<u32>) -> usize {
-        let at = address(stripe, item.key());
-        let mut removed = Removed::new();
-        stripe.put(&at, item, &mut removed);
-        removed.len()
-    }
-
-    fn remove(stripe: &mut Stripe<u32>, key: Key<'_>) -> usize {
-        let at = address(stripe, key);
-        let mut removed = Removed::new();
-        stripe.remove(&at, key, &mut removed);
-        removed.len()
-    }
-
-    fn lock(stripe: &mut Stripe<u32>, sk: &str) -> Result<Lock, NoLock> {
-        let key = Key::new("pk", sk);
-        let at = address(stripe, key);
-        stripe.lock(&at, key, 0, || version(1), &mut Removed::new())
-    }
-
-    fn empty(max_rows: usize) -> Stripe<u32> {
-        Stripe::new(KeyHasher::default(), 0, max_rows)
-    }
-
-    /// What `query` selects of it without a limit.
-    fn all(stripe: &mut Stripe<u32>, query: &Query, now: u64) -> Vec<u32> {
-        let hash = stripe.hasher.partition(query.pk());
-        let after = query.start_after();
-        let mut removed = Removed::new();
-        let (items, more) = stripe.select(hash, query, after, usize::MAX, now, &mut removed);
-        assert!(!more);
-        items
-            .iter()
-            .filter_map(|item| item.data().copied())
-            .collect()
-    }
-
-    #[test]
-    fn a_partition_of_thousands_of_items_keeps_their_order_as_they_come_and_go() {
-        const ITEMS: u32 = 4_096;
-        let sk = |number: u32| format!("{:02}/{:02}", number / 64, number % 64);
-        let mut stripe = empty(MAX_ROWS);
-        // 1,597 is odd, so this visits every number below a power of two, far from each other.
-        let scrambled = || (0..ITEMS).map(|step| step.wrapping_mul(1_597) % ITEMS);
-        for number in scrambled() {
-            // Every third one expires, and in another order than the keys'.
-            let item = Item::new("pk", sk(number), number);
-            let item = match number % 3 {
-                0 => item.with_ttl(u64::from(number % 100)),
-                _ => item,
-            };
-            assert_eq!(put(&mut stripe, item), 0);
-        }
-        stripe.validate();
-        assert_eq!(stripe.items(), ITEMS as usize);
-        assert_eq!(
-            all(&mut stripe, &Query::new("pk"), 0),
-            (0..ITEMS).collect::<Vec<_>>()
-        );
-
-        let in_row = |number: &u32| (7 * 64..8 * 64).contains(number);
-        let live = |number: &u32| number % 3 != 0;
-        let row = Query::new("pk").prefix("07/");
-        let mut expected: Vec<u32> = (0..ITEMS).filter(in_row).filter(live).collect();
-        assert_eq!(all(&mut stripe, &row, 100), expected);
-        expected.reverse();
-        assert_eq!(all(&mut stripe, &row.reverse(), 100), expected);
-        stripe.validate();
-
-        // Page by page, either way.
-        for reverse in [false, true] {
-            let query = Query::new("pk");
-            let query = if reverse { query.reverse() } else { query };
-            let hash = stripe.hasher.partition("pk");
-            let mut seen = Vec::new();
-            let mut after: Option<String> = None;
-            loop {
-                let mut removed = Removed::new();
-                let from = after.as_deref();
-                let (items, more) = stripe.select(hash, &query, from, 100, 100, &mut removed);
-                seen.extend(items.iter().filter_map(|item| item.data().copied()));
-                after = items.last().map(|item| item.sk().to_owned());
-                if !more {
-                    break;
-                }
-                assert_eq!(items.len(), 100);
-            }
-            if reverse {
-                seen.reverse();
-            }
-            assert!(seen.into_iter().eq((0..ITEMS).filter(live)));
-        }
-        stripe.validate();
-        let survivors = (0..ITEMS).filter(live).count();
-        assert_eq!(stripe.items(), survivors);
-
-        for (removals, number) in scrambled().filter(live).enumerate() {
-            assert_eq!(remove(&mut stripe, Key::new("pk", &sk(number))), 1);
-            if removals % 500 == 0 {
-                stripe.validate();
-                assert_eq!(stripe.items(), survivors - removals - 1);
-            }
-        }
-        stripe.validate();
-        assert_eq!(stripe.items(), 0);
-        assert_eq!(stripe.partitions.len(), 0);
-    }
-
-    #[test]
-    fn a_full_stripe_has_no_room_for_a_lock_until_something_leaves_it() {
-        let mut stripe = empty(3);
-        put(&mut stripe, Item::new("pk", "a", 1));
-        put(&mut stripe, Item::new("other", "a", 1).with_ttl(5));
-        assert!(stripe.has_room(1) && !stripe.has_room(2));
-        let first = lock(&mut stripe, "lock").expect("there is room for one more");
-        assert!(stripe.has_room(0) && !stripe.has_room(1));
-        assert!(!stripe.has_room(usize::MAX));
-
-        assert_eq!(lock(&mut stripe, "another"), Err(NoLock::Room));
-        assert_eq!(lock(&mut stripe, "a"), Err(NoLock::Item));
-        // What is there needs no room.
-        assert_eq!(lock(&mut stripe, "lock"), Ok(first));
-        assert_eq!(put(&mut stripe, Item::new("pk", "a", 2)), 1);
-        stripe.validate();
-
-        assert_eq!(stripe.remove_expired(6, usize::MAX, &mut Removed::new()), 1);
-        assert!(lock(&mut stripe, "another").is_ok());
-        stripe.validate();
-    }
-
-    #[test]
-    fn vacant_rows_are_used_again() {
-        let mut stripe = empty(MAX_ROWS);
-        for round in 0..100 {
-            for sk in ["a", "b", "c"] {
-                put(&mut stripe, Item::new(format!("{round}"), sk, 0));
-            }
-            lock(&mut stripe, "lock").expect("there is room");
-            stripe.validate();
-            for sk in ["b", "a", "c"] {
-                let pk = format!("{round}");
-                assert_eq!(remove(&mut stripe, Key::new(&pk, sk)), 1);
-                assert_eq!(remove(&mut stripe, Key::new(&pk, sk)), 0);
-            }
-            remove(&mut stripe, Key::new("pk", "lock"));
-            stripe.validate();
-        }
-        assert_eq!(stripe.rows.len(), 4);
-        assert_eq!(stripe.by_key.len(), 0);
-    }
-
-    #[test]
-    fn the_first_item_of_a_partition_can_leave_before_the_others() {
-        let mut stripe = empty(MAX_ROWS);
-        let numbers: HashMap<&str, u32> = [("a", 1), ("b", 2), ("c", 3)].into();
-        for (sk, number) in &numbers {
-            put(&mut stripe, Item::new("pk", *sk, *number));
-        }
-        for (first, left) in [("a", vec![2, 3]), ("b", vec![3]), ("c", vec![])] {
-            remove(&mut stripe, Key::new("pk", first));
-            stripe.validate();
-            assert_eq!(all(&mut stripe, &Query::new("pk"), 0), left);
-        }
-    }
-
-    #[test]
-    fn a_row_takes_24_bytes_whatever_the_data() {
-        assert!(size_of::<Row<Box<u64>>>() <= 24);
-        assert!(size_of::<Row<[u8; 4_096]>>() <= 24);
-        assert!(size_of::<Row<()>>() <= 24);
-    }
-}
+mod tests;

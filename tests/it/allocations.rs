@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code)]
 
-use atomic_db::{AtomicDb, Item, Key, LruCache, MemoryDb};
+use atomic_db::{AtomicDb, Item, Key, Lock, LruCache, MemoryDb};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
@@ -156,7 +156,8 @@ fn a_get_lock_of_a_live_lock_allocates_nothing() {
 #[test]
 fn a_set_atomic_over_existing_items_allocates_nothing() {
     for data in sizes() {
-        for count in [1, 2] {
+        // As many locks as items, and no more of them than MemoryDb's documentation says.
+        for count in [1, 2, 4] {
             let db = MemoryDb::new();
             let sks: Vec<String> = (0..count).map(|number| format!("{number}")).collect();
             let items = || -> Vec<Item<Vec<u8>>> {
@@ -164,16 +165,19 @@ fn a_set_atomic_over_existing_items_allocates_nothing() {
                 sks.iter().map(item).collect()
             };
             db.set(&items()).unwrap();
-            let mut lock = db.get_lock(LOCK).unwrap();
+            let lock = |sk: &String| db.get_lock(Key::new("lock", sk)).unwrap();
+            let mut locks: Vec<Lock> = sks.iter().map(lock).collect();
             for round in 0..3 {
                 let new = items();
                 let allocated = allocations(|| {
-                    let version = db.set_atomic(&new, &[lock.clone()]).unwrap();
-                    lock = lock.clone().renewed(version);
+                    let version = db.set_atomic(&new, &locks).unwrap();
+                    for lock in &mut locks {
+                        *lock = lock.clone().renewed(version);
+                    }
                 });
                 assert_eq!(allocated, 0, "{count} items, round {round}");
             }
-            assert_eq!(db.get_lock(LOCK).unwrap(), lock);
+            assert!(sks.iter().map(lock).eq(locks));
         }
     }
 }

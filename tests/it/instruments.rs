@@ -11,7 +11,7 @@ use std::time::Duration;
 
 /// The methods of a database, by what the database itself is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Call {
+pub(crate) enum Call {
     Get,
     GetFresh,
     GetMany,
@@ -25,7 +25,7 @@ pub enum Call {
 
 /// On which side of the call into the database within.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Moment {
+pub(crate) enum Moment {
     Before,
     After,
 }
@@ -36,13 +36,13 @@ type Hook = dyn Fn(Call, Moment) -> Result<()> + Send + Sync;
 /// pause, panic, call the database, or fail: before the call nothing has happened then, after it the
 /// answer is lost.
 #[derive(Clone)]
-pub struct Hooked<D> {
-    pub inner: D,
+pub(crate) struct Hooked<D> {
+    pub(crate) inner: D,
     hook: Arc<Hook>,
 }
 
 impl<D> Hooked<D> {
-    pub fn new(
+    pub(crate) fn new(
         inner: D,
         hook: impl Fn(Call, Moment) -> Result<()> + Send + Sync + 'static,
     ) -> Self {
@@ -110,16 +110,16 @@ impl<D: AtomicDb> AtomicDb for Hooked<D> {
 }
 
 /// Where a thread stops at a chosen moment until it is let go.
-pub struct Gate {
+pub(crate) struct Gate {
     /// Says that somebody has come.
-    pub arrived: mpsc::Receiver<()>,
+    pub(crate) arrived: mpsc::Receiver<()>,
     /// Lets whoever has come go on.
-    pub go_on: mpsc::Sender<()>,
+    pub(crate) go_on: mpsc::Sender<()>,
 }
 
 impl Gate {
     /// A database that stops the first `call` at `moment`, and the gate that it stops at.
-    pub fn before_or_after<D>(inner: D, call: Call, moment: Moment) -> (Hooked<D>, Gate) {
+    pub(crate) fn before_or_after<D>(inner: D, call: Call, moment: Moment) -> (Hooked<D>, Gate) {
         let (arrive, arrived) = mpsc::channel();
         let (go_on, may_go_on) = mpsc::channel();
         let stop = Mutex::new(Some((arrive, may_go_on)));
@@ -139,14 +139,14 @@ impl Gate {
 
 /// A [`ManualClock`] that keeps every pause that was made on it.
 #[derive(Clone, Debug, Default)]
-pub struct Pauses {
-    pub clock: ManualClock,
+pub(crate) struct Pauses {
+    pub(crate) clock: ManualClock,
     made: Arc<Mutex<Vec<Duration>>>,
 }
 
 impl Pauses {
     /// The pauses since this was last asked.
-    pub fn take(&self) -> Vec<Duration> {
+    pub(crate) fn take(&self) -> Vec<Duration> {
         std::mem::take(&mut self.made.lock().unwrap())
     }
 }
@@ -163,7 +163,7 @@ impl Clock for Pauses {
 }
 
 /// Runs `act` on a thread of its own and fails, instead of hanging, if it does not come to an end.
-pub fn ends<R: Send + 'static>(act: impl FnOnce() -> R + Send + 'static) -> R {
+pub(crate) fn ends<R: Send + 'static>(act: impl FnOnce() -> R + Send + 'static) -> R {
     let (done, outcome) = mpsc::channel();
     let thread = thread::spawn(move || done.send(act()));
     match outcome.recv_timeout(Duration::from_secs(60)) {
@@ -177,11 +177,11 @@ pub fn ends<R: Send + 'static>(act: impl FnOnce() -> R + Send + 'static) -> R {
 }
 
 /// The data at `key`, as `get` sees it.
-pub fn data<T: Clone>(db: &impl AtomicDb<Data = T>, key: Key<'_>) -> Option<T> {
+pub(crate) fn data<T: Clone>(db: &impl AtomicDb<Data = T>, key: Key<'_>) -> Option<T> {
     db.get(key).unwrap().and_then(|item| item.data().cloned())
 }
 
 /// The sort keys of `items`, in order.
-pub fn sks<T>(items: &[Item<T>]) -> Vec<&str> {
+pub(crate) fn sks<T>(items: &[Item<T>]) -> Vec<&str> {
     items.iter().map(Item::sk).collect()
 }

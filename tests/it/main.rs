@@ -1,7 +1,13 @@
 //! The crate, seen from outside. One binary, so that it links once; a module for each concern.
 
 mod allocations;
+mod broken;
+mod cache;
+mod drops;
+mod instruments;
 mod original;
 mod promises;
 mod suites;
+mod time;
 mod trace;
+mod transact;

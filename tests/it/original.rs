@@ -2,6 +2,7 @@
 
 use crate::instruments::{data, sks};
 use atomic_db::{AtomicDb, Error, Item, Key, LruCache, MemoryDb, Query};
+use std::slice::from_ref;
 
 const KEY: Key<'static> = Key::new("user", "1");
 
@@ -61,7 +62,7 @@ fn of_two_operations_on_the_same_lock_one_succeeds() {
     let db = MemoryDb::new();
     let lock_key = Key::new("user", "lock");
     let lock = db.get_lock(lock_key).unwrap();
-    db.set_atomic(&[item("1", "nobody")], &[lock.clone()])
+    db.set_atomic(&[item("1", "nobody")], from_ref(&lock))
         .unwrap();
     assert!(matches!(
         db.set_atomic(&[item("1", "too late")], &[lock]),
@@ -183,7 +184,7 @@ fn an_atomic_write_through_the_cache_is_cached_and_written() {
     let db = LruCache::new(MemoryDb::new(), 100);
     db.set(&[item("1", "Ada")]).unwrap();
     let lock = db.get_lock(Key::new("user", "lock")).unwrap();
-    db.set_atomic(&[item("1", "Bob")], &[lock.clone()]).unwrap();
+    db.set_atomic(&[item("1", "Bob")], from_ref(&lock)).unwrap();
     assert_eq!(data(&db, KEY).as_deref(), Some("Bob"));
     assert_eq!(data(db.inner(), KEY).as_deref(), Some("Bob"));
 

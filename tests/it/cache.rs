@@ -1,0 +1,423 @@
+//! The cache in the ways of failures, panics, late answers and other caches.
+
+use crate::instruments::{Call, Gate, Hooked, Moment, data, ends};
+use atomic_db::{
+    AtomicDb, AtomicDbExt, Batch, Error, Item, Key, LruCache, MemoryDb, Query, Result,
+};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::slice::from_ref;
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+const KEY: Key<'static> = Key::new("pk", "a");
+const OTHER: Key<'static> = Key::new("pk", "b");
+const LOCK: Key<'static> = Key::new("pk", "lock");
+
+fn item(key: Key<'_>, data: u32) -> Item<u32> {
+    Item::new(key.pk, key.sk, data)
+}
+
+/// How an inner call goes wrong.
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    /// Nothing has happened.
+    Refused,
+    /// It has happened, and the answer is lost.
+    AnswerLost,
+    PanicBefore,
+    PanicAfter,
+}
+
+const FAULTS: [Fault; 4] = [
+    Fault::Refused,
+    Fault::AnswerLost,
+    Fault::PanicBefore,
+    Fault::PanicAfter,
+];
+
+/// The call that goes wrong next, and how.
+type Next = Arc<Mutex<Option<(Call, Fault)>>>;
+
+/// A database that goes wrong at the next call of a kind, and where that is chosen.
+fn faulty() -> (Hooked<MemoryDb<u32>>, Next) {
+    let next = Next::default();
+    let fault = Arc::clone(&next);
+    let db = Hooked::new(MemoryDb::new(), move |called, moment| {
+        let mut next = fault.lock().unwrap();
+        let due = match (*next, moment) {
+            (Some((call, fault)), moment) if call == called => match (fault, moment) {
+                (Fault::Refused | Fault::PanicBefore, Moment::Before) => Some(fault),
+                (Fault::AnswerLost | Fault::PanicAfter, Moment::After) => Some(fault),
+                _ => None,
+            },
+            _ => None,
+        };
+        let Some(due) = due else { return Ok(()) };
+        *next = None;
+        drop(next);
+        match due {
+            Fault::Refused => Err(Error::Backend("refused".into())),
+            Fault::AnswerLost => Err(Error::OutcomeUnknown("lost".into())),
+            Fault::PanicBefore | Fault::PanicAfter => panic!("inner"),
+        }
+    });
+    (db, next)
+}
+
+type Write = (
+    &'static str,
+    Call,
+    fn(&dyn AtomicDb<Data = u32>) -> Result<()>,
+);
+
+/// Ways to write 2 at `KEY` and `OTHER`, or nothing.
+fn writes() -> Vec<Write> {
+    fn both() -> [Item<u32>; 2] {
+        [item(KEY, 2), item(OTHER, 2)]
+    }
+    vec![
+        ("set", Call::Set, |db| db.set(&both())),
+        ("commit", Call::Commit, |db| {
+            let [a, b] = both();
+            let lock = db.get_lock(LOCK)?;
+            db.commit(&Batch::new().lock(lock).set(a).set(b)).map(drop)
+        }),
+        ("commit with deletes", Call::Commit, |db| {
+            db.commit(&Batch::new().delete(KEY).delete(OTHER)).map(drop)
+        }),
+        ("set_atomic", Call::Commit, |db| {
+            let lock = db.get_lock(LOCK)?;
+            db.set_atomic(&both(), &[lock]).map(drop)
+        }),
+        ("delete", Call::Delete, |db| db.delete(&[KEY, OTHER])),
+    ]
+}
+
+#[test]
+fn after_a_write_that_failed_or_panicked_its_keys_are_not_cached() {
+    for (name, call, write) in writes() {
+        for fault in FAULTS {
+            let (inner, next) = faulty();
+            let db = LruCache::new(inner, 10);
+            let third = Key::new("pk", "c");
+            db.set(&[item(KEY, 1), item(OTHER, 1), item(third, 1)])
+                .unwrap();
+            *next.lock().unwrap() = Some((call, fault));
+            let outcome = catch_unwind(AssertUnwindSafe(|| write(&db)));
+            match (fault, outcome) {
+                (Fault::Refused, Ok(Err(Error::Backend(_)))) => {}
+                (Fault::AnswerLost, Ok(Err(Error::OutcomeUnknown(_)))) => {}
+                (Fault::PanicBefore | Fault::PanicAfter, Err(_)) => {}
+                (_, outcome) => panic!("{name}, {fault:?}: {outcome:?}"),
+            }
+            assert_eq!(db.stats().entries, 1, "{name}, {fault:?}");
+            assert_eq!(data(&db, third), Some(1));
+            assert_eq!(db.stats().hits, 1);
+            for key in [KEY, OTHER] {
+                assert_eq!(
+                    data(&db, key),
+                    data(&db.inner().inner, key),
+                    "{name}, {fault:?}"
+                );
+            }
+            // And all is as before: the keys can be filled and written.
+            db.set(&[item(KEY, 3)]).unwrap();
+            let before = db.stats().hits;
+            assert_eq!(data(&db, KEY), Some(3), "{name}, {fault:?}");
+            assert_eq!(db.stats().hits, before + 1, "{name}, {fault:?}");
+        }
+    }
+}
+
+#[test]
+fn a_read_that_failed_or_panicked_leaves_nothing_behind() {
+    for call in [Call::Get, Call::GetMany] {
+        for fault in FAULTS {
+            let (inner, next) = faulty();
+            let db = LruCache::new(inner, 10);
+            db.inner().set(&[item(KEY, 1), item(OTHER, 1)]).unwrap();
+            let read = || match call {
+                Call::Get => db.get(KEY).map(drop),
+                _ => db.get_many(&[KEY, OTHER, KEY]).map(drop),
+            };
+            *next.lock().unwrap() = Some((call, fault));
+            let outcome = catch_unwind(AssertUnwindSafe(read));
+            assert!(!matches!(outcome, Ok(Ok(()))), "{call:?}, {fault:?}");
+            assert_eq!(db.stats().entries, 0);
+            read().unwrap();
+            let before = db.stats();
+            read().unwrap();
+            let after = db.stats();
+            assert_eq!(after.misses, before.misses, "{call:?}, {fault:?}");
+            assert!(after.hits > before.hits);
+        }
+    }
+}
+
+#[test]
+fn a_late_fill_never_brings_back_what_a_write_has_replaced() {
+    for call in [Call::Get, Call::GetMany] {
+        for (name, _, write) in writes() {
+            ends(move || {
+                let (inner, gate) = Gate::before_or_after(MemoryDb::new(), call, Moment::After);
+                let db = LruCache::new(inner, 10);
+                db.inner().set(&[item(KEY, 1), item(OTHER, 1)]).unwrap();
+                let reader = {
+                    let db = db.clone();
+                    thread::spawn(move || match call {
+                        Call::Get => db.get(KEY).map(drop),
+                        _ => db.get_many(&[OTHER, KEY]).map(drop),
+                    })
+                };
+                gate.arrived.recv().unwrap();
+                write(&db).unwrap();
+                let expected = data(&db.inner().inner, KEY);
+                assert_ne!(expected, Some(1));
+                gate.go_on.send(()).unwrap();
+                reader.join().unwrap().unwrap();
+                for _ in 0..2 {
+                    let found = db.get_many(&[KEY, OTHER]).unwrap();
+                    let found: Vec<Option<u32>> = found
+                        .into_iter()
+                        .map(|item| item.and_then(Item::into_data))
+                        .collect();
+                    assert_eq!(found, [expected; 2], "{call:?}, {name}");
+                    assert_eq!(data(&db, KEY), expected, "{call:?}, {name}");
+                }
+            });
+        }
+    }
+}
+
+#[test]
+fn what_is_read_while_a_write_is_under_way_is_not_cached() {
+    for moment in [Moment::Before, Moment::After] {
+        for (name, call, write) in writes() {
+            ends(move || {
+                let (inner, gate) = Gate::before_or_after(MemoryDb::new(), call, moment);
+                let db = LruCache::new(inner, 10);
+                db.inner()
+                    .inner
+                    .set(&[item(KEY, 1), item(OTHER, 1)])
+                    .unwrap();
+                assert_eq!(data(&db, KEY), Some(1));
+                let writer = {
+                    let db = db.clone();
+                    thread::spawn(move || write(&db))
+                };
+                gate.arrived.recv().unwrap();
+                let now = data(&db.inner().inner, KEY);
+                assert_eq!(now == Some(1), moment == Moment::Before);
+                assert_eq!(data(&db, KEY), now, "{name}");
+                db.get_many(&[KEY, OTHER]).unwrap();
+                assert_eq!(db.stats().entries, 0, "{name}");
+                gate.go_on.send(()).unwrap();
+                writer.join().unwrap().unwrap();
+                let expected = data(&db.inner().inner, KEY);
+                assert_ne!(expected, Some(1));
+                assert_eq!(data(&db, KEY), expected, "{name}");
+            });
+        }
+    }
+}
+
+#[test]
+fn of_two_writes_that_overlap_the_cache_keeps_neither_that_came_first() {
+    for moment in [Moment::Before, Moment::After] {
+        for (name, call, write) in writes() {
+            ends(move || {
+                let (inner, gate) = Gate::before_or_after(MemoryDb::new(), call, moment);
+                let db = LruCache::new(inner, 10);
+                let writer = {
+                    let db = db.clone();
+                    thread::spawn(move || write(&db))
+                };
+                gate.arrived.recv().unwrap();
+                db.set(&[item(KEY, 7), item(OTHER, 7)]).unwrap();
+                gate.go_on.send(()).unwrap();
+                writer.join().unwrap().unwrap();
+                for key in [KEY, OTHER] {
+                    let expected = data(&db.inner().inner, key);
+                    assert_eq!(data(&db, key), expected, "{name}, {moment:?}");
+                    assert_eq!(data(&db, key), expected, "{name}, {moment:?}");
+                }
+            });
+        }
+    }
+}
+
+#[test]
+fn what_is_under_way_when_the_cache_forgets_is_not_cached() {
+    type Forget = fn(&LruCache<Hooked<MemoryDb<u32>>>);
+    let forget: [(&str, Forget); 2] = [
+        ("invalidate", |db| db.invalidate(KEY)),
+        ("clear", LruCache::clear),
+    ];
+    for (name, forget) in forget {
+        for call in [Call::Get, Call::Set] {
+            ends(move || {
+                let (inner, gate) = Gate::before_or_after(MemoryDb::new(), call, Moment::After);
+                let db = LruCache::new(inner, 10);
+                db.inner().inner.set(&[item(KEY, 1)]).unwrap();
+                let worker = {
+                    let db = db.clone();
+                    thread::spawn(move || match call {
+                        Call::Get => db.get(KEY).map(drop),
+                        _ => db.set(&[item(KEY, 1)]),
+                    })
+                };
+                gate.arrived.recv().unwrap();
+                // Somebody goes round the cache, and says so.
+                db.inner().inner.set(&[item(KEY, 2)]).unwrap();
+                forget(&db);
+                gate.go_on.send(()).unwrap();
+                worker.join().unwrap().unwrap();
+                assert_eq!(data(&db, KEY), Some(2), "{name} during {call:?}");
+            });
+        }
+    }
+}
+
+#[test]
+fn a_get_many_through_the_cache_sees_one_instant_though_a_write_comes_in_between() {
+    ends(|| {
+        let (inner, gate) = Gate::before_or_after(MemoryDb::new(), Call::GetMany, Moment::Before);
+        let db = LruCache::new(inner, 10);
+        db.inner().set(&[item(KEY, 1), item(OTHER, 1)]).unwrap();
+        assert_eq!(data(&db, KEY), Some(1));
+        let reader = {
+            let db = db.clone();
+            thread::spawn(move || db.get_many(&[KEY, OTHER]).unwrap())
+        };
+        // It has one of them at hand and is about to fetch the other.
+        gate.arrived.recv().unwrap();
+        db.commit(&Batch::new().set(item(KEY, 2)).set(item(OTHER, 2)))
+            .unwrap();
+        gate.go_on.send(()).unwrap();
+        let found = reader.join().unwrap();
+        assert_eq!(found, [Some(item(KEY, 2)), Some(item(OTHER, 2))]);
+    });
+}
+
+#[test]
+fn what_must_be_fresh_is_never_answered_from_the_cache() {
+    let db = LruCache::new(MemoryDb::new(), 10);
+    db.set(&[item(KEY, 1)]).unwrap();
+    let lock = db.get_lock(LOCK).unwrap();
+    let version = db
+        .inner()
+        .set_atomic(&[item(KEY, 2)], from_ref(&lock))
+        .unwrap();
+    assert_eq!(data(&db, KEY), Some(1), "a plain read may be old");
+    assert_eq!(db.get_fresh(KEY).unwrap(), Some(item(KEY, 2)));
+    assert_eq!(db.get_lock(LOCK).unwrap().version(), version);
+    assert_eq!(db.query(&Query::new("pk")).unwrap(), [item(KEY, 2)]);
+    let page = db.page(&Query::new("pk"), None).unwrap();
+    assert_eq!(page.items, [item(KEY, 2)]);
+    let first = db.stream(Query::new("pk")).next().unwrap();
+    assert_eq!(first.unwrap(), item(KEY, 2));
+    assert_eq!(data(&db, KEY), Some(1));
+    db.invalidate(KEY);
+    assert_eq!(data(&db, KEY), Some(2));
+}
+
+#[test]
+fn a_failed_commit_through_the_cache_takes_only_its_own_items_out_of_it() {
+    let db = LruCache::new(MemoryDb::new(), 10);
+    db.set(&[item(KEY, 1), item(OTHER, 1)]).unwrap();
+    let lock = db.get_lock(LOCK).unwrap();
+    db.set_atomic(&[], from_ref(&lock)).unwrap();
+    let lost = db.set_atomic(&[item(KEY, 2)], &[lock]).unwrap_err();
+    assert!(lost.is_race_condition());
+    assert_eq!(db.stats().entries, 1);
+    assert_eq!(data(&db, KEY), Some(1));
+    assert_eq!(data(&db, OTHER), Some(1));
+    let stats = db.stats();
+    assert_eq!((stats.hits, stats.misses), (1, 1));
+}
+
+#[test]
+fn no_update_is_lost_through_two_caches_over_one_database() {
+    const EACH: u32 = 50;
+    let inner = MemoryDb::new();
+    let caches = [(); 2].map(|()| LruCache::new(inner.clone(), 10));
+    thread::scope(|scope| {
+        for worker in 0..4 {
+            let db = &caches[worker % 2];
+            scope.spawn(move || {
+                for _ in 0..EACH {
+                    // Brings an entry into this cache, which the other one's writes make old.
+                    db.get(KEY).unwrap();
+                    let retry = atomic_db::Retry::new().attempts(u32::MAX);
+                    db.transact_with(&retry, |tx| {
+                        tx.lock(LOCK)?;
+                        let old = tx.get(KEY)?.and_then(Item::into_data).unwrap_or(0);
+                        tx.set(item(KEY, old + 1))
+                    })
+                    .unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(data(&inner, KEY), Some(4 * EACH));
+    for db in &caches {
+        let fresh = db.get_fresh(KEY).unwrap();
+        assert_eq!(fresh.and_then(Item::into_data), Some(4 * EACH));
+    }
+}
+
+#[test]
+fn absent_items_are_not_remembered() {
+    let db = LruCache::new(MemoryDb::new(), 10);
+    assert_eq!(data(&db, KEY), None);
+    assert_eq!(db.stats().entries, 0);
+    db.inner().set(&[item(KEY, 1)]).unwrap();
+    assert_eq!(data(&db, KEY), Some(1));
+}
+
+#[test]
+fn a_cache_never_holds_more_than_its_capacity_however_it_is_sharded() {
+    for (capacity, shards, most) in [
+        (0, Some(8), 0),
+        (0, None, 0),
+        (1, Some(0), 1),
+        (1, Some(usize::MAX), 1),
+        (3, Some(1_000), 3),
+        (5, Some(4), 5),
+        (100, None, 100),
+    ] {
+        let builder = LruCache::builder(MemoryDb::new()).capacity(capacity);
+        let db = match shards {
+            Some(shards) => builder.shards(shards).build(),
+            None => builder.build(),
+        };
+        let sks: Vec<String> = (0..200).map(|number| number.to_string()).collect();
+        let keys: Vec<Key<'_>> = sks.iter().map(|sk| Key::new("pk", sk)).collect();
+        for (number, key) in keys.iter().enumerate() {
+            db.set(&[item(*key, number as u32)]).unwrap();
+            assert!(db.stats().entries <= most);
+        }
+        let found = db.get_many(&keys).unwrap();
+        for (number, item) in found.into_iter().enumerate() {
+            assert_eq!(item.and_then(Item::into_data), Some(number as u32));
+        }
+        let stats = db.stats();
+        assert_eq!(stats.entries, most, "a capacity of {capacity}");
+        assert_eq!(stats.hits + stats.misses, 200);
+        db.clear();
+        assert_eq!(db.stats().entries, 0);
+        assert_eq!(db.stats().evictions, stats.evictions);
+    }
+}
+
+#[test]
+fn handles_share_one_cache() {
+    let db = LruCache::new(MemoryDb::new(), 10);
+    let other = db.clone();
+    db.set(&[item(KEY, 1)]).unwrap();
+    assert_eq!(data(&other, KEY), Some(1));
+    assert_eq!(db.stats().hits, 1);
+    other.clear();
+    assert_eq!(db.stats().entries, 0);
+    assert!(format!("{db:?}").starts_with("LruCache"));
+}

@@ -1,0 +1,353 @@
+//! Time to live, the lives of locks, and versions, on a clock that is moved by hand.
+
+use crate::instruments::{data, sks};
+use atomic_db::{
+    AtomicDb, Batch, Error, Item, Key, KeyBuf, Lock, LruCache, ManualClock, MemoryDb, Query,
+    Result, Version,
+};
+use std::collections::HashSet;
+use std::slice::from_ref;
+use std::time::Duration;
+
+const KEY: Key<'static> = Key::new("pk", "item");
+const LOCK: Key<'static> = Key::new("pk", "lock");
+const NOW: u64 = 1_000_000;
+
+fn clock_and_db() -> (ManualClock, MemoryDb<u32>) {
+    let clock = ManualClock::new(NOW);
+    let db = MemoryDb::builder().stripes(1).clock(clock.clone()).build();
+    (clock, db)
+}
+
+/// Every way to read the item at `KEY`, and whether it finds it.
+fn ways_to_read(db: &(impl AtomicDb<Data = u32> + ?Sized)) -> Vec<(&'static str, bool)> {
+    let query = Query::new("pk");
+    let page = db.page(&query, None).unwrap();
+    let streamed: Vec<Item<u32>> = (&db).stream(query.clone()).collect::<Result<_>>().unwrap();
+    vec![
+        ("get", db.get(KEY).unwrap().is_some()),
+        ("get_fresh", db.get_fresh(KEY).unwrap().is_some()),
+        ("get_many", db.get_many(&[LOCK, KEY]).unwrap()[1].is_some()),
+        ("query", sks(&db.query(&query).unwrap()) == ["item"]),
+        (
+            "query, reversed",
+            sks(&db.query(&query.clone().reverse().limit(1)).unwrap()) == ["item"],
+        ),
+        ("page", sks(&page.items) == ["item"]),
+        ("stream", sks(&streamed) == ["item"]),
+    ]
+}
+
+#[test]
+fn an_item_is_there_up_to_its_last_second_and_then_nowhere() {
+    // Each reading first, so that none relies on another's having dropped the item.
+    for first in 0..7 {
+        for cached in [false, true] {
+            let (clock, inner) = clock_and_db();
+            let db: Box<dyn AtomicDb<Data = u32>> = match cached {
+                false => Box::new(inner.clone()),
+                true => {
+                    let cache = LruCache::builder(inner.clone()).clock(clock.clone());
+                    Box::new(cache.build())
+                }
+            };
+            db.set(&[Item::new("pk", "item", 1).with_ttl(NOW + 5)])
+                .unwrap();
+            clock.set(NOW + 5);
+            for (way, found) in ways_to_read(&*db) {
+                assert!(found, "{way} has lost a live item, cached: {cached}");
+            }
+            assert_eq!(inner.len(), 1);
+            clock.advance(Duration::from_millis(999));
+            assert!(db.get(KEY).unwrap().is_some(), "the second is not over");
+            clock.set(NOW + 6);
+            let found = match first {
+                0 => db.get(KEY).unwrap().is_some(),
+                1 => db.get_fresh(KEY).unwrap().is_some(),
+                2 => db.get_many(&[KEY]).unwrap()[0].is_some(),
+                3 => !db.query(&Query::new("pk")).unwrap().is_empty(),
+                4 => !db.page(&Query::new("pk"), None).unwrap().items.is_empty(),
+                5 => db.stream(Query::new("pk")).next().is_some(),
+                _ => !inner.is_empty(),
+            };
+            assert!(!found, "reading {first}, cached: {cached}");
+            for (way, found) in ways_to_read(&*db) {
+                assert!(!found, "{way} finds an expired item, cached: {cached}");
+            }
+            assert_eq!((inner.len(), inner.purge_expired()), (0, 0));
+        }
+    }
+}
+
+#[test]
+fn expired_items_in_between_count_towards_no_limit_and_end_no_page() {
+    let (clock, db) = clock_and_db();
+    // More of them than a page holds.
+    for number in 0..1_000 {
+        let item = Item::new("pk", format!("{number:04}"), number);
+        db.set(&[match number % 400 {
+            399 => item,
+            _ => item.with_ttl(NOW),
+        }])
+        .unwrap();
+    }
+    clock.set(NOW + 1);
+    let stream = |query| -> Vec<u32> {
+        let items = db.stream(query).map(|item| item.unwrap().into_data());
+        items.map(Option::unwrap).collect()
+    };
+    assert_eq!(stream(Query::new("pk").limit(2)), [399, 799]);
+    assert_eq!(stream(Query::new("pk").reverse()), [799, 399]);
+    assert_eq!(db.query(&Query::new("pk").limit(1)).unwrap().len(), 1);
+    assert_eq!(db.len(), 2);
+}
+
+#[test]
+fn purge_expired_counts_items_and_locks_of_every_stripe() {
+    for stripes in [1, 2, 64] {
+        let clock = ManualClock::new(NOW);
+        let builder = MemoryDb::builder().stripes(stripes).clock(clock.clone());
+        let db = builder.build();
+        assert!(db.is_empty());
+        for number in 0..1_000 {
+            let item = Item::new(format!("{}", number % 50), format!("{number}"), ());
+            db.set(&[match number % 2 {
+                0 => item.with_ttl(NOW + number / 100),
+                _ => item,
+            }])
+            .unwrap();
+        }
+        db.get_lock(LOCK).unwrap();
+        assert_eq!(db.len(), 1_000);
+        clock.set(NOW + 1);
+        assert_eq!(db.purge_expired(), 50);
+        assert_eq!(db.purge_expired(), 0);
+        assert_eq!(db.len(), 950);
+        clock.set(NOW + Lock::LIFETIME);
+        assert_eq!(db.purge_expired(), 450);
+        clock.set(NOW + Lock::LIFETIME + 1);
+        assert_eq!(db.purge_expired(), 1, "the lock");
+        assert_eq!(db.len(), 500);
+        assert!(!db.is_empty());
+    }
+}
+
+#[test]
+fn the_last_time_to_live_that_was_written_counts() {
+    let (clock, db) = clock_and_db();
+    let item = Item::new("pk", "item", 1);
+    db.set(&[item.clone().with_ttl(NOW)]).unwrap();
+    db.set(&[item.clone().with_ttl(NOW + 10)]).unwrap();
+    clock.set(NOW + 10);
+    assert_eq!(db.purge_expired(), 0);
+    assert_eq!(data(&db, KEY), Some(1));
+    db.set(&[item]).unwrap();
+    clock.set(u64::MAX);
+    assert_eq!(db.purge_expired(), 0);
+    assert_eq!(data(&db, KEY), Some(1));
+}
+
+#[test]
+fn an_item_that_is_written_expired_is_never_seen() {
+    let (_, db) = clock_and_db();
+    let cached = LruCache::builder(db.clone()).clock(ManualClock::new(NOW));
+    let cached = cached.build();
+    cached
+        .set(&[Item::new("pk", "item", 1).with_ttl(NOW - 1)])
+        .unwrap();
+    assert!(ways_to_read(&cached).iter().all(|(_, found)| !found));
+    assert!(db.is_empty());
+}
+
+#[test]
+fn a_creation_succeeds_over_an_expired_item_and_over_a_lock() {
+    let (clock, db) = clock_and_db();
+    let create = |data| db.commit(&Batch::new().create(Item::new("pk", "item", data)));
+    db.set(&[Item::new("pk", "item", 1).with_ttl(NOW)]).unwrap();
+    assert!(matches!(
+        create(2),
+        Err(Error::AlreadyExists { key }) if key == KEY
+    ));
+    clock.set(NOW + 1);
+    create(3).unwrap();
+    assert_eq!(data(&db, KEY), Some(3));
+
+    db.delete(&[KEY]).unwrap();
+    let lock = db.get_lock(KEY).unwrap();
+    create(4).unwrap();
+    assert_eq!(data(&db, KEY), Some(4));
+    let lost = db.set_atomic(&[], &[lock]).unwrap_err();
+    assert!(lost.is_race_condition(), "{lost:?}");
+}
+
+#[test]
+fn a_lock_is_refreshed_within_its_last_hour_and_keeps_its_version() {
+    let (clock, db) = clock_and_db();
+    let lock = db.get_lock(LOCK).unwrap();
+    assert_eq!(lock.ttl(), NOW + 86_400);
+
+    clock.set(lock.ttl() - 3_600);
+    assert_eq!(db.get_lock(LOCK).unwrap(), lock, "an hour is left");
+
+    clock.set(lock.ttl() - 3_599);
+    let refreshed = db.get_lock(LOCK).unwrap();
+    assert_eq!(refreshed.version(), lock.version());
+    assert_eq!(refreshed.ttl(), lock.ttl() - 3_599 + 86_400);
+
+    // A refresh fails nobody, even after the life that the holder read.
+    clock.set(lock.ttl() + 1);
+    db.set_atomic(&[Item::new("pk", "item", 1)], &[lock])
+        .unwrap();
+    let after = db.get_lock(LOCK).unwrap();
+    assert_eq!(after.ttl(), refreshed.ttl(), "a commit lengthens no life");
+    assert_ne!(after.version(), refreshed.version());
+}
+
+#[test]
+fn a_lock_lives_up_to_its_last_second_and_not_longer() {
+    let item = [Item::new("pk", "item", 1)];
+    let (clock, db) = clock_and_db();
+    let lock = db.get_lock(LOCK).unwrap();
+    clock.set(lock.ttl());
+    let version = db.set_atomic(&item, from_ref(&lock)).unwrap();
+    let lock = lock.renewed(version);
+    clock.set(lock.ttl() + 1);
+    for commit in [
+        Batch::new().lock(lock.clone()).set(item[0].clone()),
+        Batch::new().check(lock.clone()).set(item[0].clone()),
+    ] {
+        assert!(matches!(
+            db.commit(&commit),
+            Err(Error::RaceCondition { keys }) if keys == [LOCK.to_buf()]
+        ));
+    }
+    let anew = db.get_lock(LOCK).unwrap();
+    assert_ne!(anew.version(), lock.version());
+    assert_eq!(anew.ttl(), lock.ttl() + 1 + 86_400);
+
+    // Within the last second it is refreshed and not made anew.
+    clock.set(anew.ttl());
+    let refreshed = db.get_lock(LOCK).unwrap();
+    assert_eq!(
+        refreshed,
+        Lock::new(LOCK, anew.version(), anew.ttl() + 86_400)
+    );
+}
+
+#[test]
+fn a_refreshed_lock_outlives_the_purge_that_its_first_life_would_have_ended_in() {
+    let (clock, db) = clock_and_db();
+    let lock = db.get_lock(LOCK).unwrap();
+    clock.set(lock.ttl());
+    db.get_lock(LOCK).unwrap();
+    clock.set(lock.ttl() + 1);
+    assert_eq!(db.purge_expired(), 0);
+    assert_eq!(db.get_lock(LOCK).unwrap().version(), lock.version());
+}
+
+#[test]
+fn versions_are_never_handed_out_twice() {
+    let mut seen: HashSet<Version> = HashSet::new();
+    let mut new = |version: Version| assert!(seen.insert(version), "{version} comes again");
+    for _ in 0..20 {
+        let (clock, db) = clock_and_db();
+        let mut latest = Version::from_u128(0);
+        for round in 0..50 {
+            let lock = db.get_lock(LOCK).unwrap();
+            new(lock.version());
+            assert!(lock.version() > latest, "a later version is not greater");
+            latest = db.set_atomic(&[], &[lock]).unwrap();
+            new(latest);
+            match round % 5 {
+                0 => db.delete(&[LOCK]).unwrap(),
+                1 => clock.advance(Duration::from_secs(Lock::LIFETIME + 1)),
+                2 => {
+                    db.set(&[Item::new(LOCK.pk, LOCK.sk, 1)]).unwrap();
+                    db.delete(&[LOCK]).unwrap();
+                }
+                // Time that goes back, or to its beginning or near its end, makes no difference.
+                3 => {
+                    clock.set([0, NOW, u64::MAX - 100 * Lock::LIFETIME][round % 3]);
+                    db.delete(&[LOCK]).unwrap();
+                }
+                _ => {
+                    latest = db.set_atomic(&[], &[db.get_lock(LOCK).unwrap()]).unwrap();
+                    new(latest);
+                    db.delete(&[LOCK]).unwrap();
+                }
+            }
+        }
+    }
+    assert_eq!(seen.len(), 20 * 110);
+}
+
+#[test]
+fn any_number_of_threads_get_the_same_new_lock() {
+    for round in 0..50 {
+        let (_, db) = clock_and_db();
+        let start = std::sync::Barrier::new(4);
+        let read = || {
+            start.wait();
+            db.get_lock(LOCK).unwrap()
+        };
+        let locks: HashSet<Version> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(read)).collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap().version())
+                .collect()
+        });
+        assert_eq!(locks.len(), 1, "round {round}");
+    }
+}
+
+#[test]
+fn a_race_names_exactly_the_locks_that_lost_in_the_order_of_the_batch() {
+    let (clock, db) = clock_and_db();
+    let lock = |sk: &str| db.get_lock(Key::new("locks", sk)).unwrap();
+    let short = lock("short");
+    clock.set(short.ttl() - 4_000);
+    let [kept, deleted, renewed, replaced, checked] =
+        ["kept", "deleted", "renewed", "replaced", "checked"].map(lock);
+    let never = Lock::new(("locks", "never"), kept.version(), u64::MAX);
+    let other_key = Lock::new(("locks", "checked"), kept.version(), u64::MAX);
+    clock.set(short.ttl() + 1);
+    db.delete(&[deleted.key()]).unwrap();
+    db.set_atomic(&[], from_ref(&renewed)).unwrap();
+    db.set(&[Item::new("locks", "replaced", 1)]).unwrap();
+    db.set(&[Item::new("pk", "item", 1)]).unwrap();
+
+    let lost = |batch: Batch<u32>| match db.commit(&batch) {
+        Err(Error::RaceCondition { keys }) => keys,
+        outcome => panic!("{outcome:?}"),
+    };
+    let names =
+        |sks: &[&str]| -> Vec<KeyBuf> { sks.iter().map(|sk| KeyBuf::new("locks", sk)).collect() };
+    let write = || Batch::new().set(Item::new("pk", "item", 2));
+    assert_eq!(
+        lost(
+            write()
+                .lock(renewed.clone())
+                .lock(kept.clone())
+                .lock(never.clone())
+                .lock(short.clone())
+                .check(replaced.clone())
+                .check(checked.clone())
+                .check(deleted.clone())
+        ),
+        names(&["renewed", "never", "short", "replaced", "deleted"])
+    );
+    assert_eq!(
+        lost(write().lock(kept.clone()).check(other_key)),
+        names(&["checked"])
+    );
+    // A race is told before what exists already.
+    let create = Batch::new().create(Item::new("pk", "item", 2));
+    assert_eq!(lost(create.clone().lock(short)), names(&["short"]));
+    let exists = db.commit(&create.lock(kept.clone()));
+    assert!(matches!(exists, Err(Error::AlreadyExists { key }) if key == KEY));
+
+    assert_eq!(data(&db, KEY), Some(1));
+    db.set_atomic(&[], &[kept, checked])
+        .expect("a commit that failed leaves every lock as it was");
+}
