@@ -421,3 +421,34 @@ fn handles_share_one_cache() {
     assert_eq!(db.stats().entries, 0);
     assert!(format!("{db:?}").starts_with("LruCache"));
 }
+
+#[test]
+fn a_get_many_of_more_keys_than_the_cache_holds_asks_for_what_is_missing_once() {
+    let asked = Arc::new(Mutex::new(0));
+    let counted = Arc::clone(&asked);
+    let db = Hooked::new(MemoryDb::new(), move |call, moment| {
+        *counted.lock().unwrap() += u32::from((call, moment) == (Call::GetMany, Moment::Before));
+        Ok(())
+    });
+    let cache = LruCache::new(db, 2);
+    let sks: Vec<String> = (0..6).map(|number| format!("{number}")).collect();
+    for (number, sk) in sks.iter().enumerate() {
+        let item = Item::new("pk", sk, number as u32);
+        cache.set(&[item]).unwrap();
+    }
+    // The last two are at hand, and the others will push them out.
+    let keys: Vec<Key<'_>> = sks.iter().rev().map(|sk| Key::new("pk", sk)).collect();
+    let answers = cache.get_many(&keys).unwrap();
+    let answers: Vec<u32> = answers
+        .into_iter()
+        .flatten()
+        .filter_map(Item::into_data)
+        .collect();
+    assert_eq!(answers, [5, 4, 3, 2, 1, 0]);
+    assert_eq!(cache.stats().hits, 2);
+    assert_eq!(
+        *asked.lock().unwrap(),
+        1,
+        "everything was read a second time"
+    );
+}
