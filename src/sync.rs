@@ -3,17 +3,20 @@
 //! No database or wrapper names a mutex or an atomic of its own, so that a model checker can be put
 //! under all of them here: `--cfg loom` and `--cfg shuttle` do so. Otherwise the locks are
 //! `parking_lot`'s: they cannot be poisoned, so a panic in a caller's code leaves every database
-//! usable.
+//! usable. `--cfg shaken` makes them slow at random, so that threads overlap in more ways.
 
 pub(crate) use std::sync::Arc;
 pub(crate) use std::sync::atomic::Ordering;
 pub(crate) use std::thread;
 
 #[cfg(not(any(loom, shuttle)))]
-pub(crate) use {
-    parking_lot::{Mutex, MutexGuard},
-    std::sync::atomic::AtomicU64,
-};
+pub(crate) use {parking_lot::MutexGuard, std::sync::atomic::AtomicU64};
+
+#[cfg(not(any(loom, shuttle, shaken)))]
+pub(crate) use parking_lot::Mutex;
+
+#[cfg(shaken)]
+pub(crate) use shaken::Mutex;
 
 #[cfg(loom)]
 pub(crate) use {
@@ -46,6 +49,49 @@ mod model {
 
         pub(crate) fn lock(&self) -> checked::MutexGuard<'_, T> {
             self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        }
+    }
+}
+
+/// A `parking_lot` mutex whose users dawdle before they take it.
+#[cfg(shaken)]
+mod shaken {
+    use std::cell::Cell;
+    use std::time::Duration;
+
+    #[derive(Debug, Default)]
+    pub(crate) struct Mutex<T>(parking_lot::Mutex<T>);
+
+    impl<T> Mutex<T> {
+        pub(crate) fn new(value: T) -> Self {
+            Mutex(parking_lot::Mutex::new(value))
+        }
+
+        pub(crate) fn lock(&self) -> parking_lot::MutexGuard<'_, T> {
+            shake();
+            self.0.lock()
+        }
+    }
+
+    thread_local! {
+        static STATE: Cell<u64> = Cell::new(crate::version::random_u64() | 1);
+    }
+
+    /// One time in 64 a pause of up to 63 microseconds, one time in four a yield.
+    fn shake() {
+        let random = STATE.with(|state| {
+            // Marsaglia's xorshift64.
+            let mut bits = state.get();
+            bits ^= bits << 13;
+            bits ^= bits >> 7;
+            bits ^= bits << 17;
+            state.set(bits);
+            bits
+        });
+        if random % 64 == 0 {
+            std::thread::sleep(Duration::from_micros(random >> 32 & 63));
+        } else if random % 4 == 0 {
+            std::thread::yield_now();
         }
     }
 }
