@@ -15,13 +15,16 @@ type Seed = std::hash::BuildHasherDefault<std::collections::hash_map::DefaultHas
 /// whole key share the first one. Clones hash alike.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct KeyHasher {
-    seed: Seed,
+    partitions: Seed,
+    /// Another one than for partitions: a hasher may fold its parts together with an operation that
+    /// does not heed their order, and then equal parts, hashed alike, would cancel each other out.
+    rows: Seed,
 }
 
 impl KeyHasher {
     /// The hash of a partition key.
     pub(crate) fn partition(&self, pk: &str) -> u64 {
-        let mut hasher = self.seed.build_hasher();
+        let mut hasher = self.partitions.build_hasher();
         hasher.write(pk.as_bytes());
         hasher.finish()
     }
@@ -29,7 +32,7 @@ impl KeyHasher {
     /// The hash of the key `sk` in the partition whose own hash is `partition`. Hashing the pair
     /// and not the joined text keeps `("a", "bc")` and `("ab", "c")` apart.
     pub(crate) fn row(&self, partition: u64, sk: &str) -> u64 {
-        let mut hasher = self.seed.build_hasher();
+        let mut hasher = self.rows.build_hasher();
         hasher.write_u64(partition);
         hasher.write(sk.as_bytes());
         hasher.finish()
@@ -38,5 +41,39 @@ impl KeyHasher {
     /// The hash of a whole key.
     pub(crate) fn key(&self, key: Key<'_>) -> u64 {
         self.row(self.partition(key.pk), key.sk)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn keys_of_the_same_parts_are_hashed_apart() {
+        let hasher = KeyHasher::default();
+        let parts: Vec<String> = (0..100).map(|number| format!("part {number}")).collect();
+        let mut hashes = HashSet::new();
+        for pk in &parts {
+            for sk in &parts {
+                let hash = hasher.key(Key::new(pk, sk));
+                assert!(hashes.insert(hash), "({pk}, {sk}) shares its hash");
+            }
+        }
+        let equal = parts.iter().map(|part| hasher.key(Key::new(part, part)));
+        let halves: HashSet<u32> = equal.map(|hash| hash as u32).collect();
+        assert_eq!(
+            halves.len(),
+            parts.len(),
+            "keys of equal parts share hashes"
+        );
+    }
+
+    #[test]
+    fn two_databases_hash_differently_and_clones_alike() {
+        let (one, two) = (KeyHasher::default(), KeyHasher::default());
+        let key = Key::new("pk", "sk");
+        assert_ne!(one.key(key), two.key(key));
+        assert_eq!(one.clone().key(key), one.key(key));
     }
 }

@@ -89,7 +89,8 @@
 //! # Ok::<(), atomic_db::Error>(())
 //! ```
 //!
-//! Why it is built the way it is, and what was left out, is told in [`design`].
+//! Why it is built the way it is, and what was left out, is told in [`design`]; how its promises are
+//! tested, and how much, in [`proof`].
 
 #![forbid(unsafe_code)]
 
@@ -106,6 +107,7 @@ mod item;
 mod key;
 mod lock;
 mod memory;
+pub mod proof;
 mod query;
 mod removed;
 mod sync;

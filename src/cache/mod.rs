@@ -350,7 +350,10 @@ impl<D: AtomicDb> AtomicDb for LruCache<D> {
     }
 
     fn get_lock(&self, key: Key<'_>) -> Result<Lock> {
-        self.shared.inner.get_lock(key)
+        let lock = self.shared.inner.get_lock(key)?;
+        // Where a lock is, there is no item any more, whatever this cache's own clock says.
+        self.invalidate(key);
+        Ok(lock)
     }
 
     fn set(&self, items: &[Item<Self::Data>]) -> Result<()> {
@@ -489,4 +492,56 @@ impl<D: AtomicDb> LruCacheBuilder<D> {
 /// The largest power of two that is at most `most`, or one.
 fn power_of_two_within(most: usize) -> usize {
     1 << most.max(1).ilog2()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::MemoryDb;
+
+    const KEY: Key<'static> = Key::new("pk", "sk");
+
+    #[test]
+    fn a_fill_or_a_write_that_is_given_up_leaves_no_mark() {
+        let cache = LruCache::new(MemoryDb::<u32>::new(), 10);
+        let under_way = || cache.shard(cache.shared.hasher.key(KEY)).under_way();
+        let Found::Miss(fill) = cache.look(KEY) else {
+            panic!("something is cached");
+        };
+        assert_eq!(under_way(), 1);
+        drop(fill);
+        assert_eq!(under_way(), 0);
+        let writing = Writing::begin(&cache, KEY, None);
+        assert_eq!(under_way(), 1);
+        drop(writing);
+        assert_eq!(under_way(), 0);
+    }
+
+    #[test]
+    fn the_capacity_is_shared_out_whole_and_no_shard_is_without() {
+        for (capacity, shards, expected) in [
+            (0, Some(8), 1),
+            (1, Some(8), 1),
+            (3, Some(8), 2),
+            (7, Some(3), 4),
+            (100, Some(0), 1),
+            (2_047, None, 1),
+        ] {
+            let mut builder = LruCache::builder(MemoryDb::<u32>::new()).capacity(capacity);
+            if let Some(shards) = shards {
+                builder = builder.shards(shards);
+            }
+            let cache = builder.build();
+            assert_eq!(
+                cache.shared.shards.len(),
+                expected,
+                "{capacity}, {shards:?}"
+            );
+            for number in 0..200 * expected {
+                let sk = number.to_string();
+                cache.set(&[Item::new("pk", sk, 0)]).unwrap();
+            }
+            assert_eq!(cache.stats().entries, capacity.min(200 * expected));
+        }
+    }
 }

@@ -207,6 +207,12 @@ impl<T> Shard<T> {
         }
     }
 
+    /// How many hashes have fills or writes under way.
+    #[cfg(test)]
+    pub(super) fn under_way(&self) -> usize {
+        self.marks.len()
+    }
+
     fn mark(&mut self, hash: u64) -> &mut Mark {
         let slot = self
             .marks
@@ -318,7 +324,7 @@ mod tests {
         );
         end_write(&mut shard, write, Some(2));
         assert_eq!(cached(&shard), Some(2));
-        assert_eq!(shard.marks.len(), 0);
+        assert_eq!(shard.under_way(), 0);
     }
 
     #[test]
@@ -343,7 +349,7 @@ mod tests {
             Some(2),
             "a late fill replaced a newer write"
         );
-        assert_eq!(shard.marks.len(), 0);
+        assert_eq!(shard.under_way(), 0);
     }
 
     #[test]
@@ -372,7 +378,7 @@ mod tests {
             end_write(&mut shard, a, Some(1));
             end_write(&mut shard, b, Some(2));
             assert_eq!(cached(&shard), None);
-            assert_eq!(shard.marks.len(), 0);
+            assert_eq!(shard.under_way(), 0);
         }
     }
 
@@ -398,7 +404,7 @@ mod tests {
         shard.clear(&mut RemovedItems::new());
         end_fill(&mut shard, fill, 1);
         assert_eq!(cached(&shard), None);
-        assert_eq!(shard.marks.len(), 0);
+        assert_eq!(shard.under_way(), 0);
     }
 
     #[test]
@@ -414,6 +420,23 @@ mod tests {
         let write = begin_write(&mut shard);
         shard.end_write(write, Some(same), &mut RemovedItems::new());
         assert!(!shard.stands(HASH, KEY, stamp));
+    }
+
+    #[test]
+    fn looking_past_an_entry_that_has_expired_leaves_the_one_that_replaced_it() {
+        let mut shard = Shard::new(2);
+        let write = begin_write(&mut shard);
+        end_write(&mut shard, write, Some(1));
+        let Look::Hit(_, expired) = shard.look(HASH, KEY) else {
+            panic!("the item is not cached");
+        };
+        let write = begin_write(&mut shard);
+        end_write(&mut shard, write, Some(2));
+        let fill = shard.look_past(HASH, KEY, expired, &mut RemovedItems::new());
+        assert_eq!(cached(&shard), Some(2));
+        assert_eq!(shard.counts(), (0, 1, 0));
+        end_fill(&mut shard, fill, 2);
+        assert_eq!(shard.under_way(), 0);
     }
 
     #[test]

@@ -45,7 +45,7 @@ pub(super) fn stripe_of(partition_hash: u64, stripes: usize) -> usize {
 /// The table hash of a 32-bit one. Tables choose a bucket by a hash's lowest bits and a tag by its
 /// highest seven; 32 bits that are both are enough for both, and half the size in every row.
 fn spread(hash: u32) -> u64 {
-    u64::from(hash) << 32 | u64::from(hash)
+    u64::from(hash) * 0x1_0000_0001
 }
 
 /// A slot of the slab: what is at one key, or a link of the free list. At most 24 bytes, for there

@@ -2,7 +2,7 @@
 
 use crate::instruments::{Call, Gate, Hooked, Moment, data, ends};
 use atomic_db::{
-    AtomicDb, AtomicDbExt, Batch, Error, Item, Key, LruCache, MemoryDb, Query, Result,
+    AtomicDb, AtomicDbExt, Batch, Error, Item, Key, LruCache, ManualClock, MemoryDb, Query, Result,
 };
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::slice::from_ref;
@@ -451,4 +451,17 @@ fn a_get_many_of_more_keys_than_the_cache_holds_asks_for_what_is_missing_once() 
         1,
         "everything was read a second time"
     );
+}
+
+#[test]
+fn an_entry_that_has_expired_counts_as_a_miss() {
+    let clock = ManualClock::new(1_000);
+    let db = MemoryDb::builder().clock(clock.clone()).build();
+    let cache = LruCache::builder(db).clock(clock.clone()).build();
+    cache.set(&[item(KEY, 1).with_ttl(1_010)]).unwrap();
+    assert_eq!(data(&cache, KEY), Some(1));
+    clock.set(1_011);
+    assert_eq!(data(&cache, KEY), None);
+    let stats = cache.stats();
+    assert_eq!((stats.hits, stats.misses, stats.entries), (1, 1, 0));
 }

@@ -4,6 +4,7 @@ use crate::instruments::{Call, Hooked, Moment, Pauses, data};
 use atomic_db::{
     AtomicDb, AtomicDbExt, Batch, Error, Item, Key, LruCache, MemoryDb, Result, Retry, Transaction,
 };
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -536,4 +537,27 @@ fn trait_objects_transact_too() {
     assert!(!plain.contains(KEY).unwrap());
     plain.set_one(item(1)).unwrap();
     assert!(plain.create(item(2)).is_err());
+}
+
+#[test]
+fn a_body_that_panics_writes_nothing_and_leaves_the_database_usable() {
+    let db = LruCache::new(MemoryDb::new(), 10);
+    db.set(&[item(1)]).unwrap();
+    let body = || {
+        db.transact(|tx| {
+            tx.lock(LOCK)?;
+            tx.get(KEY)?;
+            tx.set(item(2))?;
+            tx.delete(("pk", "other"))?;
+            if tx.get(KEY)?.is_some() {
+                panic!("the body's own");
+            }
+            Ok(())
+        })
+    };
+    assert!(catch_unwind(AssertUnwindSafe(body)).is_err());
+    assert_eq!(data(&db, KEY), Some(1));
+    db.transact(|tx| tx.lock(LOCK).and_then(|_| tx.set(item(3))))
+        .unwrap();
+    assert_eq!(data(&db, KEY), Some(3));
 }

@@ -11,6 +11,8 @@
 #![cfg(any(loom, shuttle))]
 
 mod bodies;
+#[cfg(shuttle)]
+mod histories;
 mod plants;
 
 use atomic_db::{AtomicDb, Clock, LruCache, ManualClock, MemoryDb};
@@ -83,11 +85,15 @@ fn explore(name: &str, preemptions: Option<usize>, body: impl Fn() + Send + Sync
     println!("{name}: {} executions", executions.load(Ordering::Relaxed));
 }
 
+/// `PREEMPTIONS` goes before the few that a body of three threads is given, for long runs.
 #[cfg(loom)]
 fn run(preemptions: Option<usize>, body: impl Fn() + Send + Sync + 'static) {
+    let asked = std::env::var("PREEMPTIONS").ok().map(|text| {
+        text.parse()
+            .expect("PREEMPTIONS is a number of preemptions")
+    });
     let mut checker = loom::model::Builder::new();
-    // `LOOM_MAX_PREEMPTIONS` goes before, for long runs.
-    checker.preemption_bound = checker.preemption_bound.or(preemptions);
+    checker.preemption_bound = preemptions.map(|few| asked.unwrap_or(few));
     checker.check(body);
 }
 

@@ -504,3 +504,29 @@ fn a_row_takes_24_bytes_whatever_the_data() {
     assert!(size_of::<Row<[u8; 4_096]>>() <= 24);
     assert!(size_of::<Row<()>>() <= 24);
 }
+
+#[test]
+fn partitions_fall_to_all_stripes_by_bits_that_the_tables_do_not_use() {
+    let hasher = KeyHasher::default();
+    let mut counts = [0; 8];
+    for number in 0..8_000 {
+        let hash = hasher.partition(&format!("{number}"));
+        let stripe = stripe_of(hash, counts.len());
+        counts[stripe] += 1;
+        assert_eq!(stripe_of(hash ^ 0xffff_ffff, counts.len()), stripe);
+        assert_eq!(stripe_of(hash, 1), 0);
+    }
+    // A thousand each, give or take seven standard deviations.
+    assert!(
+        counts.iter().all(|count| (800..1_200).contains(count)),
+        "{counts:?}"
+    );
+}
+
+#[test]
+fn a_spread_hash_holds_all_of_it_in_its_lower_and_in_its_upper_half() {
+    for hash in [0, 1, 0x8000_0000, 0x1234_5678, u32::MAX] {
+        let spread = spread(hash);
+        assert_eq!((spread as u32, (spread >> 32) as u32), (hash, hash));
+    }
+}

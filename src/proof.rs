@@ -1,0 +1,49 @@
+//! How the promises are tested, and how much. Documentation only; there is nothing to call here.
+//!
+//! A sentence in the documentation of [`AtomicDb`](crate::AtomicDb) that a user could rely on is a
+//! promise, and each promise has a test that fails without it. That a test would fail is itself
+//! tested: for each kind of test there are databases with a planted fault, and the tests of the
+//! tests demand that it is found.
+//!
+//! # What is done
+//!
+//! - **Conformance** (`tests/it/suites.rs`): the suite that any backend can run, over every database
+//!   and wrapper here, in twelve configurations. Dozens of plain databases with one fault
+//!   each fail it, in the case that names the promise, and every case fails one of them
+//!   (`tests/it/broken.rs`).
+//! - **Model checking** (`tests/model`): loom runs two threads through *every* order in which they
+//!   can take the library's locks, and three threads through all with a bounded number of
+//!   preemptions; shuttle runs the same bodies, and longer ones, through very many schedules. Commits
+//!   over the same stripes in either order, against queries, reads of many, purges, expiry,
+//!   deletion, refresh; and fills of the cache against every kind of write, eviction and
+//!   invalidation.
+//! - **Histories** (`tests/it/histories.rs`, `tests/model/histories.rs`): threads transfer, read
+//!   many, create, delete and create again, and everything that each call saw is written down. As
+//!   every value names the commit that wrote it, the order of versions is known, and strict
+//!   serializability comes to one question with an answer in linear time: has the graph of who saw
+//!   whom, and who ended before whom began, a cycle?
+//! - **Models** (`tests/it/machine.rs`, `src/memory/stripe`, `src/cache/list.rs`): random operations
+//!   with odd keys, stale and forged locks and a clock that jumps, on a database and on a plain
+//!   ordered map; every answer must be the same, errors included. After each step of the inner
+//!   structures, their links and counts are walked.
+//! - **Fuzzing** (`fuzz/`): the same bodies, fed by libFuzzer; what it found worth keeping runs as
+//!   ordinary tests.
+//! - **Mutation**: the engine's lines are changed one at a time, and a test must fail each time.
+//! - **Counted allocations** (`tests/it/allocations.rs`) and a **real trace** of 113,872 block
+//!   requests (`tests/it/trace.rs`), on which the cache's hits are those of another exact LRU.
+//!
+//! # How much
+//!
+#![doc = include_str!("proof.md")]
+//!
+//! `.ci/prove` runs the short form of all this but the mutants, in a few minutes, and `.ci/prove long`
+//! the long one, which writes the table above.
+//!
+//! # What it does not show
+//!
+//! - Loom's orders are complete for the bodies it is given, which are small: two or three threads, a
+//!   handful of calls each.
+//! - Shuttle takes all atomic operations as sequentially consistent. The library has two atomic
+//!   counters, which make versions, and otherwise only mutexes.
+//! - The histories trust that a version names the commit that made it; that versions are unique and
+//!   grow is tested by the models.
