@@ -465,3 +465,15 @@ fn an_entry_that_has_expired_counts_as_a_miss() {
     let stats = cache.stats();
     assert_eq!((stats.hits, stats.misses, stats.entries), (1, 1, 0));
 }
+
+#[test]
+fn a_lock_that_is_made_where_an_item_was_leaves_no_item_in_the_cache() {
+    // The cache's own clock is behind the one of the database.
+    let clock = ManualClock::new(1_000);
+    let db = MemoryDb::builder().clock(clock.clone()).build();
+    let cache = LruCache::builder(db).clock(ManualClock::new(1_000)).build();
+    cache.set(&[item(KEY, 1).with_ttl(1_010)]).unwrap();
+    clock.set(1_011);
+    assert!(cache.get_lock(KEY).is_ok());
+    assert_eq!(data(&cache, KEY), None);
+}
