@@ -460,3 +460,32 @@ fn a_key_holds_an_item_or_a_lock() {
             .is_race_condition()
     );
 }
+
+#[test]
+fn handles_show_how_they_are_set_up_and_none_of_the_data() {
+    let cache = LruCache::new(MemoryDb::builder().stripes(4).build(), 10);
+    cache
+        .set(&[Item::new("account", "balance", "secret")])
+        .unwrap();
+    let shown = format!("{cache:?}");
+    assert!(
+        shown.contains("LruCache") && shown.contains("MemoryDb") && shown.contains("stripes: 4")
+    );
+    let transaction = cache.transact(|tx| {
+        tx.lock(("account", "lock"))?;
+        tx.set(Item::new("account", "balance", "secret"))?;
+        Ok(format!("{tx:?}"))
+    });
+    let transaction = transaction.unwrap();
+    assert!(
+        transaction.contains(r#"("account", "lock")"#),
+        "{transaction}"
+    );
+    assert!(
+        transaction.contains(r#"("account", "balance")"#),
+        "{transaction}"
+    );
+    for shown in [shown, transaction] {
+        assert!(!shown.contains("secret"), "{shown}");
+    }
+}
