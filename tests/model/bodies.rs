@@ -40,67 +40,37 @@ fn write<D: Db>(db: &D, keys: [Key<'_>; 2], value: u64) {
     db.commit(&Batch::new().set(one).set(other)).unwrap();
 }
 
-/// Two commits that write the same two items, in two stripes: both are there of one of them.
-pub(crate) fn commits_over_the_same_stripes_are_whole<D: Db>(db: D) {
-    let [[p, _], [q, _]] = pks();
-    let (other_p, other_q, other) = (p.clone(), q.clone(), db.clone());
+/// Two commits that write the same two items, each naming them in its own order: both end, and both
+/// items are there of one of them.
+fn two_commits_meet<D: Db>(db: D, mine: [String; 2], theirs: [String; 2]) {
+    let other = db.clone();
     both(
-        move || {
-            write(
-                &other,
-                [Key::new(&other_p, "a"), Key::new(&other_q, "a")],
-                1,
-            )
-        },
-        || write(&db, [Key::new(&p, "a"), Key::new(&q, "a")], 2),
+        move || write(&other, theirs.each_ref().map(|pk| Key::new(pk, "a")), 1),
+        || write(&db, mine.each_ref().map(|pk| Key::new(pk, "a")), 2),
     );
-    let [one, two] = get_pair(&db, [Key::new(&p, "a"), Key::new(&q, "a")]);
+    let [one, two] = get_pair(&db, mine.each_ref().map(|pk| Key::new(pk, "a")));
     assert!(
         one.is_some() && one == two,
         "half a commit: {one:?}, {two:?}"
     );
+}
+
+/// Two commits that take two stripes.
+pub(crate) fn commits_over_the_same_stripes_are_whole<D: Db>(db: D) {
+    let [[p, _], [q, _]] = pks();
+    two_commits_meet(db, [p.clone(), q.clone()], [p, q]);
 }
 
 /// Two commits that name the stripes in opposite orders: neither waits for the other for ever.
 pub(crate) fn commits_that_take_the_stripes_in_opposite_orders_end<D: Db>(db: D) {
     let [[p, _], [q, _]] = pks();
-    let (other_p, other_q, other) = (p.clone(), q.clone(), db.clone());
-    both(
-        move || {
-            write(
-                &other,
-                [Key::new(&other_q, "a"), Key::new(&other_p, "a")],
-                1,
-            )
-        },
-        || write(&db, [Key::new(&p, "a"), Key::new(&q, "a")], 2),
-    );
-    let [one, two] = get_pair(&db, [Key::new(&p, "a"), Key::new(&q, "a")]);
-    assert!(
-        one.is_some() && one == two,
-        "half a commit: {one:?}, {two:?}"
-    );
+    two_commits_meet(db, [p.clone(), q.clone()], [q, p]);
 }
 
-/// A commit over two partitions of one stripe takes it once, and meets one of the same kind.
+/// Two commits over two partitions of one stripe, which each takes once.
 pub(crate) fn a_commit_with_two_keys_in_one_stripe_ends<D: Db>(db: D) {
     let [[p, q], _] = pks();
-    let (other_p, other_q, other) = (p.clone(), q.clone(), db.clone());
-    both(
-        move || {
-            write(
-                &other,
-                [Key::new(&other_q, "a"), Key::new(&other_p, "a")],
-                1,
-            )
-        },
-        || write(&db, [Key::new(&p, "a"), Key::new(&q, "a")], 2),
-    );
-    let [one, two] = get_pair(&db, [Key::new(&p, "a"), Key::new(&q, "a")]);
-    assert!(
-        one.is_some() && one == two,
-        "half a commit: {one:?}, {two:?}"
-    );
+    two_commits_meet(db, [p.clone(), q.clone()], [q, p]);
 }
 
 /// `get_many` over two stripes sees all of a commit or nothing, whatever is at hand in a cache.
