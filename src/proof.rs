@@ -28,7 +28,9 @@
 //!   structures, their links and counts are walked.
 //! - **Fuzzing** (`fuzz/`): the same bodies, fed by libFuzzer; what it found worth keeping runs as
 //!   ordinary tests.
-//! - **Mutation**: the engine's lines are changed one at a time, and a test must fail each time.
+//! - **Mutation**: cargo-mutants changes the lines of the engine, the cache and the transactions one
+//!   at a time, to find those whose change no test notices. The table has a row for it once it has
+//!   been run over all of them.
 //! - **Counted allocations** (`tests/it/allocations.rs`) and a **real trace** of 113,872 block
 //!   requests (`tests/it/trace.rs`), on which the cache's hits are those of another exact LRU.
 //!
