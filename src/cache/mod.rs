@@ -158,12 +158,13 @@ impl<D: AtomicDb> LruCache<D> {
             {
                 Found::Hit(item, Standing { hash, stamp })
             }
-            Look::Hit(_, stamp) => {
+            Look::Hit(expired, stamp) => {
                 let mut removed = RemovedItems::new();
                 let ticket = self.shard(hash).look_past(hash, key, stamp, &mut removed);
                 let fill = Fill::of(self, ticket);
-                // The fill ends itself should this panic.
+                // The fill ends itself should one of these panic.
                 drop(removed);
+                drop(expired);
                 Found::Miss(fill)
             }
         }
@@ -497,7 +498,8 @@ fn power_of_two_within(most: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::MemoryDb;
+    use crate::{ManualClock, MemoryDb};
+    use std::panic::{AssertUnwindSafe, catch_unwind};
 
     const KEY: Key<'static> = Key::new("pk", "sk");
 
@@ -515,6 +517,30 @@ mod tests {
         assert_eq!(under_way(), 1);
         drop(writing);
         assert_eq!(under_way(), 0);
+    }
+
+    struct PanicsOnDrop;
+
+    impl Drop for PanicsOnDrop {
+        fn drop(&mut self) {
+            panic!("dropped");
+        }
+    }
+
+    #[test]
+    fn an_expired_item_whose_drop_panics_leaves_no_mark() {
+        let clock = ManualClock::new(1_000);
+        let cache = LruCache::builder(MemoryDb::new())
+            .clock(clock.clone())
+            .build();
+        let item = Item::new(KEY.pk, KEY.sk, PanicsOnDrop).with_ttl(u64::MAX - 1);
+        cache.set(&[item]).unwrap();
+        // The last handle is the cache's own.
+        cache.inner().delete(&[KEY]).unwrap();
+        clock.set(u64::MAX);
+        let got = catch_unwind(AssertUnwindSafe(|| cache.get(KEY).is_ok()));
+        assert!(got.is_err());
+        assert_eq!(cache.shard(cache.shared.hasher.key(KEY)).under_way(), 0);
     }
 
     #[test]

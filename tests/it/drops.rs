@@ -3,11 +3,12 @@
 
 use crate::instruments::{data, ends};
 use atomic_db::{
-    AtomicDb, AtomicDbExt, Batch, Error, Item, Key, LruCache, ManualClock, MemoryDb, Query, Sweeper,
+    AtomicDb, AtomicDbExt, Batch, Clock, Error, Item, Key, LruCache, ManualClock, MemoryDb, Query,
+    Sweeper,
 };
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::time::Duration;
 
 /// Data that does something when it is dropped.
@@ -418,4 +419,68 @@ async fn handles_are_shared_by_blocking_tasks() {
         task.await.unwrap();
     }
     assert_eq!(data(&db, KEY), Some(4));
+}
+
+/// A clock that asks a database each time that it is asked itself.
+#[derive(Debug, Default)]
+struct Asking {
+    db: OnceLock<LruCache<MemoryDb<u32>>>,
+    asked: AtomicUsize,
+}
+
+impl Clock for Asking {
+    fn now(&self) -> Duration {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        if let Some(db) = self.db.get() {
+            // Neither the item nor the deletion needs the time, or this would go round for ever.
+            db.get(Key::new("pk", "timeless")).unwrap();
+            db.inner().get(Key::new("pk", "timeless")).unwrap();
+            db.delete(&[Key::new("pk", "none")]).unwrap();
+        }
+        Duration::from_secs(1_000)
+    }
+
+    fn sleep(&self, _: Duration) {}
+}
+
+#[test]
+fn a_clock_may_ask_the_database_that_asks_it() {
+    ends(|| {
+        let clock = Arc::new(Asking::default());
+        let db = MemoryDb::builder()
+            .stripes(1)
+            .clock(Arc::clone(&clock))
+            .build();
+        let db = LruCache::builder(db)
+            .shards(1)
+            .clock(Arc::clone(&clock))
+            .build();
+        db.set(&[Item::new("pk", "timeless", 1)]).unwrap();
+        clock.db.set(db.clone()).unwrap();
+        let timed = |ttl| Item::new("pk", "timed", 1).with_ttl(ttl);
+        let key = Key::new("pk", "timed");
+        let calls: [&dyn Fn(); 9] = [
+            &|| drop(db.get(key).unwrap()),
+            &|| drop(db.get_fresh(key).unwrap()),
+            &|| drop(db.get_many(&[key, Key::new("pk", "other")]).unwrap()),
+            &|| drop(db.get_lock(Key::new("pk", "lock")).unwrap()),
+            &|| drop(db.commit(&Batch::new().set(timed(2_000))).unwrap()),
+            &|| drop(db.query(&Query::new("pk")).unwrap()),
+            &|| drop(db.page(&Query::new("pk"), None).unwrap()),
+            &|| assert!(db.inner().purge_expired() <= 1),
+            &|| assert!(db.inner().len() <= 2),
+        ];
+        for (number, call) in calls.iter().enumerate() {
+            // Live, and then expired.
+            for ttl in [2_000, 999] {
+                db.inner().set(&[timed(ttl)]).unwrap();
+                db.invalidate(key);
+                let before = clock.asked.load(Ordering::Relaxed);
+                call();
+                call();
+                let asked = clock.asked.load(Ordering::Relaxed) - before;
+                assert!(asked > 0, "call {number} asked no clock");
+            }
+        }
+    });
 }
