@@ -1,4 +1,4 @@
-use crate::{Error, Item, Key, KeyBuf, Lock, Result};
+use crate::{Error, Item, KeyBuf, Lock, Result};
 use smallvec::SmallVec;
 
 /// What one [`commit`](crate::AtomicDb::commit) checks and writes, all or nothing.
@@ -182,16 +182,18 @@ impl<'a, T> Writes<'a, T> {
             + self.deletes.len()
     }
 
-    /// Every key once: locks, checks, sets, creates, deletes.
-    pub(crate) fn keys(&self) -> impl Iterator<Item = Key<'a>> {
-        let locks = self.locks.iter().chain(self.checks).map(Lock::key);
-        let items = self.sets.iter().chain(self.creates).map(Item::key);
-        let deletes = self.deletes.iter().map(KeyBuf::as_key);
-        locks.chain(items).chain(deletes)
+    /// Calls `act` with every key, in the order of locks, checks, sets, creates, deletes.
+    pub(crate) fn for_each_key(&self, mut act: impl FnMut(&'a KeyBuf)) {
+        let locks = self.locks.iter().chain(self.checks);
+        locks.for_each(|lock| act(lock.key_buf()));
+        let items = self.sets.iter().chain(self.creates);
+        items.for_each(|item| act(item.key_buf()));
+        self.deletes.iter().for_each(act);
     }
 
     pub(crate) fn validate(&self) -> Result<()> {
-        let mut keys: SmallVec<[Key<'_>; 8]> = self.keys().collect();
+        let mut keys: SmallVec<[&KeyBuf; 8]> = SmallVec::new();
+        self.for_each_key(|key| keys.push(key));
         keys.sort_unstable();
         match keys.windows(2).find(|pair| pair[0] == pair[1]) {
             None => Ok(()),

@@ -43,7 +43,7 @@ struct Entry<T> {
 
 impl<T> Entry<T> {
     fn is_at(&self, key: Key<'_>) -> bool {
-        self.item.is_at(key)
+        self.item.is_at(key.bytes())
     }
 }
 
