@@ -182,18 +182,17 @@ impl<'a, T> Writes<'a, T> {
             + self.deletes.len()
     }
 
-    /// Calls `act` with every key, in the order of locks, checks, sets, creates, deletes.
-    pub(crate) fn for_each_key(&self, mut act: impl FnMut(&'a KeyBuf)) {
+    /// Every key: locks, checks, sets, creates, deletes.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &'a KeyBuf> {
         let locks = self.locks.iter().chain(self.checks);
-        locks.for_each(|lock| act(lock.key_buf()));
         let items = self.sets.iter().chain(self.creates);
-        items.for_each(|item| act(item.key_buf()));
-        self.deletes.iter().for_each(act);
+        let guarded = locks.map(|lock| &**lock.key_buf());
+        guarded.chain(items.map(Item::key_buf)).chain(self.deletes)
     }
 
     pub(crate) fn validate(&self) -> Result<()> {
         let mut keys: SmallVec<[&KeyBuf; 8]> = SmallVec::new();
-        self.for_each_key(|key| keys.push(key));
+        self.keys().for_each(|key| keys.push(key));
         keys.sort_unstable();
         match keys.windows(2).find(|pair| pair[0] == pair[1]) {
             None => Ok(()),

@@ -20,8 +20,8 @@ use crate::batch::Writes;
 use crate::hash::KeyHasher;
 use crate::sync::{Arc, Mutex, MutexGuard, thread};
 use crate::{
-    AtomicDb, Batch, Clock, Error, Item, Key, Lock, Page, Query, Result, SystemClock, Version,
-    VersionGenerator,
+    AtomicDb, Batch, Clock, Error, Item, Key, KeyBuf, Lock, Page, Query, Result, SystemClock,
+    Version, VersionGenerator,
 };
 use smallvec::SmallVec;
 use std::fmt;
@@ -231,13 +231,15 @@ impl<T> MemoryDb<T> {
     /// The one instant at which `writes` are judged and happen.
     fn apply(&self, writes: &Writes<'_, T>) -> Result<Version> {
         let mut steps = Steps::new();
-        writes.for_each_key(|key| steps.push(self.step(key.bytes())));
+        // `for_each`, for a chain of iterators is walked link by link so.
+        let step = |key: &KeyBuf| self.step(key.bytes());
+        writes.keys().for_each(|key| steps.push(step(key)));
         let steps = steps.as_mut_slice();
         let order = stripe_order(steps);
         if share_hashes(&order) {
             writes.validate()?;
         }
-        // In the order of `Writes::for_each_key`.
+        // In the order of `Writes::keys`.
         let now = self.shared.clock.now();
         let seconds = now.as_secs();
 
