@@ -38,7 +38,7 @@ fn short() -> Workload {
         accounts: 2,
         shelves: 1,
         places: 2,
-        notes: 1,
+        notes: 2,
         threads: 3,
         calls: 6,
         // Of the schedule, so that it is replayed with it.

@@ -313,7 +313,8 @@ impl<D: AtomicDb<Data = String>> Actor<D> {
             self.write(&mut plan, &keys[place], 0, sum, create);
         }
         if self.random.one_in(2) {
-            self.write_a_note(&mut plan, shelf);
+            let note = Self::note(shelf, self.random.below(self.shape.notes));
+            self.write_a_note(&mut plan, &note);
         }
         self.commit(plan);
     }
@@ -389,19 +390,18 @@ impl<D: AtomicDb<Data = String>> Actor<D> {
         );
     }
 
-    /// Writes and deletes notes of all shelves, all or nothing, without a look at any lock.
+    /// Writes and deletes notes, all or nothing, without a look at any lock.
     fn commit_notes(&mut self) {
         let mut plan = Plan::default();
-        for shelf in 0..self.shape.shelves {
-            self.write_a_note(&mut plan, shelf);
+        for key in self.some_notes() {
+            self.write_a_note(&mut plan, &key);
         }
         self.commit(plan);
     }
 
-    fn write_a_note(&mut self, plan: &mut Plan, shelf: usize) {
-        let key = Self::note(shelf, self.random.below(self.shape.notes));
+    fn write_a_note(&mut self, plan: &mut Plan, key: &KeyBuf) {
         let set = !self.random.one_in(3);
-        plan.writes.push(self.blind(&key, set, None));
+        plan.writes.push(self.blind(key, set, None));
     }
 
     /// Writes a note that expires soon or at once, and moves the clock.
