@@ -440,6 +440,22 @@ mod tests {
     }
 
     #[test]
+    fn hits_misses_and_evictions_are_counted() {
+        let mut shard = Shard::new(1);
+        for data in [1, 2] {
+            let fill = begin_fill(&mut shard);
+            end_fill(&mut shard, fill, data);
+            assert!(matches!(shard.look(HASH, KEY), Look::Hit(..)));
+            assert!(matches!(shard.look(HASH, KEY), Look::Hit(..)));
+            let other =
+                shard.begin_write(HASH + 1, Key::new("pk", "other"), &mut RemovedItems::new());
+            let item = Item::new("pk", "other", data);
+            shard.end_write(other, Some(item), &mut RemovedItems::new());
+        }
+        assert_eq!(shard.counts(), (4, 2, 3));
+    }
+
+    #[test]
     fn the_least_recently_used_item_is_evicted_and_handed_out() {
         let mut shard = Shard::new(2);
         let mut removed = RemovedItems::new();
