@@ -354,14 +354,23 @@ mod tests {
 
     #[test]
     fn a_fill_that_began_after_a_write_had_ended_is_stored_though_older_fills_are_under_way() {
-        let mut shard = Shard::new(2);
-        let old = begin_fill(&mut shard);
-        let write = begin_write(&mut shard);
-        end_write(&mut shard, write, None);
-        let new = begin_fill(&mut shard);
-        end_fill(&mut shard, new, 2);
-        end_fill(&mut shard, old, 1);
-        assert_eq!(cached(&shard), Some(2));
+        for old_ends_last in [true, false] {
+            let mut shard = Shard::new(2);
+            let old = begin_fill(&mut shard);
+            let write = begin_write(&mut shard);
+            end_write(&mut shard, write, None);
+            let new = begin_fill(&mut shard);
+            if old_ends_last {
+                end_fill(&mut shard, new, 2);
+                end_fill(&mut shard, old, 1);
+            } else {
+                end_fill(&mut shard, old, 1);
+                assert_eq!(cached(&shard), None, "a late fill is cached");
+                end_fill(&mut shard, new, 2);
+            }
+            assert_eq!(cached(&shard), Some(2));
+            assert_eq!(shard.under_way(), 0);
+        }
     }
 
     #[test]
