@@ -557,6 +557,16 @@ mod tests {
     }
 
     #[test]
+    fn a_large_cache_has_four_shards_per_core_unless_told_otherwise() {
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let builder = LruCache::builder(MemoryDb::<u32>::new());
+        let cache = builder.capacity(1 << 30).build();
+        let shards = cache.shared.shards.len();
+        assert!(shards.is_power_of_two());
+        assert!(shards <= 4 * cores && 4 * cores < 2 * shards);
+    }
+
+    #[test]
     fn the_capacity_is_shared_out_whole_and_no_shard_is_without() {
         for (capacity, shards, expected) in [
             (0, Some(8), 1),

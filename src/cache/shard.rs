@@ -369,14 +369,23 @@ mod tests {
 
     #[test]
     fn a_fill_that_began_after_a_write_had_ended_is_stored_though_older_fills_are_under_way() {
-        let mut shard = Shard::new(2);
-        let old = begin_fill(&mut shard);
-        let write = begin_write(&mut shard);
-        end_write(&mut shard, write, None);
-        let new = begin_fill(&mut shard);
-        end_fill(&mut shard, new, 2);
-        end_fill(&mut shard, old, 1);
-        assert_eq!(cached(&shard), Some(2));
+        for old_ends_last in [true, false] {
+            let mut shard = Shard::new(2);
+            let old = begin_fill(&mut shard);
+            let write = begin_write(&mut shard);
+            end_write(&mut shard, write, None);
+            let new = begin_fill(&mut shard);
+            if old_ends_last {
+                end_fill(&mut shard, new, 2);
+                end_fill(&mut shard, old, 1);
+            } else {
+                end_fill(&mut shard, old, 1);
+                assert_eq!(cached(&shard), None, "a late fill is cached");
+                end_fill(&mut shard, new, 2);
+            }
+            assert_eq!(cached(&shard), Some(2));
+            assert_eq!(shard.under_way(), 0);
+        }
     }
 
     #[test]
@@ -452,6 +461,22 @@ mod tests {
         assert_eq!(shard.counts(), (0, 1, 0));
         end_fill(&mut shard, fill, 2);
         assert_eq!(shard.under_way(), 0);
+    }
+
+    #[test]
+    fn hits_misses_and_evictions_are_counted() {
+        let mut shard = Shard::new(1);
+        for data in [1, 2] {
+            let fill = begin_fill(&mut shard);
+            end_fill(&mut shard, fill, data);
+            assert!(matches!(shard.look(HASH, KEY), Look::Hit(..)));
+            assert!(matches!(shard.look(HASH, KEY), Look::Hit(..)));
+            let other =
+                shard.begin_write(HASH + 1, Key::new("pk", "other"), &mut RemovedItems::new());
+            let item = Item::new("pk", "other", data);
+            shard.end_write(other, Some(item), &mut RemovedItems::new());
+        }
+        assert_eq!(shard.counts(), (4, 2, 3));
     }
 
     #[test]

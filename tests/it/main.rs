@@ -13,3 +13,4 @@ mod suites;
 mod time;
 mod trace;
 mod transact;
+mod values;
