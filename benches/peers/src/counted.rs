@@ -8,11 +8,12 @@
 
 use crate::caches::{Cache, Moka, MutexLru, Ours, Quick, Source};
 use crate::callgrind;
+use crate::figures::Figures;
 use crate::keys::{Pair, QUERIED, Random, Shape};
 use crate::stores::{
     Account, Dash, Hashed, Memory, Operation, Ordered, Papaya, Redb, Scc, Sqlite, Store, Surreal,
 };
-use atomic_db::{AtomicDb, Item};
+use atomic_db::{AtomicDb, Item, ManualClock, MemoryDb};
 use std::hint::black_box;
 use std::{fs, io};
 
@@ -23,11 +24,44 @@ const SHORT: usize = 500;
 const LONG: usize = 2_000;
 const DONE: usize = WARM + SHORT + LONG;
 
+pub(crate) const SHAPES: [Shape; 4] = [
+    Shape::new(1_000, 1),
+    Shape::new(100_000, 1),
+    Shape::new(1_000_000, 1),
+    Shape::new(1_000_000, 1_000_000),
+];
+
+pub(crate) const PURGE: &str = "instructions of a purge";
+/// The rows of that table, with how many items live on.
+pub(crate) const PURGED: [(&str, usize); 2] = [
+    ("100 expired among 1 k live", 1_000),
+    ("100 expired among 1 M live", 1_000_000),
+];
+
 pub(crate) const HIT: &str = "cache hit";
 pub(crate) const MISS: &str = "cache miss with eviction";
 const NOTHING: &str = "nothing";
 
-/// What runs under valgrind: `name` is a store or a cache.
+/// The first argument of a run under valgrind; then come a name and a shape.
+pub(crate) const CHILD: &str = "--child";
+const CHILD_PURGE: &str = "purge";
+
+const EXPIRED: usize = 100;
+
+const STORES: [&str; 9] = [
+    Memory::NAME,
+    Dash::NAME,
+    Papaya::NAME,
+    Scc::NAME,
+    Hashed::NAME,
+    Ordered::NAME,
+    Surreal::NAME,
+    Redb::NAME,
+    Sqlite::NAME,
+];
+const CACHES: [&str; 4] = [Ours::NAME, MutexLru::NAME, Quick::NAME, Moka::NAME];
+
+/// What runs under valgrind.
 pub(crate) fn child(name: &str, shape: Shape) {
     match name {
         Memory::NAME => count_store::<Memory>(shape),
@@ -43,6 +77,7 @@ pub(crate) fn child(name: &str, shape: Shape) {
         MutexLru::NAME => count_cache::<MutexLru>(shape),
         Quick::NAME => count_cache::<Quick>(shape),
         Moka::NAME => count_cache::<Moka>(shape),
+        CHILD_PURGE => count_purge(shape.items),
         _ => panic!("{name:?} is no store and no cache"),
     }
 }
@@ -199,31 +234,81 @@ fn count_cache<C: Cache>(shape: Shape) {
     );
 }
 
-/// Instructions for one of each operation, in the order in which they were counted.
+/// Counts one purge: nothing of it is done twice, so it is counted whole.
+fn count_purge(live: usize) {
+    let clock = ManualClock::new(1_000);
+    let db = MemoryDb::builder().clock(clock.clone()).build();
+    let shape = Shape::new(live + EXPIRED, 1);
+    for number in 0..shape.items {
+        let pair = shape.item(number);
+        // Those that expire lie all over the partition.
+        let expires =
+            number % (shape.items / EXPIRED) == 0 && number / (shape.items / EXPIRED) < EXPIRED;
+        let ttl = if expires { 2_000 } else { 1_000_000 };
+        let item = Item::new(&pair.pk, &pair.sk, 1_u64).with_ttl(ttl);
+        db.set(&[item]).expect("a write succeeds");
+    }
+    clock.set(3_000);
+    callgrind::count("purge", || {
+        assert_eq!(black_box(&db).purge_expired(), EXPIRED);
+    });
+}
+
+/// The table of one shape.
+pub(crate) fn table(shape: Shape) -> String {
+    format!("instructions per operation, {shape}")
+}
+
+/// Counts everything; `quick` leaves out the millions.
 ///
 /// # Errors
 ///
 /// Those of [`callgrind::run`].
-pub(crate) fn measure(name: &str, shape: Shape) -> io::Result<Vec<(String, f64)>> {
-    let folder = std::env::temp_dir().join(format!("atomic-db-peers-{}", std::process::id()));
-    let (items, partitions) = (shape.items.to_string(), shape.partitions.to_string());
-    let counts = callgrind::run(&folder, &["--child", name, &items, &partitions])?;
-    let _ = fs::remove_dir_all(&folder);
-    let mut each = Vec::new();
+pub(crate) fn measure(quick: bool, version: &str) -> io::Result<Figures> {
+    let mut figures = Figures::default();
+    figures.note(format!("Counted by callgrind of {version}."));
+    let most = if quick { 100_000 } else { usize::MAX };
+    for shape in SHAPES.into_iter().filter(|shape| shape.items <= most) {
+        for name in STORES {
+            measure_one(name, shape, &mut figures)?;
+        }
+        if shape.partitions == 1 {
+            for name in CACHES {
+                measure_one(name, shape, &mut figures)?;
+            }
+        }
+    }
+    for (row, live) in PURGED.into_iter().filter(|(_, live)| *live <= most) {
+        for (_, count) in run(CHILD_PURGE, Shape::new(live, 1))? {
+            figures.add(PURGE, row, Memory::NAME, count as f64);
+        }
+    }
+    Ok(figures)
+}
+
+/// Counts what one store or cache can do in one shape.
+fn measure_one(name: &str, shape: Shape, figures: &mut Figures) -> io::Result<()> {
+    let counts = run(name, shape)?;
+    let mut nothing = 0.0;
     for two in counts.chunks_exact(2) {
-        let [(name, short), (_, long)] = two else {
+        let [(short_name, short), (_, long)] = two else {
             continue;
         };
-        let operation = name.split('/').next().unwrap_or_default();
-        let difference = long.saturating_sub(*short);
-        each.push((
-            operation.to_owned(),
-            difference as f64 / (LONG - SHORT) as f64,
-        ));
+        let operation = short_name.split('/').next().unwrap_or_default();
+        let each = long.saturating_sub(*short) as f64 / (LONG - SHORT) as f64;
+        match operation {
+            NOTHING => nothing = each,
+            _ => figures.add(&table(shape), operation, name, each - nothing),
+        }
     }
-    let nothing = each.remove(0).1;
-    Ok(each
-        .into_iter()
-        .map(|(operation, count)| (operation, count - nothing))
-        .collect())
+    eprintln!("{}: {name}", table(shape));
+    Ok(())
+}
+
+fn run(name: &str, shape: Shape) -> io::Result<Vec<(String, u64)>> {
+    let folder = std::env::temp_dir().join(format!("atomic-db-peers-{}", std::process::id()));
+    let (items, partitions) = (shape.items.to_string(), shape.partitions.to_string());
+    let counts = callgrind::run(&folder, &[CHILD, name, &items, &partitions]);
+    let _ = fs::remove_dir_all(&folder);
+    counts
 }

@@ -39,21 +39,6 @@ pub(crate) enum Operation {
 }
 
 impl Operation {
-    pub(crate) const ALL: [Operation; 12] = [
-        Operation::Get,
-        Operation::GetInPlace,
-        Operation::GetMiss,
-        Operation::Set,
-        Operation::SetInPlace,
-        Operation::Insert,
-        Operation::Delete,
-        Operation::GetLock,
-        Operation::SetAtomic,
-        Operation::Transfer,
-        Operation::Transact,
-        Operation::Query,
-    ];
-
     pub(crate) fn name(self) -> &'static str {
         match self {
             Operation::Get => "get hit",
