@@ -82,6 +82,9 @@ pub(crate) fn child(name: &str, shape: Shape) {
     }
 }
 
+/// Whom a transfer takes from and whom it gives to.
+type Two<K> = (Account<K>, Account<K>);
+
 /// Counts `act` over the arguments, each of which is used once.
 fn count<A>(name: &str, arguments: &[A], mut act: impl FnMut(&A)) {
     let (warm, rest) = arguments.split_at(WARM);
@@ -118,7 +121,7 @@ fn count_store<S: Store>(shape: Shape) {
         };
         chosen.iter().map(account).collect()
     };
-    let pairs = || -> Vec<(Account<S::Key>, Account<S::Key>)> {
+    let pairs = || -> Vec<Two<S::Key>> {
         let (from, mut to) = (accounts(), accounts());
         to.rotate_left(1);
         from.into_iter().zip(to).collect()

@@ -36,8 +36,8 @@ Parts:
   report    nothing new: writes everything again from the figures that are there
 
 Options:
-  --quick     counts up to 100 k items, and takes 3 rounds
-  --rounds N  takes each time N times, 11 otherwise
+  --quick     counts up to 100 k items, and takes 5 rounds
+  --rounds N  takes each time N times; 21 otherwise
 ";
 
 /// Where results go, beside this package.
@@ -54,7 +54,7 @@ impl Plan {
         let mut plan = Plan {
             parts: Vec::new(),
             quick: false,
-            rounds: 11,
+            rounds: 21,
         };
         let mut only_report = false;
         let mut rounds = None;
@@ -77,7 +77,7 @@ impl Plan {
         if plan.parts.is_empty() && !only_report {
             plan.parts = report::PARTS.to_vec();
         }
-        plan.rounds = rounds.unwrap_or(if plan.quick { 3 } else { plan.rounds });
+        plan.rounds = rounds.unwrap_or(if plan.quick { 5 } else { plan.rounds });
         Ok(plan)
     }
 }

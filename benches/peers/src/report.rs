@@ -89,17 +89,9 @@ impl Table {
 
     pub(crate) fn number(&self, value: f64) -> String {
         let text = format!("{value:.*}", self.decimals);
-        let (whole, part) = text.split_once('.').unwrap_or((&text, ""));
-        let mut grouped = String::new();
-        for (place, digit) in whole.chars().enumerate() {
-            if place > 0 && (whole.len() - place) % 3 == 0 {
-                grouped.push(',');
-            }
-            grouped.push(digit);
-        }
-        match part {
-            "" => grouped,
-            part => format!("{grouped}.{part}"),
+        match text.split_once('.') {
+            Some((whole, part)) => format!("{}.{part}", grouped(whole)),
+            None => grouped(&text),
         }
     }
 
@@ -116,7 +108,8 @@ impl Table {
     /// The table as Markdown; the best of each row is bold.
     fn markdown(&self) -> String {
         let peers = self.peers();
-        let mut text = format!("| | {} |\n|---|", peers.join(" | "));
+        let names: Vec<String> = peers.iter().map(|peer| marked(peer)).collect();
+        let mut text = format!("| | {} |\n|---|", names.join(" | "));
         text.push_str(&"---:|".repeat(peers.len()));
         text.push('\n');
         for row in &self.rows {
@@ -134,14 +127,10 @@ impl Table {
                     }
                     _ => number,
                 };
-                let _ = match cell.low < cell.high {
-                    true => write!(
-                        text,
-                        " {number} ({}–{}) |",
-                        self.number(cell.low),
-                        self.number(cell.high)
-                    ),
-                    false => write!(text, " {number} |"),
+                let (low, high) = (self.number(cell.low), self.number(cell.high));
+                let _ = match low == high {
+                    true => write!(text, " {number} |"),
+                    false => write!(text, " {number} ({low}–{high}) |"),
                 };
             }
             text.push('\n');
@@ -158,7 +147,9 @@ impl Table {
             (!self.is_ours(&best.peer) && ours_text != best_text).then(|| {
                 format!(
                     "| {} | {} | {ours_text} | {} {best_text} |",
-                    self.title, row.name, best.peer
+                    self.title,
+                    row.name,
+                    marked(&best.peer)
                 )
             })
         };
@@ -398,6 +389,26 @@ fn capital(text: &str) -> String {
     let mut letters = text.chars();
     let first = letters.next().map(|letter| letter.to_ascii_uppercase());
     first.into_iter().chain(letters).collect()
+}
+
+/// A whole number with its digits in threes.
+pub(crate) fn grouped(digits: &str) -> String {
+    let mut text = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// A peer's name in Markdown, which would take `<...>` for a tag.
+fn marked(peer: &str) -> String {
+    match peer.contains('<') {
+        true => format!("`{peer}`"),
+        false => peer.to_owned(),
+    }
 }
 
 /// A part of a file's name.

@@ -26,7 +26,7 @@ const SHAPE: Shape = Shape::new(100_000, 1_000);
 const HOT_SHAPE: Shape = Shape::new(1_000, 1);
 
 /// How long one contender works at one thing in one round.
-const SLICE: Duration = Duration::from_millis(40);
+const SLICE: Duration = Duration::from_millis(20);
 
 /// How many choices are made beforehand; a thread goes round them.
 const CHOICES: usize = 1 << 16;

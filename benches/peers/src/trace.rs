@@ -3,6 +3,7 @@
 use crate::caches::{Cache, Moka, MutexLru, Ours, Quick, Source};
 use crate::figures::Figures;
 use crate::keys::{Pair, Random};
+use crate::report::grouped;
 use crate::zipf::Zipf;
 use atomic_db::{AtomicDb, Item};
 use std::collections::HashMap;
@@ -68,8 +69,8 @@ pub(crate) fn measure(rounds: usize) -> Figures {
             let trace = Trace::new(text.lines().map(str::to_owned));
             figures.note(format!(
                 "The trace: {} requests of a virtual machine's disk for {} blocks (CloudPhysics).",
-                trace.requests.len(),
-                trace.blocks.len()
+                grouped(&trace.requests.len().to_string()),
+                grouped(&trace.blocks.len().to_string())
             ));
             trace
         }
@@ -85,7 +86,7 @@ pub(crate) fn measure(rounds: usize) -> Figures {
     };
     let source = trace.source();
     for capacity in CAPACITIES {
-        let row = format!("capacity {capacity}");
+        let row = format!("capacity {}", grouped(&capacity.to_string()));
         let replays: [(&str, Replay<'_>); 4] = [
             (Ours::NAME, &|| trace.replay::<Ours>(&source, capacity)),
             (MutexLru::NAME, &|| {
