@@ -89,6 +89,9 @@ trait Contends {
 
     fn can(&self, what: What) -> bool;
 
+    /// The sum of all accounts, which transfers leave as it is.
+    fn total(&self) -> u64;
+
     /// Nanoseconds for each operation, of `threads` together.
     fn nanos(&self, work: &Work, threads: usize) -> f64;
 }
@@ -143,6 +146,13 @@ impl<S: Store> Contends for Contender<S> {
 
     fn can(&self, what: What) -> bool {
         what == What::Points || S::OPERATIONS.contains(&Operation::Transfer)
+    }
+
+    fn total(&self) -> u64 {
+        let balances = self.accounts.iter();
+        balances
+            .filter_map(|account| self.store.get(&account.balance))
+            .fold(0, u64::wrapping_add)
     }
 
     fn nanos(&self, work: &Work, threads: usize) -> f64 {
@@ -262,6 +272,7 @@ fn compare(
             .iter()
             .filter(|contender| contender.can(work.what))
             .collect();
+        let totals: Vec<u64> = able.iter().map(|contender| contender.total()).collect();
         // By number of threads, contender and round.
         let mut nanos = vec![vec![Vec::new(); able.len()]; counts.len()];
         for _ in 0..rounds {
@@ -270,6 +281,10 @@ fn compare(
                     by_round.push(contender.nanos(work, *threads));
                 }
             }
+        }
+        for (contender, total) in able.iter().zip(totals) {
+            let is_whole = work.what == What::Points || contender.total() == total;
+            assert!(is_whole, "{} loses what it moves", contender.name());
         }
         let divided = |above: &[f64], below: &[f64]| -> Vec<f64> {
             above
