@@ -9,7 +9,7 @@ use std::ffi::CString;
 use std::fs;
 use std::hint::black_box;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 const DUMP_STATS_AT: usize = 0x4354_0003;
@@ -75,13 +75,34 @@ pub(crate) fn version() -> Option<String> {
     output.status.success().then(|| text.trim().to_owned())
 }
 
+/// What was counted once.
+pub(crate) struct Dump {
+    pub(crate) name: String,
+    pub(crate) instructions: u64,
+    /// Where callgrind wrote it.
+    pub(crate) file: PathBuf,
+}
+
+/// What callgrind's own tool says of a dump: which functions its instructions belong to.
+///
+/// # Errors
+///
+/// Those of running the tool.
+pub(crate) fn annotate(dump: &Dump) -> io::Result<String> {
+    let output = Command::new("callgrind_annotate")
+        .args(["--auto=no", "--show-percs=yes"])
+        .arg(&dump.file)
+        .output()?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
 /// Runs this program with `arguments` under callgrind, in `folder`, which it clears; returns what
-/// was counted under each name, in the order of the counts.
+/// was counted, in that order.
 ///
 /// # Errors
 ///
 /// What went wrong with the run or its files.
-pub(crate) fn run(folder: &Path, arguments: &[&str]) -> io::Result<Vec<(String, u64)>> {
+pub(crate) fn run(folder: &Path, arguments: &[&str]) -> io::Result<Vec<Dump>> {
     let _ = fs::remove_dir_all(folder);
     fs::create_dir_all(folder)?;
     let status = Command::new("valgrind")
@@ -106,11 +127,16 @@ pub(crate) fn run(folder: &Path, arguments: &[&str]) -> io::Result<Vec<(String, 
     }
     let mut dumps = Vec::new();
     for number in 1.. {
-        let Ok(text) = fs::read_to_string(folder.join(format!("counts.{number}"))) else {
+        let file = folder.join(format!("counts.{number}"));
+        let Ok(text) = fs::read_to_string(&file) else {
             break;
         };
-        if let Some(dump) = parse(&text) {
-            dumps.push(dump);
+        if let Some((name, instructions)) = parse(&text) {
+            dumps.push(Dump {
+                name,
+                instructions,
+                file,
+            });
         }
     }
     Ok(dumps)

@@ -7,7 +7,7 @@
 //! loop that does nothing is taken off.
 
 use crate::caches::{Cache, Moka, MutexLru, Ours, Quick, Source};
-use crate::callgrind;
+use crate::callgrind::{self, Dump};
 use crate::figures::Figures;
 use crate::keys::{Pair, QUERIED, Random, Shape};
 use crate::stores::{
@@ -15,6 +15,7 @@ use crate::stores::{
 };
 use atomic_db::{AtomicDb, Item, ManualClock, MemoryDb};
 use std::hint::black_box;
+use std::path::PathBuf;
 use std::{fs, io};
 
 /// How often an operation is done before anything is counted, so that what is made at a thread's or a
@@ -282,8 +283,8 @@ pub(crate) fn measure(quick: bool, version: &str) -> io::Result<Figures> {
         }
     }
     for (row, live) in PURGED.into_iter().filter(|(_, live)| *live <= most) {
-        for (_, count) in run(CHILD_PURGE, Shape::new(live, 1))? {
-            figures.add(PURGE, row, Memory::NAME, count as f64);
+        for dump in run(CHILD_PURGE, Shape::new(live, 1))? {
+            figures.add(PURGE, row, Memory::NAME, dump.instructions as f64);
         }
     }
     Ok(figures)
@@ -291,14 +292,15 @@ pub(crate) fn measure(quick: bool, version: &str) -> io::Result<Figures> {
 
 /// Counts what one store or cache can do in one shape.
 fn measure_one(name: &str, shape: Shape, figures: &mut Figures) -> io::Result<()> {
-    let counts = run(name, shape)?;
+    let dumps = run(name, shape)?;
     let mut nothing = 0.0;
-    for two in counts.chunks_exact(2) {
-        let [(short_name, short), (_, long)] = two else {
+    for two in dumps.chunks_exact(2) {
+        let [short, long] = two else {
             continue;
         };
-        let operation = short_name.split('/').next().unwrap_or_default();
-        let each = long.saturating_sub(*short) as f64 / (LONG - SHORT) as f64;
+        let operation = short.name.split('/').next().unwrap_or_default();
+        let difference = long.instructions.saturating_sub(short.instructions);
+        let each = difference as f64 / (LONG - SHORT) as f64;
         match operation {
             NOTHING => nothing = each,
             _ => figures.add(&table(shape), operation, name, each - nothing),
@@ -308,10 +310,41 @@ fn measure_one(name: &str, shape: Shape, figures: &mut Figures) -> io::Result<()
     Ok(())
 }
 
-fn run(name: &str, shape: Shape) -> io::Result<Vec<(String, u64)>> {
-    let folder = std::env::temp_dir().join(format!("atomic-db-peers-{}", std::process::id()));
+/// Which functions the instructions of one operation belong to, as callgrind's own tool tells it.
+///
+/// # Errors
+///
+/// Those of [`callgrind::run`], and that there is no such operation.
+pub(crate) fn profile(name: &str, operation: &str) -> io::Result<String> {
+    let folder = Folder::new();
+    let dumps = run_in(&folder, name, SHAPES[0])?;
+    let wanted = format!("{operation}/{LONG}");
+    let dump = dumps.iter().find(|dump| dump.name == wanted);
+    let dump = dump.ok_or_else(|| io::Error::other(format!("{name} has no {operation:?}")))?;
+    callgrind::annotate(dump)
+}
+
+fn run(name: &str, shape: Shape) -> io::Result<Vec<Dump>> {
+    run_in(&Folder::new(), name, shape)
+}
+
+fn run_in(folder: &Folder, name: &str, shape: Shape) -> io::Result<Vec<Dump>> {
     let (items, partitions) = (shape.items.to_string(), shape.partitions.to_string());
-    let counts = callgrind::run(&folder, &[CHILD, name, &items, &partitions]);
-    let _ = fs::remove_dir_all(&folder);
-    counts
+    callgrind::run(&folder.0, &[CHILD, name, &items, &partitions])
+}
+
+/// A folder of this process's own, which goes with the value.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        let name = format!("atomic-db-peers-{}", std::process::id());
+        Folder(std::env::temp_dir().join(name))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
 }

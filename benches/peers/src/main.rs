@@ -35,6 +35,9 @@ Parts:
   cache     hits and time of the caches on a trace
   report    nothing new: writes everything again from the figures that are there
 
+Or, to see what an operation is spent on among 1 k items: profile NAME OPERATION,
+such as profile MemoryDb 'get hit'
+
 Options:
   --quick     counts up to 100 k items, and takes 5 rounds
   --rounds N  takes each time N times; 21 otherwise
@@ -96,6 +99,18 @@ fn main() -> ExitCode {
     {
         print!("{USAGE}");
         return ExitCode::SUCCESS;
+    }
+    if let ["profile", name, operation] = arguments[..] {
+        return match counted::profile(name, operation) {
+            Ok(text) => {
+                print!("{text}");
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                eprintln!("there is no profile: {error}");
+                ExitCode::FAILURE
+            }
+        };
     }
     let plan = match Plan::new(&arguments) {
         Ok(plan) => plan,
