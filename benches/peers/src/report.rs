@@ -206,6 +206,13 @@ fn write_part(part: &str, figures: &Figures, results: &Path) -> io::Result<Strin
 ///
 /// Those of reading and writing files.
 pub(crate) fn write(results: &Path, document: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(results)? {
+        let path = entry?.path();
+        // Of a table that is no longer, no picture stays.
+        if path.extension().is_some_and(|extension| extension == "svg") {
+            fs::remove_file(path)?;
+        }
+    }
     let mut text = TEMPLATE.to_owned();
     let mut all = Figures::default();
     let mut lost = Vec::new();
@@ -213,7 +220,10 @@ pub(crate) fn write(results: &Path, document: &Path) -> io::Result<()> {
         let figures = Figures::load(&results.join(format!("{part}.csv")))?;
         let section = write_part(part, &figures, results)?;
         text = text.replace(&format!("{{{{{part}}}}}"), section.trim_end());
-        lost.extend(Table::all(&figures).iter().flat_map(Table::lost));
+        // The ratios say the same as the times that they are of.
+        let tables = Table::all(&figures).into_iter();
+        let tables = tables.filter(|table| table.title != timed::NANOS);
+        lost.extend(tables.flat_map(|table| table.lost()));
         all.all.extend(figures.all);
     }
     let lost = match lost.is_empty() {
