@@ -1,0 +1,68 @@
+//! Where and with what was measured.
+
+use std::fs;
+use std::process::Command;
+use std::thread;
+
+/// The machine, in one line.
+pub(crate) fn machine() -> String {
+    let cores = thread::available_parallelism().map_or(0, usize::from);
+    let cpu = field("/proc/cpuinfo", "model name").unwrap_or_else(|| "an unknown processor".into());
+    let memory = field("/proc/meminfo", "MemTotal")
+        .and_then(|text| text.trim_end_matches(" kB").parse::<u64>().ok())
+        .map_or_else(String::new, |kib| format!(", {} GiB of memory", kib >> 20));
+    let compiler = Command::new("rustc").arg("--version").output().ok();
+    let compiler = compiler.and_then(|output| String::from_utf8(output.stdout).ok());
+    let compiler = compiler.map_or_else(String::new, |text| format!(", {}", text.trim()));
+    format!(
+        "{cpu}, {cores} hardware threads{memory}, {} {}{compiler}.",
+        std::env::consts::OS,
+        std::env::consts::ARCH
+    )
+}
+
+/// How many tasks ran on average during the last minute, while this program did not yet.
+pub(crate) fn load() -> String {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().unwrap_or("unknown").to_owned()
+}
+
+/// The versions of atomic-db and of everything that it is compared with.
+pub(crate) fn versions() -> String {
+    const NAMES: [&str; 13] = [
+        "atomic-db",
+        "dashmap",
+        "papaya",
+        "scc",
+        "hashbrown",
+        "parking_lot",
+        "surrealmx",
+        "redb",
+        "rusqlite",
+        "libsqlite3-sys",
+        "lru",
+        "quick_cache",
+        "moka",
+    ];
+    let lock = include_str!("../Cargo.lock");
+    let version = |name: &&str| {
+        let mut lines = lock.lines();
+        let mut newest = None;
+        while let Some(line) = lines.next() {
+            if line == format!("name = {name:?}") {
+                newest = lines
+                    .next()
+                    .and_then(|line| line.strip_prefix("version = "));
+            }
+        }
+        format!("{name} {}", newest.unwrap_or("?").trim_matches('"'))
+    };
+    let versions: Vec<String> = NAMES.iter().map(version).collect();
+    versions.join(", ")
+}
+
+fn field(path: &str, name: &str) -> Option<String> {
+    let text = fs::read_to_string(path).ok()?;
+    let line = text.lines().find(|line| line.starts_with(name))?;
+    Some(line.split_once(':')?.1.trim().to_owned())
+}

@@ -1,0 +1,326 @@
+//! Maps from the pair of keys to a handle on the value. The caller holds the pair ready-made, which
+//! spares a map the look-up by borrowed parts.
+
+use super::{Account, Hasher, Operation, Store};
+use crate::keys::{Pair, Span};
+use std::collections::BTreeMap;
+use std::ops::{Bound, Range};
+use std::sync::Arc;
+
+const POINTS: &[Operation] = &[
+    Operation::Get,
+    Operation::GetInPlace,
+    Operation::GetMiss,
+    Operation::Set,
+    Operation::SetInPlace,
+    Operation::Insert,
+    Operation::Delete,
+];
+
+/// A map that is one value under one mutex can do everything while it holds it.
+const UNDER_ONE_MUTEX: &[Operation] = &[
+    Operation::Get,
+    Operation::GetInPlace,
+    Operation::GetMiss,
+    Operation::Set,
+    Operation::SetInPlace,
+    Operation::Insert,
+    Operation::Delete,
+    Operation::Transfer,
+];
+
+const ORDERED_UNDER_ONE_MUTEX: &[Operation] = &[
+    Operation::Get,
+    Operation::GetInPlace,
+    Operation::GetMiss,
+    Operation::Set,
+    Operation::SetInPlace,
+    Operation::Insert,
+    Operation::Delete,
+    Operation::Transfer,
+    Operation::Query,
+];
+
+fn bounds(span: &Span) -> Range<Pair> {
+    Pair::new(&span.pk, &span.first)..Pair::new(&span.pk, &span.beyond)
+}
+
+pub(crate) struct Dash(dashmap::DashMap<Pair, Arc<u64>, Hasher>);
+
+impl Store for Dash {
+    const NAME: &'static str = "DashMap";
+    const OPERATIONS: &'static [Operation] = POINTS;
+
+    type Key = Pair;
+    type Range = ();
+    type Lock = ();
+
+    fn new() -> Self {
+        Dash(dashmap::DashMap::with_hasher(Hasher::default()))
+    }
+
+    fn key(pk: &str, sk: &str) -> Pair {
+        Pair::new(pk, sk)
+    }
+
+    fn range(_: &Span) {}
+
+    fn get(&self, key: &Pair) -> Option<u64> {
+        let handle = self.0.get(key).map(|entry| Arc::clone(&entry));
+        handle.map(|handle| *handle)
+    }
+
+    fn get_in_place(&self, key: &Pair) -> Option<u64> {
+        self.0.get(key).map(|entry| **entry)
+    }
+
+    fn set(&self, key: &Pair, value: u64) {
+        self.0.insert(key.clone(), Arc::new(value));
+    }
+
+    fn set_in_place(&self, key: &Pair, value: u64) {
+        let value = Arc::new(value);
+        let entry = self.0.get_mut(key);
+        let old = entry.map(|mut entry| std::mem::replace(&mut *entry, value));
+        drop(old);
+    }
+
+    fn get_lock(&self, _: &Account<Pair>) {}
+
+    fn delete(&self, key: &Pair) {
+        self.0.remove(key);
+    }
+}
+
+pub(crate) struct Papaya(papaya::HashMap<Pair, Arc<u64>, Hasher>);
+
+impl Store for Papaya {
+    const NAME: &'static str = "papaya";
+    const OPERATIONS: &'static [Operation] = POINTS;
+
+    type Key = Pair;
+    type Range = ();
+    type Lock = ();
+
+    fn new() -> Self {
+        Papaya(papaya::HashMap::with_hasher(Hasher::default()))
+    }
+
+    fn key(pk: &str, sk: &str) -> Pair {
+        Pair::new(pk, sk)
+    }
+
+    fn range(_: &Span) {}
+
+    fn get(&self, key: &Pair) -> Option<u64> {
+        let handle = self.0.pin().get(key).map(Arc::clone);
+        handle.map(|handle| *handle)
+    }
+
+    fn get_in_place(&self, key: &Pair) -> Option<u64> {
+        self.0.pin().get(key).map(|value| **value)
+    }
+
+    fn set(&self, key: &Pair, value: u64) {
+        self.0.pin().insert(key.clone(), Arc::new(value));
+    }
+
+    /// The map copies its key into the new entry, so it takes one all the same.
+    fn set_in_place(&self, key: &Pair, value: u64) {
+        let value = Arc::new(value);
+        self.0.pin().update(key.clone(), |_| Arc::clone(&value));
+    }
+
+    fn get_lock(&self, _: &Account<Pair>) {}
+
+    fn delete(&self, key: &Pair) {
+        self.0.pin().remove(key);
+    }
+}
+
+pub(crate) struct Scc(scc::HashMap<Pair, Arc<u64>, Hasher>);
+
+impl Store for Scc {
+    const NAME: &'static str = "scc";
+    const OPERATIONS: &'static [Operation] = POINTS;
+
+    type Key = Pair;
+    type Range = ();
+    type Lock = ();
+
+    fn new() -> Self {
+        Scc(scc::HashMap::with_hasher(Hasher::default()))
+    }
+
+    fn key(pk: &str, sk: &str) -> Pair {
+        Pair::new(pk, sk)
+    }
+
+    fn range(_: &Span) {}
+
+    fn get(&self, key: &Pair) -> Option<u64> {
+        let handle = self.0.read_sync(key, |_, value| Arc::clone(value));
+        handle.map(|handle| *handle)
+    }
+
+    fn get_in_place(&self, key: &Pair) -> Option<u64> {
+        self.0.read_sync(key, |_, value| **value)
+    }
+
+    fn set(&self, key: &Pair, value: u64) {
+        self.0.upsert_sync(key.clone(), Arc::new(value));
+    }
+
+    fn set_in_place(&self, key: &Pair, value: u64) {
+        let value = Arc::new(value);
+        let old = self
+            .0
+            .update_sync(key, |_, held| std::mem::replace(held, value));
+        drop(old);
+    }
+
+    fn get_lock(&self, _: &Account<Pair>) {}
+
+    fn delete(&self, key: &Pair) {
+        self.0.remove_sync(key);
+    }
+}
+
+/// A hash map under one mutex: the floor of point work.
+pub(crate) struct Hashed(parking_lot::Mutex<hashbrown::HashMap<Pair, Arc<u64>, Hasher>>);
+
+impl Store for Hashed {
+    const NAME: &'static str = "Mutex<HashMap>";
+    const OPERATIONS: &'static [Operation] = UNDER_ONE_MUTEX;
+
+    type Key = Pair;
+    type Range = ();
+    type Lock = ();
+
+    fn new() -> Self {
+        Hashed(parking_lot::Mutex::default())
+    }
+
+    fn key(pk: &str, sk: &str) -> Pair {
+        Pair::new(pk, sk)
+    }
+
+    fn range(_: &Span) {}
+
+    fn get(&self, key: &Pair) -> Option<u64> {
+        let handle = self.0.lock().get(key).map(Arc::clone);
+        handle.map(|handle| *handle)
+    }
+
+    fn get_in_place(&self, key: &Pair) -> Option<u64> {
+        self.0.lock().get(key).map(|value| **value)
+    }
+
+    fn set(&self, key: &Pair, value: u64) {
+        let (key, value) = (key.clone(), Arc::new(value));
+        let old = self.0.lock().insert(key, value);
+        drop(old);
+    }
+
+    fn set_in_place(&self, key: &Pair, value: u64) {
+        let value = Arc::new(value);
+        let old = self
+            .0
+            .lock()
+            .get_mut(key)
+            .map(|held| std::mem::replace(held, value));
+        drop(old);
+    }
+
+    fn get_lock(&self, _: &Account<Pair>) {}
+
+    fn delete(&self, key: &Pair) {
+        let old = self.0.lock().remove_entry(key);
+        drop(old);
+    }
+
+    fn transfer(&self, from: &Account<Pair>, to: &Account<Pair>) {
+        let mut map = self.0.lock();
+        for (account, by) in [(from, u64::MAX), (to, 1)] {
+            if let Some(balance) = map.get_mut(&account.balance) {
+                *balance = Arc::new(balance.wrapping_add(by));
+            }
+        }
+    }
+}
+
+/// An ordered map under one mutex: the floor of queries.
+pub(crate) struct Ordered(parking_lot::Mutex<BTreeMap<Pair, Arc<u64>>>);
+
+impl Store for Ordered {
+    const NAME: &'static str = "Mutex<BTreeMap>";
+    const OPERATIONS: &'static [Operation] = ORDERED_UNDER_ONE_MUTEX;
+
+    type Key = Pair;
+    type Range = Range<Pair>;
+    type Lock = ();
+
+    fn new() -> Self {
+        Ordered(parking_lot::Mutex::default())
+    }
+
+    fn key(pk: &str, sk: &str) -> Pair {
+        Pair::new(pk, sk)
+    }
+
+    fn range(span: &Span) -> Range<Pair> {
+        bounds(span)
+    }
+
+    fn get(&self, key: &Pair) -> Option<u64> {
+        let handle = self.0.lock().get(key).map(Arc::clone);
+        handle.map(|handle| *handle)
+    }
+
+    fn get_in_place(&self, key: &Pair) -> Option<u64> {
+        self.0.lock().get(key).map(|value| **value)
+    }
+
+    fn set(&self, key: &Pair, value: u64) {
+        let (key, value) = (key.clone(), Arc::new(value));
+        let old = self.0.lock().insert(key, value);
+        drop(old);
+    }
+
+    fn set_in_place(&self, key: &Pair, value: u64) {
+        let value = Arc::new(value);
+        let old = self
+            .0
+            .lock()
+            .get_mut(key)
+            .map(|held| std::mem::replace(held, value));
+        drop(old);
+    }
+
+    fn get_lock(&self, _: &Account<Pair>) {}
+
+    fn delete(&self, key: &Pair) {
+        let old = self.0.lock().remove_entry(key);
+        drop(old);
+    }
+
+    fn transfer(&self, from: &Account<Pair>, to: &Account<Pair>) {
+        let mut map = self.0.lock();
+        for (account, by) in [(from, u64::MAX), (to, 1)] {
+            if let Some(balance) = map.get_mut(&account.balance) {
+                *balance = Arc::new(balance.wrapping_add(by));
+            }
+        }
+    }
+
+    fn query(&self, range: &Range<Pair>) -> usize {
+        let map = self.0.lock();
+        // Whoever queries knows how many there may be; the vector need not grow.
+        let mut handles = Vec::with_capacity(crate::keys::QUERIED);
+        let bounds = (Bound::Included(&range.start), Bound::Excluded(&range.end));
+        let found = map.range::<Pair, _>(bounds);
+        handles.extend(found.map(|(_, value)| Arc::clone(value)));
+        drop(map);
+        handles.len()
+    }
+}

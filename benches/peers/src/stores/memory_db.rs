@@ -1,0 +1,127 @@
+//! atomic-db itself.
+
+use super::{Account, Operation, Store};
+use crate::keys::{Pair, Span};
+use atomic_db::{AtomicDb, AtomicDbExt, Error, Item, Key, Lock, MemoryDb, Query};
+
+pub(crate) struct Memory(pub(crate) MemoryDb<u64>);
+
+/// A part of one partition, as a caller has it before it builds a query.
+pub(crate) struct Neighbours {
+    pk: String,
+    prefix: String,
+}
+
+fn at(pair: &Pair) -> Key<'_> {
+    Key::new(&pair.pk, &pair.sk)
+}
+
+fn item(pair: &Pair, value: u64) -> Item<u64> {
+    Item::new(&pair.pk, &pair.sk, value)
+}
+
+impl Memory {
+    fn value(&self, key: &Pair) -> u64 {
+        let item = self.0.get_fresh(at(key)).expect("a read succeeds");
+        item.and_then(|item| item.data().copied()).unwrap_or(0)
+    }
+}
+
+impl Store for Memory {
+    const NAME: &'static str = "MemoryDb";
+    const OPERATIONS: &'static [Operation] = &[
+        Operation::Get,
+        Operation::GetMiss,
+        Operation::Set,
+        Operation::Insert,
+        Operation::Delete,
+        Operation::GetLock,
+        Operation::SetAtomic,
+        Operation::Transfer,
+        Operation::Transact,
+        Operation::Query,
+    ];
+
+    type Key = Pair;
+    type Range = Neighbours;
+    type Lock = Lock;
+
+    fn new() -> Self {
+        Memory(MemoryDb::new())
+    }
+
+    fn key(pk: &str, sk: &str) -> Pair {
+        Pair::new(pk, sk)
+    }
+
+    fn range(span: &Span) -> Neighbours {
+        Neighbours {
+            pk: span.pk.clone(),
+            prefix: span.prefix.clone(),
+        }
+    }
+
+    fn get(&self, key: &Pair) -> Option<u64> {
+        let item = self.0.get(at(key)).expect("a read succeeds");
+        item.and_then(|item| item.data().copied())
+    }
+
+    fn set(&self, key: &Pair, value: u64) {
+        let written = self.0.set(&[item(key, value)]);
+        written.expect("a write succeeds");
+    }
+
+    fn delete(&self, key: &Pair) {
+        self.0.delete(&[at(key)]).expect("a write succeeds");
+    }
+
+    fn get_lock(&self, account: &Account<Pair>) -> Lock {
+        self.0.get_lock(at(&account.lock)).expect("a lock is there")
+    }
+
+    fn set_atomic(&self, account: &Account<Pair>, lock: &mut Lock, value: u64) {
+        let items = [item(&account.balance, value)];
+        let version = self.0.set_atomic(&items, std::slice::from_ref(lock));
+        *lock = lock.clone().renewed(version.expect("nobody else writes"));
+    }
+
+    fn transfer(&self, from: &Account<Pair>, to: &Account<Pair>) {
+        loop {
+            let locks = [self.get_lock(from), self.get_lock(to)];
+            let items = [
+                item(&from.balance, self.value(&from.balance).wrapping_sub(1)),
+                item(&to.balance, self.value(&to.balance).wrapping_add(1)),
+            ];
+            if committed(self.0.set_atomic(&items, &locks)) {
+                return;
+            }
+        }
+    }
+
+    fn transact(&self, from: &Account<Pair>, to: &Account<Pair>) {
+        let moved = self.0.transact(|tx| {
+            tx.lock(at(&from.lock))?;
+            tx.lock(at(&to.lock))?;
+            for (account, by) in [(from, u64::MAX), (to, 1)] {
+                let balance = tx.get(at(&account.balance))?;
+                let balance = balance.and_then(|item| item.data().copied()).unwrap_or(0);
+                tx.set(item(&account.balance, balance.wrapping_add(by)))?;
+            }
+            Ok(())
+        });
+        moved.expect("a transaction succeeds in the end");
+    }
+
+    fn query(&self, range: &Neighbours) -> usize {
+        let query = Query::new(&range.pk).prefix(&range.prefix);
+        self.0.query(&query).expect("a read succeeds").len()
+    }
+}
+
+fn committed<V>(commit: Result<V, Error>) -> bool {
+    match commit {
+        Ok(_) => true,
+        Err(race) if race.is_race_condition() => false,
+        Err(error) => panic!("a commit failed: {error}"),
+    }
+}
