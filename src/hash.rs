@@ -17,11 +17,11 @@ type Seed = std::hash::BuildHasherDefault<std::collections::hash_map::DefaultHas
 pub(crate) struct KeyHasher(Seed);
 
 impl KeyHasher {
-    /// The hash of a partition key.
+    /// The hash of a partition key, from its bytes.
     #[inline]
-    pub(crate) fn partition(&self, pk: &str) -> u64 {
+    pub(crate) fn partition(&self, pk: &[u8]) -> u64 {
         let mut hasher = self.0.build_hasher();
-        hasher.write(pk.as_bytes());
+        hasher.write(pk);
         hasher.finish()
     }
 

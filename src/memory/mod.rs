@@ -307,7 +307,7 @@ impl<T> MemoryDb<T> {
             };
         }
         let now = self.now();
-        let partition = self.shared.hasher.partition(query.pk());
+        let partition = self.shared.hasher.partition(query.pk().as_bytes());
         let stripe = stripe_of(partition, self.shared.stripes.len());
         let after = after.or(query.start_after());
         let mut removed = RemovedRows::new();

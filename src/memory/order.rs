@@ -145,12 +145,8 @@ impl Order {
         self.slices(from, to).map(<[u32]>::len).sum()
     }
 
-    /// The rows between two places, in order; from both ends.
-    pub(super) fn range(&self, from: Place, to: Place) -> impl DoubleEndedIterator<Item = u32> {
-        self.slices(from, to).flatten().copied()
-    }
-
-    fn slices(&self, from: Place, to: Place) -> impl DoubleEndedIterator<Item = &[u32]> {
+    /// The rows between two places, in order, block by block; from both ends.
+    pub(super) fn slices(&self, from: Place, to: Place) -> impl DoubleEndedIterator<Item = &[u32]> {
         // Backwards bounds are an empty range: a prefix and an `after` need not meet.
         let blocks = match from < to {
             true => from.block..to.block + 1,
@@ -212,6 +208,10 @@ mod tests {
     use std::collections::BTreeSet;
 
     impl Order {
+        pub(crate) fn range(&self, from: Place, to: Place) -> impl DoubleEndedIterator<Item = u32> {
+            self.slices(from, to).flatten().copied()
+        }
+
         /// Walks everything: no block is empty or too large, and the rows are in order.
         fn validate(&self) -> Vec<u32> {
             for number in 0..self.blocks() {

@@ -100,11 +100,12 @@ impl<T> Row<T> {
         }
     }
 
-    fn key(&self) -> Key<'_> {
+    /// The bytes of the key, in whose order rows are.
+    fn key(&self) -> (&[u8], &[u8]) {
         match self {
-            Row::Item { item, .. } => item.key(),
-            Row::Lock { lock, .. } => lock.key(),
-            Row::Vacant { .. } => Key::new("", ""),
+            Row::Item { item, .. } => item.key_buf().bytes(),
+            Row::Lock { lock, .. } => lock.key_buf().bytes(),
+            Row::Vacant { .. } => (&[], &[]),
         }
     }
 
@@ -387,58 +388,56 @@ impl<T> Stripe<T> {
         removed: &mut RemovedRows<T>,
     ) -> (Vec<Item<T>>, bool) {
         let hash = partition_hash as u32;
-        let found = self
-            .partitions
-            .find(spread(hash), |partition| self.is_of(partition, query.pk()));
+        let found = self.partitions.find(spread(hash), |partition| {
+            self.is_of(partition, query.pk().as_bytes())
+        });
         let Some(Partition { order, .. }) = found else {
             return (Vec::new(), false);
         };
         let (from, to) = self.bounds(order, query, after);
         let max = max.min(order.count(from, to));
-        let rows = order.range(from, to);
+        let blocks = order.slices(from, to);
         let (items, expired, more) = match query.is_reverse() {
-            false => self.live_items(rows, max, now),
-            true => self.live_items(rows.rev(), max, now),
+            false => self.live_items(blocks.map(|rows| rows.iter()), max, now),
+            true => self.live_items(blocks.rev().map(|rows| rows.iter().rev()), max, now),
         };
         removed.extend(expired.into_iter().map(|row| self.remove_row(row)));
         (items, more)
     }
 
-    /// At most `max` live items of `rows`, the expired rows that are met, and whether there are more.
-    #[inline]
-    fn live_items(
+    /// At most `max` live items of the rows of `blocks`, the expired rows that are met, and whether
+    /// there are more.
+    fn live_items<'r>(
         &self,
-        mut rows: impl Iterator<Item = u32>,
+        blocks: impl Iterator<Item = impl Iterator<Item = &'r u32>>,
         max: usize,
         now: u64,
     ) -> (Vec<Item<T>>, SmallVec<[u32; 8]>, bool) {
         let mut items = Vec::with_capacity(max);
         let mut expired = SmallVec::new();
-        let all = rows.all(|row| {
-            let Some(item) = self.rows[row as usize].item() else {
-                return true;
-            };
-            if !item.is_live(now) {
-                expired.push(row);
-                return true;
+        for rows in blocks {
+            for row in rows {
+                match self.rows[*row as usize].item() {
+                    Some(item) if !item.is_live(now) => expired.push(*row),
+                    Some(item) if items.len() < max => items.push(item.clone()),
+                    Some(_) => return (items, expired, true),
+                    None => {}
+                }
             }
-            let fits = items.len() < max;
-            if fits {
-                items.push(item.clone());
-            }
-            fits
-        });
-        (items, expired, !all)
+        }
+        (items, expired, false)
     }
 
     /// The places between which the rows of a query lie.
     fn bounds(&self, order: &Order, query: &Query, after: Option<&str>) -> (Place, Place) {
-        let prefix = query.sk_prefix();
+        let prefix = query.sk_prefix().as_bytes();
+        let after = after.map(str::as_bytes);
         let (mut from, mut to) = match prefix {
-            "" => (order.start(), order.end()),
+            [] => (order.start(), order.end()),
             _ => (
                 order.place(|row| self.sk(row) < prefix),
-                order.place(|row| self.sk(row) < prefix || self.sk(row).starts_with(prefix)),
+                // Up to the prefix's length: what is smaller, and what begins with it.
+                order.place(|row| start_of(self.sk(row), prefix.len()) <= prefix),
             ),
         };
         if let Some(after) = after {
@@ -450,13 +449,13 @@ impl<T> Stripe<T> {
         (from, to)
     }
 
-    fn sk(&self, row: u32) -> &str {
-        self.rows[row as usize].key().sk
+    fn sk(&self, row: u32) -> &[u8] {
+        self.rows[row as usize].key().1
     }
 
-    fn is_of(&self, partition: &Partition, pk: &str) -> bool {
+    fn is_of(&self, partition: &Partition, pk: &[u8]) -> bool {
         let first = partition.order.first();
-        first.is_some_and(|row| self.rows[row as usize].key().pk == pk)
+        first.is_some_and(|row| self.rows[row as usize].key().0 == pk)
     }
 
     /// Puts `row` into the slab, the index, the expiries and the count; not into an order.
@@ -485,12 +484,12 @@ impl<T> Stripe<T> {
     /// Puts the item in `row` into the order of its partition.
     fn arrange(&mut self, hash: u32, row: u32) {
         let rows = &self.rows;
-        let key = rows[row as usize].key();
+        let (pk, sk) = rows[row as usize].key();
         let entry = self.partitions.entry(
             spread(hash),
             |partition| {
                 let first = partition.order.first();
-                first.is_some_and(|row| rows[row as usize].key().pk == key.pk)
+                first.is_some_and(|row| rows[row as usize].key().0 == pk)
             },
             |partition| spread(partition.hash),
         );
@@ -501,7 +500,7 @@ impl<T> Stripe<T> {
             }
             hashbrown::hash_table::Entry::Occupied(mut entry) => {
                 let order = &mut entry.get_mut().order;
-                order.insert(row, |other| rows[other as usize].key().sk.cmp(key.sk));
+                order.insert(row, |other| rows[other as usize].key().1.cmp(sk));
             }
         }
     }
@@ -509,15 +508,15 @@ impl<T> Stripe<T> {
     /// Takes the item in `row` out of the order of its partition.
     fn disarrange(&mut self, row: u32) {
         let rows = &self.rows;
-        let key = rows[row as usize].key();
-        let hash = self.hasher.partition(key.pk) as u32;
+        let (pk, sk) = rows[row as usize].key();
+        let hash = self.hasher.partition(pk) as u32;
         let found = self.partitions.find_entry(spread(hash), |partition| {
             let first = partition.order.first();
-            first.is_some_and(|row| rows[row as usize].key().pk == key.pk)
+            first.is_some_and(|row| rows[row as usize].key().0 == pk)
         });
         if let Ok(mut entry) = found {
             let order = &mut entry.get_mut().order;
-            order.remove(|other| rows[other as usize].key().sk.cmp(key.sk));
+            order.remove(|other| rows[other as usize].key().1.cmp(sk));
             if order.is_empty() {
                 entry.remove();
             }
@@ -557,6 +556,10 @@ impl<T> Stripe<T> {
             self.expiries.insert((new, row));
         }
     }
+}
+
+fn start_of(bytes: &[u8], most: usize) -> &[u8] {
+    bytes.get(..most).unwrap_or(bytes)
 }
 
 #[cfg(test)]
