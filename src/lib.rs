@@ -109,6 +109,8 @@ mod lock;
 mod memory;
 pub mod proof;
 mod query;
+#[cfg(feature = "redb")]
+mod redb;
 mod removed;
 mod sync;
 mod transact;
@@ -124,5 +126,7 @@ pub use key::{Key, KeyBuf};
 pub use lock::Lock;
 pub use memory::{MemoryDb, MemoryDbBuilder, Sweeper};
 pub use query::{Page, Query};
+#[cfg(feature = "redb")]
+pub use redb::{Durability, RedbDb, RedbDbBuilder};
 pub use transact::{AtomicDbExt, Retry, Transaction};
 pub use version::{Version, VersionGenerator};
