@@ -41,6 +41,8 @@ pub(super) struct File {
 enum Handle {
     Writable(Database),
     ReadOnly(ReadOnlyDatabase),
+    /// What is left of a file that is being dropped.
+    Closed,
 }
 
 /// What a query finds: a live item and its sort key.
@@ -321,7 +323,7 @@ impl File {
     ) -> Result<R> {
         match &*self.handle.read() {
             Handle::Writable(database) => write(database.begin_write().map_err(backend)?),
-            Handle::ReadOnly(_) => Err(self.is_read_only()),
+            Handle::ReadOnly(_) | Handle::Closed => Err(self.is_read_only()),
         }
     }
 
@@ -332,7 +334,7 @@ impl File {
     pub(super) fn compact(&self) -> Result<bool> {
         sheltered(|| match &mut *self.handle.write() {
             Handle::Writable(database) => database.compact().map_err(backend),
-            Handle::ReadOnly(_) => Err(self.is_read_only()),
+            Handle::ReadOnly(_) | Handle::Closed => Err(self.is_read_only()),
         })
     }
 
@@ -341,11 +343,24 @@ impl File {
             let mut handle = self.handle.write();
             let sound = match &mut *handle {
                 Handle::Writable(database) => database.check_integrity().map_err(backend)?,
-                Handle::ReadOnly(_) => true,
+                Handle::ReadOnly(_) | Handle::Closed => true,
             };
             check_rows(&handle.begin_read()?)?;
             Ok(sound)
         })
+    }
+}
+
+/// Closing a file writes to it, and a storage may panic there.
+impl Drop for File {
+    fn drop(&mut self) {
+        let handle = std::mem::replace(&mut *self.handle.write(), Handle::Closed);
+        let closed = sheltered(|| {
+            drop(handle);
+            Ok(())
+        });
+        // Whoever wants to hear of it has called `flush`; a drop has nobody to tell.
+        drop(closed);
     }
 }
 
@@ -354,6 +369,7 @@ impl Handle {
         match self {
             Handle::Writable(database) => database.begin_read(),
             Handle::ReadOnly(database) => database.begin_read(),
+            Handle::Closed => Err(StorageError::DatabaseClosed.into()),
         }
         .map_err(backend)
     }

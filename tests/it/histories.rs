@@ -8,6 +8,10 @@
 #[path = "../support/history.rs"]
 mod history;
 
+#[cfg(feature = "redb")]
+use crate::redb::temporary::Temporary;
+#[cfg(feature = "redb")]
+use atomic_db::RedbDb;
 use atomic_db::{AtomicDb, KeyBuf, LruCache, ManualClock, MemoryDb, Version};
 use history::faulty::{Fault, Faulty};
 use history::workload::{Job, Workload};
@@ -75,6 +79,12 @@ fn cached<D: AtomicDb>(db: D, capacity: usize, shards: usize) -> LruCache<D> {
         .build()
 }
 
+#[cfg(feature = "redb")]
+fn file() -> Temporary<RedbDb<String>> {
+    let clock = ManualClock::new(1_700_000_000);
+    Temporary::open(RedbDb::builder().clock(clock))
+}
+
 /// What histories are recorded from.
 const DATABASES: &[(&str, Make)] = &[
     ("memory with one stripe", || Arc::new(memory(1))),
@@ -89,6 +99,10 @@ const DATABASES: &[(&str, Make)] = &[
     ("a large cache before a small one", || {
         Arc::new(cached(cached(memory(1), 2, 1), 1_000, 1))
     }),
+    #[cfg(feature = "redb")]
+    ("a file", || Arc::new(file())),
+    #[cfg(feature = "redb")]
+    ("a cache before a file", || Arc::new(cached(file(), 6, 2))),
 ];
 
 #[test]
