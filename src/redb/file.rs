@@ -3,7 +3,7 @@
 use super::rows::{self, Kind, RowKey, after_all};
 use super::{Durability, Options};
 use crate::sync::{Arc, RwLock};
-use crate::{Error, Query, Result, Source, Version};
+use crate::{Error, Query, Result, Source, Version, VersionGenerator};
 use redb::{
     Database, DatabaseError, ReadOnlyDatabase, ReadOnlyTable, ReadTransaction, ReadableDatabase,
     ReadableTable, ReadableTableMetadata, StorageBackend, StorageError, TableDefinition,
@@ -14,6 +14,7 @@ use std::io;
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::time::Duration;
 
 pub(super) type Bytes = &'static [u8];
 
@@ -26,7 +27,7 @@ pub(super) const EXPIRIES: TableDefinition<Bytes, ()> = TableDefinition::new("at
 const FORMAT: &[u8] = b"format";
 const FORMAT_1: &[u8] = b"1";
 
-/// The row of the latest version's milliseconds.
+/// The row of the latest version that a lock has had.
 pub(super) const LATEST: &[u8] = b"latest";
 
 /// An open file. Whoever reads or writes holds it for reading for as long as its transaction lives;
@@ -71,28 +72,58 @@ pub(super) enum FoundLock {
 impl File {
     pub(super) fn open(path: &Path, options: &Options) -> Result<Self> {
         let name = format!("{path:?}");
-        let existed = match fs::metadata(path) {
-            Ok(found) if !found.is_file() => {
-                return Err(Error::InvalidInput(format!(
-                    "{name} is no file but a {}",
-                    if found.is_dir() {
-                        "directory"
-                    } else {
-                        "device or pipe"
-                    }
-                )));
+        match fs::metadata(path) {
+            Ok(found) if !found.is_file() => Err(Error::InvalidInput(format!(
+                "{name} is no file but a {}",
+                match found.is_dir() {
+                    true => "directory",
+                    false => "device or pipe",
+                }
+            ))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !options.read_only => {
+                File::create(path, name, options)
             }
-            Ok(_) => true,
-            Err(_) => false,
+            // What else is wrong, an open says it.
+            _ => File::open_in_place(path, name, options),
+        }
+    }
+
+    /// Makes a file under another name, and gives it its own when it is whole: redb opens no file
+    /// whose making was cut short.
+    fn create(path: &Path, name: String, options: &Options) -> Result<Self> {
+        let mut other = path.file_name().unwrap_or_default().to_owned();
+        other.push(format!(
+            ".{}.new",
+            VersionGenerator::new().next(Duration::ZERO)
+        ));
+        let other = path.with_file_name(other);
+        let file = File::open_in_place(&other, name.clone(), options);
+        let linked = match &file {
+            Ok(_) => fs::hard_link(&other, path),
+            Err(_) => Ok(()),
         };
-        let file = File::opened(name, options, |builder| match options.read_only {
+        // If it cannot be removed, it was not made; a second name of the file does no harm.
+        let _ = fs::remove_file(&other);
+        match linked {
+            Ok(()) => {
+                let file = file?;
+                let synced = sync_directory_of(path);
+                synced.map_err(|error| cannot_open(&name, error))?;
+                Ok(file)
+            }
+            // Somebody else has made it meanwhile; or files here have one name only.
+            Err(_) => {
+                drop(file);
+                File::open_in_place(path, name, options)
+            }
+        }
+    }
+
+    fn open_in_place(path: &Path, name: String, options: &Options) -> Result<Self> {
+        File::opened(name, options, |builder| match options.read_only {
             true => builder.open_read_only(path).map(Handle::ReadOnly),
             false => builder.create(path).map(Handle::Writable),
-        })?;
-        if !existed {
-            sync_directory_of(path).map_err(|error| cannot_open(&file.name, error))?;
-        }
-        Ok(file)
+        })
     }
 
     pub(super) fn open_with(backend: impl StorageBackend, options: &Options) -> Result<Self> {
@@ -185,12 +216,12 @@ impl File {
         }
     }
 
-    /// The milliseconds of the latest version that was stored, if one was.
-    pub(super) fn latest_millis(&self) -> Result<Option<u64>> {
+    /// The latest version that a lock has had, if one has.
+    pub(super) fn latest_version(&self) -> Result<Option<Version>> {
         self.reading(META, |meta| {
             let row = meta.get(LATEST).map_err(backend)?;
             row.map(|row| match row.value().try_into() {
-                Ok(millis) => Ok(u64::from_be_bytes(millis)),
+                Ok(bits) => Ok(Version::from_u128(u128::from_be_bytes(bits))),
                 Err(_) => Err(damaged("the latest version has another length")),
             })
             .transpose()

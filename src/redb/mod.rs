@@ -24,7 +24,6 @@ use serde::de::DeserializeOwned;
 use std::fmt;
 use std::marker::PhantomData;
 use std::path::Path;
-use std::time::Duration;
 use write::{Answer, Change, Failure, Outcome, Work};
 
 /// A database in one file on disk, for command-line tools and services on one machine. What a call
@@ -65,7 +64,7 @@ use write::{Answer, Change, Failure, Outcome, Work};
 /// [`delete`](AtomicDb::delete) is all or nothing as a whole, not for each item alone.
 ///
 /// Versions of one lock grow from one run to the next, also if the clock was set back between them:
-/// the file keeps the time of the latest one. Versions that no lock has had are unique by chance
+/// the file keeps the latest one. Versions that no lock has had are unique by chance
 /// alone, see [`VersionGenerator`].
 ///
 /// # Writing together
@@ -92,7 +91,7 @@ use write::{Answer, Change, Failure, Outcome, Work};
 ///
 /// # Limits
 ///
-/// A partition key and a sort key may be 65,535 bytes long each, an item's data 64 MiB of JSON.
+/// A partition key and a sort key may be 65,535 bytes long each, an item's data 16 MiB of JSON.
 /// What is longer is refused with [`Limit`](Error::Limit) before anything happens. All items of one
 /// commit are in memory at once.
 ///
@@ -106,7 +105,7 @@ use write::{Answer, Change, Failure, Outcome, Work};
 /// | table | key | value |
 /// | --- | --- | --- |
 /// | `atomic_db/meta` | `format` | `1`, as text |
-/// | | `latest` | the milliseconds of the latest version that a lock has had, 8 bytes |
+/// | | `latest` | the latest version that a lock has had, 16 bytes |
 /// | `atomic_db/items` | row key | `ttl`, 8 bytes, and the data as JSON; no JSON if there is no data |
 /// | `atomic_db/locks` | row key | the version, 16 bytes, and `ttl`, 8 bytes |
 /// | `atomic_db/expiries` | `ttl`, 8 bytes, then `i` or `l`, then the row key | nothing |
@@ -141,7 +140,7 @@ const PURGE: usize = 4_096;
 const PATIENCE: u32 = 64;
 
 const MAX_KEY: usize = 65_535;
-const MAX_DATA: usize = 64 << 20;
+const MAX_DATA: usize = 16 << 20;
 
 /// When a write is safe from a power cut, and what a crash costs the next open.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -703,7 +702,8 @@ impl<T> RedbDbBuilder<T> {
     }
 
     /// Opens a file that is kept in a storage of your own: encrypted, on a device, or in a test that
-    /// makes it fail. It is made if the storage is empty.
+    /// makes it fail. It is made if the storage is empty; if that is cut short, the storage must be
+    /// emptied before it can be made again. (A path gets its file when it is whole.)
     ///
     /// This is where redb's own types are part of this crate's interface.
     ///
@@ -717,11 +717,10 @@ impl<T> RedbDbBuilder<T> {
     }
 
     fn over(self, file: File) -> Result<RedbDb<T>> {
-        let versions = VersionGenerator::new();
-        if let Some(latest) = file.latest_millis()? {
-            // From here on every version has a later time than those in the file.
-            let _ = versions.next(Duration::from_millis(latest.saturating_add(1)));
-        }
+        let versions = match file.latest_version()? {
+            None => VersionGenerator::new(),
+            Some(latest) => VersionGenerator::after(latest),
+        };
         Ok(RedbDb {
             shared: Arc::new(Shared {
                 file,

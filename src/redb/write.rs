@@ -311,10 +311,9 @@ impl<'t> Tables<'t> {
         Ok(())
     }
 
-    /// Keeps the time of a version that locks have now, so that no later run hands out a smaller one.
+    /// Keeps a version that locks have now, so that no later run hands out a smaller one.
     fn remember(&mut self, version: Version) -> Result<()> {
-        let millis = (version.as_u128() >> 80) as u64;
-        let row = millis.to_be_bytes();
+        let row = version.as_u128().to_be_bytes();
         self.meta.insert(LATEST, row.as_slice()).map_err(backend)?;
         Ok(())
     }

@@ -103,6 +103,40 @@ fn a_directory_a_device_and_a_missing_directory_are_refused() {
 }
 
 #[test]
+fn a_file_that_is_made_leaves_nothing_beside_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("db.redb");
+    drop(open(&path).unwrap());
+    let files: Vec<_> = fs::read_dir(directory.path()).unwrap().collect();
+    assert_eq!(files.len(), 1);
+    assert_eq!(files[0].as_ref().unwrap().path(), path);
+}
+
+#[test]
+fn of_many_who_make_a_file_one_has_it_and_the_others_are_told_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("db.redb");
+    let start = std::sync::Barrier::new(8);
+    let open = || {
+        start.wait();
+        open(&path)
+    };
+    let opened: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..8).map(|_| scope.spawn(open)).collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .collect()
+    });
+    let (made, told): (Vec<_>, Vec<_>) = opened.into_iter().partition(Result::is_ok);
+    assert_eq!(made.len(), 1);
+    assert!(
+        told.iter()
+            .all(|told| matches!(told, Err(Error::Unavailable(_))))
+    );
+}
+
+#[test]
 fn a_file_of_another_kind_is_refused_and_left_as_it_is() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("letter.txt");
@@ -437,7 +471,7 @@ fn what_is_too_long_is_refused_before_anything_happens() {
         65_536,
     );
     // Two quotes are part of it.
-    let most = 64 << 20;
+    let most = 16 << 20;
     let large = Item::new("pk", "large", "x".repeat(most - 1));
     limit(db.set(&[item("a"), large]), most, most + 1);
     assert!(db.is_empty().unwrap());
