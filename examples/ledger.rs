@@ -28,7 +28,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 #[derive(Parser)]
 #[command(name = "ledger", verbatim_doc_comment)]
 struct Arguments {
-    /// The ledger's file; `open`, `deposit` and `import` make it if it is not there
+    /// The ledger's file; `open` and `import` make it if it is not there
     #[arg(long, value_name = "FILE")]
     file: PathBuf,
     #[command(subcommand)]
@@ -77,7 +77,7 @@ enum Command {
     /// `date,delay,distance,origin,destination`, where each moves its distance from origin to
     /// destination; or of JSON objects such as {"from": "Ada", "to": "Bob", "amount": "12.50"}, where
     /// `from`, `date` and `note` may be missing. Accounts are opened as they are met. An import that
-    /// was interrupted goes on where it ended when it is run again
+    /// was interrupted goes on where it ended when it is run again; it is known by its file's name
     #[command(verbatim_doc_comment)]
     Import { path: PathBuf },
 }
@@ -146,7 +146,7 @@ fn run(file: &Path, command: Command) -> Result<(), Failure> {
             amount,
             note,
         } => {
-            let balance = deposit(&Ledger::open(file)?, &account, amount, note)?;
+            let balance = deposit(&Ledger::open_existing(file)?, &account, amount, note)?;
             writeln!(out, "{balance}")?;
         }
         Command::Transfer {

@@ -71,18 +71,8 @@ mod redb {
         }
     }
     suite! {
-        a_database_file_in_memory: |clock| -> RedbDb<String> {
-            RedbDb::builder().clock(clock).in_memory().unwrap()
-        }
-    }
-    suite! {
         a_cache_before_a_file: |clock: ManualClock| {
             cached(in_a_file(clock.clone(), Durability::Immediate), clock, 20)
-        }
-    }
-    suite! {
-        a_boxed_trait_object_of_a_file: |clock| -> Box<dyn AtomicDb<Data = String> + Send + Sync> {
-            Box::new(in_a_file(clock, Durability::Deferred))
         }
     }
     suite! {

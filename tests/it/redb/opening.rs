@@ -518,7 +518,10 @@ impl Clock for Asks {
 #[test]
 fn a_clock_may_write_to_the_database() {
     let clock = std::sync::Arc::new(Asks(std::sync::OnceLock::new()));
-    let db: RedbDb<String> = RedbDb::builder().clock(clock.clone()).in_memory().unwrap();
+    let db: RedbDb<String> = RedbDb::builder()
+        .clock(std::sync::Arc::clone(&clock))
+        .in_memory()
+        .unwrap();
     clock.0.set(db.clone()).unwrap();
     crate::instruments::ends(move || {
         let lock = db.get_lock(Key::new("pk", "lock")).unwrap();
