@@ -287,7 +287,7 @@ mod tests {
 #[cfg(all(test, any(loom, shuttle)))]
 mod model {
     use super::*;
-    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
     #[cfg(loom)]
     use loom::{sync::Arc as Shared, thread::spawn};
@@ -321,7 +321,7 @@ mod model {
     fn every_caller_is_told_its_own_answer_once() {
         explore(|| {
             let group = Shared::new(Group::<u32, (u32, u32)>::new(1));
-            let applied = Shared::new(Mutex::new(Vec::new()));
+            let applied = Shared::new(Mutex::new(Vec::<u32>::new()));
             let run = |number: u32| {
                 let (group, applied) = (Shared::clone(&group), Shared::clone(&applied));
                 move || {
@@ -354,9 +354,9 @@ mod model {
             let run = |panics: bool| {
                 let group = Shared::clone(&group);
                 move || {
-                    let apply = |works: Vec<bool>| {
-                        assert!(!works.contains(&true), "planted");
-                        works.iter().map(|_| true).collect()
+                    let apply = |works: Vec<bool>| match works.contains(&true) {
+                        true => resume_unwind(Box::new("planted")),
+                        false => works.iter().map(|_| true).collect(),
                     };
                     let run = || group.run(panics, apply, || false);
                     catch_unwind(AssertUnwindSafe(run)).ok()
