@@ -1,4 +1,4 @@
-use crate::{Error, Item, Key, KeyBuf, Lock, Result};
+use crate::{Error, Item, KeyBuf, Lock, Result};
 use smallvec::SmallVec;
 
 /// What one [`commit`](crate::AtomicDb::commit) checks and writes, all or nothing.
@@ -182,16 +182,17 @@ impl<'a, T> Writes<'a, T> {
             + self.deletes.len()
     }
 
-    /// Every key once: locks, checks, sets, creates, deletes.
-    pub(crate) fn keys(&self) -> impl Iterator<Item = Key<'a>> {
-        let locks = self.locks.iter().chain(self.checks).map(Lock::key);
-        let items = self.sets.iter().chain(self.creates).map(Item::key);
-        let deletes = self.deletes.iter().map(KeyBuf::as_key);
-        locks.chain(items).chain(deletes)
+    /// Every key: locks, checks, sets, creates, deletes.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &'a KeyBuf> {
+        let locks = self.locks.iter().chain(self.checks);
+        let items = self.sets.iter().chain(self.creates);
+        let guarded = locks.map(|lock| &**lock.key_buf());
+        guarded.chain(items.map(Item::key_buf)).chain(self.deletes)
     }
 
     pub(crate) fn validate(&self) -> Result<()> {
-        let mut keys: SmallVec<[Key<'_>; 8]> = self.keys().collect();
+        let mut keys: SmallVec<[&KeyBuf; 8]> = SmallVec::new();
+        self.keys().for_each(|key| keys.push(key));
         keys.sort_unstable();
         match keys.windows(2).find(|pair| pair[0] == pair[1]) {
             None => Ok(()),

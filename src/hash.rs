@@ -11,36 +11,35 @@ type Seed = hashbrown::DefaultHashBuilder;
 #[cfg(any(loom, shuttle))]
 type Seed = std::hash::BuildHasherDefault<std::collections::hash_map::DefaultHasher>;
 
-/// Hashes a key in two steps, so that what is looked up by partition and what is looked up by the
-/// whole key share the first one. Clones hash alike.
+/// Hashes a key in one pass over its two parts, so that what is looked up by partition and what is
+/// looked up by the whole key share the work on the first. Clones hash alike.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct KeyHasher {
-    partitions: Seed,
-    /// Another one than for partitions: a hasher may fold its parts together with an operation that
-    /// does not heed their order, and then equal parts, hashed alike, would cancel each other out.
-    rows: Seed,
-}
+pub(crate) struct KeyHasher(Seed);
 
 impl KeyHasher {
     /// The hash of a partition key.
+    #[inline]
     pub(crate) fn partition(&self, pk: &str) -> u64 {
-        let mut hasher = self.partitions.build_hasher();
+        let mut hasher = self.0.build_hasher();
         hasher.write(pk.as_bytes());
         hasher.finish()
     }
 
-    /// The hash of the key `sk` in the partition whose own hash is `partition`. Hashing the pair
-    /// and not the joined text keeps `("a", "bc")` and `("ab", "c")` apart.
-    pub(crate) fn row(&self, partition: u64, sk: &str) -> u64 {
-        let mut hasher = self.rows.build_hasher();
-        hasher.write_u64(partition);
-        hasher.write(sk.as_bytes());
-        hasher.finish()
+    /// The hash of a key's partition, and that of the whole key, from the bytes of its parts.
+    #[inline(always)]
+    pub(crate) fn both(&self, (pk, sk): (&[u8], &[u8])) -> (u64, u64) {
+        let mut hasher = self.0.build_hasher();
+        hasher.write(pk);
+        let partition = hasher.finish();
+        // Two writes are not one of the joined text: `("a", "bc")` and `("ab", "c")` are apart.
+        hasher.write(sk);
+        (partition, hasher.finish())
     }
 
     /// The hash of a whole key.
+    #[inline]
     pub(crate) fn key(&self, key: Key<'_>) -> u64 {
-        self.row(self.partition(key.pk), key.sk)
+        self.both(key.bytes()).1
     }
 }
 

@@ -136,8 +136,13 @@ impl<T> Item<T> {
         }
     }
 
-    pub(crate) fn is_at(&self, key: Key<'_>) -> bool {
-        self.body.key.is(key)
+    #[inline]
+    pub(crate) fn is_at(&self, bytes: (&[u8], &[u8])) -> bool {
+        self.body.key.is(bytes)
+    }
+
+    pub(crate) fn key_buf(&self) -> &KeyBuf {
+        &self.body.key
     }
 }
 

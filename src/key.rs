@@ -33,6 +33,11 @@ impl<'a> Key<'a> {
         Key { pk, sk }
     }
 
+    #[inline]
+    pub(crate) fn bytes(&self) -> (&'a [u8], &'a [u8]) {
+        (self.pk.as_bytes(), self.sk.as_bytes())
+    }
+
     /// An owned copy of this key.
     ///
     /// ```
@@ -126,11 +131,42 @@ impl KeyBuf {
         Key { pk, sk }
     }
 
-    /// Whether this is `key`. Unlike a comparison of the parts it looks at the bytes alone, which
-    /// needs no check that the split is at a character.
-    pub(crate) fn is(&self, key: Key<'_>) -> bool {
-        let (pk, sk) = self.text.as_bytes().split_at(self.split);
-        pk == key.pk.as_bytes() && sk == key.sk.as_bytes()
+    /// The bytes of both parts: unlike [`as_key`](KeyBuf::as_key) without a check that the split is
+    /// at a character.
+    #[inline]
+    pub(crate) fn bytes(&self) -> (&[u8], &[u8]) {
+        self.text.as_bytes().split_at(self.split)
+    }
+
+    /// Whether this is the key of which these are the [`bytes`](Key::bytes).
+    #[inline(always)]
+    pub(crate) fn is(&self, (pk, sk): (&[u8], &[u8])) -> bool {
+        let text = self.bytes();
+        same_bytes(text.1, sk) && same_bytes(text.0, pk)
+    }
+}
+
+/// Whether two slices are equal. Up to 16 bytes, which most keys are, are compared as two numbers
+/// that may overlap: a call of the C library's `memcmp` costs more than that.
+#[inline(always)]
+fn same_bytes(one: &[u8], other: &[u8]) -> bool {
+    if one.len() != other.len() {
+        return false;
+    }
+    match one.len() {
+        0 => true,
+        len @ 1..4 => {
+            one[0] == other[0] && one[len / 2] == other[len / 2] && one[len - 1] == other[len - 1]
+        }
+        4..8 => {
+            one.first_chunk::<4>() == other.first_chunk::<4>()
+                && one.last_chunk::<4>() == other.last_chunk::<4>()
+        }
+        8..=16 => {
+            one.first_chunk::<8>() == other.first_chunk::<8>()
+                && one.last_chunk::<8>() == other.last_chunk::<8>()
+        }
+        _ => one == other,
     }
 }
 
@@ -162,13 +198,13 @@ impl Eq for KeyBuf {}
 
 impl PartialEq<Key<'_>> for KeyBuf {
     fn eq(&self, other: &Key<'_>) -> bool {
-        self.is(*other)
+        self.is(other.bytes())
     }
 }
 
 impl PartialEq<KeyBuf> for Key<'_> {
     fn eq(&self, other: &KeyBuf) -> bool {
-        other.is(*self)
+        other.is(self.bytes())
     }
 }
 

@@ -103,8 +103,13 @@ impl Lock {
         }
     }
 
-    pub(crate) fn is_at(&self, key: Key<'_>) -> bool {
-        self.key.is(key)
+    pub(crate) fn key_buf(&self) -> &Arc<KeyBuf> {
+        &self.key
+    }
+
+    #[inline]
+    pub(crate) fn is_at(&self, bytes: (&[u8], &[u8])) -> bool {
+        self.key.is(bytes)
     }
 
     pub(crate) fn set_version(&mut self, version: Version) {

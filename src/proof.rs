@@ -18,10 +18,12 @@
 //!   deletion, refresh; and fills of the cache against every kind of write, eviction and
 //!   invalidation.
 //! - **Histories** (`tests/it/histories.rs`, `tests/model/histories.rs`): threads transfer, read
-//!   many, create, delete and create again, and everything that each call saw is written down. As
-//!   every value names the commit that wrote it, the order of versions is known, and strict
-//!   serializability comes to one question with an answer in linear time: has the graph of who saw
-//!   whom, and who ended before whom began, a cycle?
+//!   many, query, page and stream, create, delete and create again, write and delete without any
+//!   lock, and let items expire; everything that each call saw is written down. As every value names
+//!   the call that wrote it, and what is written under a lock has a known order, strict
+//!   serializability comes to one question: has the graph of who saw whom, and who ended before whom
+//!   began, a cycle? Of writes that check nothing, as much of their order goes into the graph as the
+//!   reads demand.
 //! - **Models** (`tests/it/machine.rs`, `src/memory/stripe`, `src/cache/list.rs`): random operations
 //!   with odd keys, stale and forged locks and a clock that jumps, on a database and on a plain
 //!   ordered map; every answer must be the same, errors included. After each step of the inner
@@ -29,8 +31,8 @@
 //! - **Fuzzing** (`fuzz/`): the same bodies, fed by libFuzzer; what it found worth keeping runs as
 //!   ordinary tests.
 //! - **Mutation**: cargo-mutants changes the lines of the engine, the cache and the transactions one
-//!   at a time, to find those whose change no test notices. The table has a row for it once it has
-//!   been run over all of them.
+//!   at a time, and the tests must notice. Those that they cannot notice, for the program does the
+//!   same without the change, are listed in `.ci/mutants.toml`, each with the reason.
 //! - **Counted allocations** (`tests/it/allocations.rs`) and a **real trace** of 113,872 block
 //!   requests (`tests/it/trace.rs`), on which the cache's hits are those of another exact LRU.
 //!
@@ -38,8 +40,9 @@
 //!
 #![doc = include_str!("proof.md")]
 //!
-//! `.ci/prove` runs the short form of all this but the mutants, in a few minutes, and `.ci/prove long`
-//! the long one, which writes the table above.
+//! `.ci/prove` runs the short form of the first three, in a few minutes; `.ci/prove long` runs the long
+//! form of all, in some hours, and writes the table above. `.ci/prove long mutants`, or another of its
+//! steps by name, runs that one and writes its rows.
 //!
 //! # What it does not show
 //!
@@ -49,3 +52,7 @@
 //!   counters, which make versions, and otherwise only mutexes.
 //! - The histories trust that a version names the commit that made it; that versions are unique and
 //!   grow is tested by the models.
+//! - Where several blind writes could explain that a key was empty, or one call sees several keys that
+//!   are written blindly, the checker of histories gives the benefit of the doubt: it never objects to a
+//!   sound history, and may pass a contradiction that no edge shows. Locks do not expire in histories,
+//!   are deleted by commits alone, and items under a lock have no time to live; the models hold these.

@@ -199,3 +199,23 @@ impl<D: AtomicDb + ?Sized> fmt::Debug for Stream<'_, D> {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::MemoryDb;
+
+    #[test]
+    fn a_stream_shows_what_it_asks_for_and_where_it_is() {
+        let db = MemoryDb::new();
+        for sk in ["1", "2"] {
+            db.set(&[Item::new("log", sk, "secret")]).unwrap();
+        }
+        let mut stream = Stream::new(&db, Query::new("log").limit(1));
+        assert!(format!("{stream:?}").contains("More(None)"));
+        assert!(stream.next().is_some());
+        let shown = format!("{stream:?}");
+        assert!(shown.contains(r#"pk: "log""#) && shown.contains("Last"));
+        assert!(!shown.contains("secret"), "{shown}");
+    }
+}

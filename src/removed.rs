@@ -34,20 +34,28 @@ impl<V> Extend<V> for Removed<V> {
     }
 }
 
+impl<V> Drop for Removed<V> {
+    #[inline]
+    fn drop(&mut self) {
+        if !self.values.is_empty() {
+            drop_all(&mut self.values);
+        }
+    }
+}
+
 /// Drops every value, also if dropping one of them panics: a second panic while the first one
 /// unwinds would end the process. The first is handed on.
-impl<V> Drop for Removed<V> {
-    fn drop(&mut self) {
-        let mut first = None;
-        for value in self.values.drain(..) {
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(value))) {
-                first.get_or_insert(panic);
-            }
+fn drop_all<V>(values: &mut SmallVec<[V; 4]>) {
+    let mut first = None;
+    while !values.is_empty() {
+        let rest = AssertUnwindSafe(|| while values.pop().is_some() {});
+        if let Err(panic) = catch_unwind(rest) {
+            first.get_or_insert(panic);
         }
-        if let Some(panic) = first {
-            if !thread::panicking() {
-                resume_unwind(panic);
-            }
+    }
+    if let Some(panic) = first {
+        if !thread::panicking() {
+            resume_unwind(panic);
         }
     }
 }

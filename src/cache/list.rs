@@ -23,6 +23,13 @@ pub(super) struct List<E> {
     free: u32,
 }
 
+/// What an entry is found by, besides its hash.
+pub(super) trait Keyed {
+    type Key<'k>: Copy;
+
+    fn is_at(&self, key: Self::Key<'_>) -> bool;
+}
+
 #[derive(Debug)]
 struct Node<E> {
     hash: u64,
@@ -40,7 +47,7 @@ const NONE: u32 = u32::MAX;
 /// The most entries that a list can number.
 pub(super) const MAX_ENTRIES: usize = NONE as usize;
 
-impl<E> List<E> {
+impl<E: Keyed> List<E> {
     pub(super) fn new() -> Self {
         List {
             nodes: Vec::new(),
@@ -56,8 +63,9 @@ impl<E> List<E> {
     }
 
     /// The entry, which becomes the most recently used one.
-    pub(super) fn touch(&mut self, hash: u64, is: impl Fn(&E) -> bool) -> Option<&E> {
-        let node = self.find(hash, is)?;
+    #[inline]
+    pub(super) fn touch(&mut self, hash: u64, key: E::Key<'_>) -> Option<&E> {
+        let node = self.find(hash, key)?;
         if self.newest != node {
             self.unlink(node);
             self.link_newest(node);
@@ -66,8 +74,8 @@ impl<E> List<E> {
     }
 
     /// The entry, which stays where it is in the order.
-    pub(super) fn peek(&self, hash: u64, is: impl Fn(&E) -> bool) -> Option<&E> {
-        let node = self.find(hash, is)?;
+    pub(super) fn peek(&self, hash: u64, key: E::Key<'_>) -> Option<&E> {
+        let node = self.find(hash, key)?;
         self.nodes[node as usize].entry.as_ref()
     }
 
@@ -98,10 +106,11 @@ impl<E> List<E> {
     }
 
     /// Takes an entry out.
-    pub(super) fn remove(&mut self, hash: u64, is: impl Fn(&E) -> bool) -> Option<E> {
+    pub(super) fn remove(&mut self, hash: u64, key: E::Key<'_>) -> Option<E> {
         let nodes = &self.nodes;
         let found = self.by_hash.find_entry(hash, |node| {
-            nodes[*node as usize].entry.as_ref().is_some_and(&is)
+            let entry = nodes[*node as usize].entry.as_ref();
+            entry.is_some_and(|entry| entry.is_at(key))
         });
         let (node, _) = found.ok()?.remove();
         self.release(node)
@@ -117,10 +126,23 @@ impl<E> List<E> {
         self.release(node)
     }
 
-    fn find(&self, hash: u64, is: impl Fn(&E) -> bool) -> Option<u32> {
-        let nodes = &self.nodes;
+    #[inline(always)]
+    fn find(&self, hash: u64, key: E::Key<'_>) -> Option<u32> {
+        // The index's own loop compares nothing but hashes, which keeps it in registers; the key is
+        // compared once, and hardly ever in vain.
+        let same_hash = |node: &u32| self.nodes[*node as usize].hash == hash;
+        let node = *self.by_hash.find(hash, same_hash)?;
+        match &self.nodes[node as usize].entry {
+            Some(entry) if entry.is_at(key) => Some(node),
+            _ => self.find_among_equal_hashes(hash, key),
+        }
+    }
+
+    #[cold]
+    fn find_among_equal_hashes(&self, hash: u64, key: E::Key<'_>) -> Option<u32> {
         let found = self.by_hash.find(hash, |node| {
-            nodes[*node as usize].entry.as_ref().is_some_and(&is)
+            let entry = self.nodes[*node as usize].entry.as_ref();
+            entry.is_some_and(|entry| entry.is_at(key))
         });
         found.copied()
     }
@@ -163,7 +185,21 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    impl<E: PartialEq + std::fmt::Debug> List<E> {
+    macro_rules! keyed_by_themselves {
+        ($($number:ty),*) => {$(
+            impl Keyed for $number {
+                type Key<'k> = $number;
+
+                fn is_at(&self, key: $number) -> bool {
+                    *self == key
+                }
+            }
+        )*};
+    }
+
+    keyed_by_themselves!(u8, u64);
+
+    impl<E: for<'k> Keyed<Key<'k> = E> + Copy + PartialEq + std::fmt::Debug> List<E> {
         /// Walks the links both ways, the free list and the index, and returns the entries from the
         /// newest to the oldest.
         fn validate(&self) -> Vec<&E> {
@@ -172,7 +208,7 @@ mod tests {
             while let Some(at) = self.nodes.get(node as usize) {
                 assert_eq!(at.newer, newer, "node {node} is linked one way only");
                 let entry = at.entry.as_ref().expect("a linked node has an entry");
-                let found = self.find(at.hash, |other| std::ptr::eq(other, entry));
+                let found = self.find(at.hash, *entry);
                 assert_eq!(found, Some(node), "node {node} is not in the index");
                 entries.push(entry);
                 (node, newer) = (at.older, node);
@@ -226,13 +262,13 @@ mod tests {
             for step in steps {
                 match step {
                     Step::Touch(entry) => {
-                        let touched = list.touch(hash(entry), |other| *other == entry).copied();
+                        let touched = list.touch(hash(entry), entry).copied();
                         let place = model.iter().position(|other| *other == entry);
                         prop_assert_eq!(touched, place.map(|place| model.remove(place)));
                         model.splice(0..0, touched);
                     }
                     Step::Peek(entry) => {
-                        let there = list.peek(hash(entry), |other| *other == entry).is_some();
+                        let there = list.peek(hash(entry), entry).is_some();
                         prop_assert_eq!(there, model.contains(&entry));
                     }
                     Step::Insert(entry) if !model.contains(&entry) => {
@@ -241,7 +277,7 @@ mod tests {
                     }
                     Step::Insert(_) => {}
                     Step::Remove(entry) => {
-                        let removed = list.remove(hash(entry), |other| *other == entry);
+                        let removed = list.remove(hash(entry), entry);
                         let place = model.iter().position(|other| *other == entry);
                         prop_assert_eq!(removed, place.map(|place| model.remove(place)));
                     }

@@ -140,15 +140,27 @@ impl<D: AtomicDb> LruCache<D> {
         }
     }
 
+    #[inline]
     fn shard(&self, hash: u64) -> MutexGuard<'_, Shard<D::Data>> {
         // A shard's own tables use the lowest and the highest bits of the hash.
         let number = (hash >> 32) as usize & (self.shared.shards.len() - 1);
         self.shared.shards[number].lock()
     }
 
+    #[cold]
+    fn get_or_fetch(&self, hash: u64, key: Key<'_>) -> Result<Option<Item<D::Data>>> {
+        match self.look(hash, key) {
+            Found::Hit(item, _) => Ok(Some(item)),
+            Found::Miss(fill) => {
+                let item = self.shared.inner.get(key)?;
+                fill.succeed(item.clone());
+                Ok(item)
+            }
+        }
+    }
+
     /// What is at hand for `key`, live, and else a fill that has begun.
-    fn look(&self, key: Key<'_>) -> Found<'_, D> {
-        let hash = self.shared.hasher.key(key);
+    fn look(&self, hash: u64, key: Key<'_>) -> Found<'_, D> {
         let look = self.shard(hash).look(hash, key);
         match look {
             Look::Miss(ticket) => Found::Miss(Fill::of(self, ticket)),
@@ -295,14 +307,13 @@ impl<D: AtomicDb> Drop for Writing<'_, D> {
 impl<D: AtomicDb> AtomicDb for LruCache<D> {
     type Data = D::Data;
 
+    #[inline]
     fn get(&self, key: Key<'_>) -> Result<Option<Item<Self::Data>>> {
-        match self.look(key) {
-            Found::Hit(item, _) => Ok(Some(item)),
-            Found::Miss(fill) => {
-                let item = self.shared.inner.get(key)?;
-                fill.succeed(item.clone());
-                Ok(item)
-            }
+        let hash = self.shared.hasher.key(key);
+        let hit = self.shard(hash).hit(hash, &key);
+        match hit {
+            Some(item) => Ok(Some(item)),
+            None => self.get_or_fetch(hash, key),
         }
     }
 
@@ -316,7 +327,8 @@ impl<D: AtomicDb> AtomicDb for LruCache<D> {
         let mut fills: SmallVec<[(usize, Fill<'_, D>); 4]> = SmallVec::new();
         let mut missing: SmallVec<[Key<'_>; 8]> = SmallVec::new();
         for (place, key) in keys.iter().enumerate() {
-            items.push(match self.look(*key) {
+            let hash = self.shared.hasher.key(*key);
+            items.push(match self.look(hash, *key) {
                 Found::Hit(item, standing) => {
                     hits.push((*key, standing));
                     Some(item)
@@ -506,8 +518,9 @@ mod tests {
     #[test]
     fn a_fill_or_a_write_that_is_given_up_leaves_no_mark() {
         let cache = LruCache::new(MemoryDb::<u32>::new(), 10);
-        let under_way = || cache.shard(cache.shared.hasher.key(KEY)).under_way();
-        let Found::Miss(fill) = cache.look(KEY) else {
+        let hash = cache.shared.hasher.key(KEY);
+        let under_way = || cache.shard(hash).under_way();
+        let Found::Miss(fill) = cache.look(hash, KEY) else {
             panic!("something is cached");
         };
         assert_eq!(under_way(), 1);
@@ -541,6 +554,16 @@ mod tests {
         let got = catch_unwind(AssertUnwindSafe(|| cache.get(KEY).is_ok()));
         assert!(got.is_err());
         assert_eq!(cache.shard(cache.shared.hasher.key(KEY)).under_way(), 0);
+    }
+
+    #[test]
+    fn a_large_cache_has_four_shards_per_core_unless_told_otherwise() {
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let builder = LruCache::builder(MemoryDb::<u32>::new());
+        let cache = builder.capacity(1 << 30).build();
+        let shards = cache.shared.shards.len();
+        assert!(shards.is_power_of_two());
+        assert!(shards <= 4 * cores && 4 * cores < 2 * shards);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Plain `&mut self` code that never sees a mutex, a clock or the database behind. What it removes
 //! it hands out, for the caller to drop after unlocking.
 
-use super::list::{List, MAX_ENTRIES};
+use super::list::{Keyed, List, MAX_ENTRIES};
 use crate::removed::Removed;
 use crate::{Item, Key};
 use hashbrown::HashTable;
@@ -41,9 +41,12 @@ struct Entry<T> {
     stamp: u64,
 }
 
-impl<T> Entry<T> {
-    fn is_at(&self, key: Key<'_>) -> bool {
-        self.item.is_at(key)
+impl<T> Keyed for Entry<T> {
+    type Key<'k> = &'k Key<'k>;
+
+    #[inline(always)]
+    fn is_at(&self, key: &Key<'_>) -> bool {
+        self.item.is_at(key.bytes())
     }
 }
 
@@ -108,12 +111,24 @@ impl<T> Shard<T> {
 
     /// The item at `key`, which becomes the most recently used one; or else begins a fill.
     pub(super) fn look(&mut self, hash: u64, key: Key<'_>) -> Look<T> {
-        if let Some(entry) = self.list.touch(hash, |entry| entry.is_at(key)) {
+        if let Some(entry) = self.list.touch(hash, &key) {
             self.hits += 1;
             return Look::Hit(entry.item.clone(), entry.stamp);
         }
         self.misses += 1;
         Look::Miss(self.begin_fill(hash))
+    }
+
+    /// The item at `key` if there is one that cannot expire, which becomes the most recently used
+    /// one. Otherwise there is a [`look`](Shard::look) to come.
+    #[inline]
+    pub(super) fn hit(&mut self, hash: u64, key: &Key<'_>) -> Option<Item<T>> {
+        let entry = self.list.touch(hash, key)?;
+        if entry.item.ttl().is_some() {
+            return None;
+        }
+        self.hits += 1;
+        Some(entry.item.clone())
     }
 
     /// Takes back a hit on an entry that turned out to have expired, and begins a fill instead.
@@ -126,15 +141,15 @@ impl<T> Shard<T> {
     ) -> Ticket {
         self.hits -= 1;
         self.misses += 1;
-        let expired = |entry: &Entry<T>| entry.stamp == stamp && entry.is_at(key);
-        let entry = self.list.remove(hash, expired);
-        removed.extend(entry.map(|entry| entry.item));
+        if self.stands(hash, key, stamp) {
+            self.take_out(hash, key, removed);
+        }
         self.begin_fill(hash)
     }
 
     /// Whether the entry with this stamp is still there.
     pub(super) fn stands(&self, hash: u64, key: Key<'_>, stamp: u64) -> bool {
-        let entry = self.list.peek(hash, |entry| entry.is_at(key));
+        let entry = self.list.peek(hash, &key);
         entry.is_some_and(|entry| entry.stamp == stamp)
     }
 
@@ -269,7 +284,7 @@ impl<T> Shard<T> {
     }
 
     fn take_out(&mut self, hash: u64, key: Key<'_>, removed: &mut RemovedItems<T>) {
-        let entry = self.list.remove(hash, |entry| entry.is_at(key));
+        let entry = self.list.remove(hash, &key);
         removed.extend(entry.map(|entry| entry.item));
     }
 }
@@ -287,7 +302,7 @@ mod tests {
 
     /// What the shard answers, without counting it or beginning a fill.
     fn cached(shard: &Shard<u32>) -> Option<u32> {
-        let entry = shard.list.peek(HASH, |entry| entry.is_at(KEY));
+        let entry = shard.list.peek(HASH, &KEY);
         entry.and_then(|entry| entry.item.data().copied())
     }
 
@@ -354,14 +369,23 @@ mod tests {
 
     #[test]
     fn a_fill_that_began_after_a_write_had_ended_is_stored_though_older_fills_are_under_way() {
-        let mut shard = Shard::new(2);
-        let old = begin_fill(&mut shard);
-        let write = begin_write(&mut shard);
-        end_write(&mut shard, write, None);
-        let new = begin_fill(&mut shard);
-        end_fill(&mut shard, new, 2);
-        end_fill(&mut shard, old, 1);
-        assert_eq!(cached(&shard), Some(2));
+        for old_ends_last in [true, false] {
+            let mut shard = Shard::new(2);
+            let old = begin_fill(&mut shard);
+            let write = begin_write(&mut shard);
+            end_write(&mut shard, write, None);
+            let new = begin_fill(&mut shard);
+            if old_ends_last {
+                end_fill(&mut shard, new, 2);
+                end_fill(&mut shard, old, 1);
+            } else {
+                end_fill(&mut shard, old, 1);
+                assert_eq!(cached(&shard), None, "a late fill is cached");
+                end_fill(&mut shard, new, 2);
+            }
+            assert_eq!(cached(&shard), Some(2));
+            assert_eq!(shard.under_way(), 0);
+        }
     }
 
     #[test]
@@ -437,6 +461,22 @@ mod tests {
         assert_eq!(shard.counts(), (0, 1, 0));
         end_fill(&mut shard, fill, 2);
         assert_eq!(shard.under_way(), 0);
+    }
+
+    #[test]
+    fn hits_misses_and_evictions_are_counted() {
+        let mut shard = Shard::new(1);
+        for data in [1, 2] {
+            let fill = begin_fill(&mut shard);
+            end_fill(&mut shard, fill, data);
+            assert!(matches!(shard.look(HASH, KEY), Look::Hit(..)));
+            assert!(matches!(shard.look(HASH, KEY), Look::Hit(..)));
+            let other =
+                shard.begin_write(HASH + 1, Key::new("pk", "other"), &mut RemovedItems::new());
+            let item = Item::new("pk", "other", data);
+            shard.end_write(other, Some(item), &mut RemovedItems::new());
+        }
+        assert_eq!(shard.counts(), (4, 2, 3));
     }
 
     #[test]

@@ -20,12 +20,13 @@ use crate::batch::Writes;
 use crate::hash::KeyHasher;
 use crate::sync::{Arc, Mutex, MutexGuard, thread};
 use crate::{
-    AtomicDb, Batch, Clock, Error, Item, Key, Lock, Page, Query, Result, SystemClock, Version,
-    VersionGenerator,
+    AtomicDb, Batch, Clock, Error, Item, Key, KeyBuf, Lock, Page, Query, Result, SystemClock,
+    Version, VersionGenerator,
 };
 use smallvec::SmallVec;
 use std::fmt;
 use std::marker::PhantomData;
+use std::time::Duration;
 use stripe::{Address, MAX_ROWS, NoLock, RemovedRows, Stripe, stripe_of};
 
 /// A database in memory, for tests, tools and caches. It holds any data, without serializing it.
@@ -160,10 +161,21 @@ impl<T> MemoryDb<T> {
         self.shared.clock.epoch_seconds()
     }
 
-    fn address(&self, key: Key<'_>) -> Address {
-        Address::new(&self.shared.hasher, key, self.shared.stripes.len())
+    #[inline]
+    fn address(&self, bytes: (&[u8], &[u8])) -> Address {
+        Address::new(&self.shared.hasher, bytes, self.shared.stripes.len())
     }
 
+    #[inline]
+    fn step(&self, bytes: (&[u8], &[u8])) -> Step {
+        Step {
+            at: self.address(bytes),
+            guard: 0,
+            row: 0,
+        }
+    }
+
+    #[inline]
     fn lock_stripe(&self, stripe: usize) -> Guard<'_, T> {
         self.shared.stripes[stripe].0.lock()
     }
@@ -173,67 +185,115 @@ impl<T> MemoryDb<T> {
         stripes.map(|stripe| stripe.0.lock()).collect()
     }
 
-    /// Locks the stripes of all `addresses`, each once, ascending.
-    fn lock_stripes(&self, addresses: &[Address]) -> Stripes<'_, T> {
-        let mut numbers: SmallVec<[usize; 8]> = addresses.iter().map(|at| at.stripe).collect();
-        numbers.sort_unstable();
-        numbers.dedup();
-        let guards = numbers.iter().map(|number| self.lock_stripe(*number));
-        Stripes {
-            guards: guards.collect(),
-            numbers,
+    /// What `found` comes to, which was at `at` just now and can expire.
+    fn live(&self, at: &Address, found: Item<T>) -> Option<Item<T>> {
+        if found.is_live(self.now()) {
+            return Some(found);
         }
+        // Expired, but a live item may have replaced it by now. The second look is judged at a time
+        // before it, so its answer is right for as long as it holds the mutex.
+        let now = self.now();
+        let mut removed = RemovedRows::new();
+        let mut stripe = self.lock_stripe(at.stripe as usize);
+        stripe.live_item(at, found.key(), now, &mut removed)
+    }
+
+    /// The lock at `key`, made or refreshed if need be.
+    #[cold]
+    fn make_lock(&self, at: &Address, key: Key<'_>, now: Duration) -> Result<Lock> {
+        let version = || self.shared.versions.next(now);
+        let mut removed = RemovedRows::new();
+        let mut stripe = self.lock_stripe(at.stripe as usize);
+        match stripe.lock(at, key, now.as_secs(), version, &mut removed) {
+            Ok(lock) => Ok(lock),
+            Err(NoLock::Room) => Err(full()),
+            Err(NoLock::Item) => Err(Error::InvalidInput(format!(
+                "an item is at {key}: a lock lives beside the data, under a key of its own"
+            ))),
+        }
+    }
+
+    /// Locks the stripes of all `steps`, each once, ascending.
+    fn lock_stripes(&self, steps: &mut [Step], order: &StripeOrder) -> Guards<'_, T> {
+        let mut guards = Guards::new();
+        let mut latest = None;
+        for entry in order {
+            let stripe = (entry >> 96) as usize;
+            if latest != Some(stripe) {
+                guards.push(self.lock_stripe(stripe));
+                latest = Some(stripe);
+            }
+            steps[*entry as u64 as usize].guard = guards.len() - 1;
+        }
+        guards
     }
 
     /// The one instant at which `writes` are judged and happen.
     fn apply(&self, writes: &Writes<'_, T>) -> Result<Version> {
-        writes.validate()?;
+        let mut steps = Steps::new();
+        // `for_each`, for a chain of iterators is walked link by link so.
+        let step = |key: &KeyBuf| self.step(key.bytes());
+        writes.keys().for_each(|key| steps.push(step(key)));
+        let steps = steps.as_mut_slice();
+        let order = stripe_order(steps);
+        if share_hashes(&order) {
+            writes.validate()?;
+        }
+        // In the order of `Writes::keys`.
         let now = self.shared.clock.now();
         let seconds = now.as_secs();
-        let addresses: SmallVec<[Address; 8]> =
-            writes.keys().map(|key| self.address(key)).collect();
-        // In the order of `Writes::keys`.
-        let (locks, items) = addresses.split_at(writes.locks.len() + writes.checks.len());
-        let (sets, items) = items.split_at(writes.sets.len());
-        let (creates, deletes) = items.split_at(writes.creates.len());
 
         let mut removed = RemovedRows::new();
-        let mut stripes = self.lock_stripes(&addresses);
+        let mut guards = self.lock_stripes(steps, &order);
+        let stripes = guards.as_mut_slice();
+        let (locks, rest) = steps.split_at_mut(writes.locks.len());
+        let (checks, rest) = rest.split_at(writes.checks.len());
+        let (sets, rest) = rest.split_at(writes.sets.len());
+        let (creates, deletes) = rest.split_at(writes.creates.len());
 
         let mut lost = Vec::new();
-        let mut renewed: SmallVec<[u32; 8]> = SmallVec::new();
-        for (at, lock) in locks.iter().zip(writes.locks.iter().chain(writes.checks)) {
-            match stripes.of(at).unchanged(at, lock, seconds) {
-                Some(row) => renewed.push(row),
+        for (step, lock) in locks.iter_mut().zip(writes.locks) {
+            match stripes[step.guard].unchanged(&step.at, lock, seconds) {
+                Some(row) => step.row = row,
                 None => lost.push(lock.key().to_buf()),
+            }
+        }
+        for (step, lock) in checks.iter().zip(writes.checks) {
+            let row = stripes[step.guard].unchanged(&step.at, lock, seconds);
+            if row.is_none() {
+                lost.push(lock.key().to_buf());
             }
         }
         if !lost.is_empty() {
             return Err(Error::RaceCondition { keys: lost });
         }
-        for (at, item) in creates.iter().zip(writes.creates) {
-            if stripes.of(at).has_item(at, item.key(), seconds) {
+        for (step, item) in creates.iter().zip(writes.creates) {
+            if stripes[step.guard].has_item(&step.at, item.key(), seconds) {
                 let key = item.key().to_buf();
                 return Err(Error::AlreadyExists { key });
             }
         }
-        for stripe in &stripes.guards {
+        for stripe in &*stripes {
             has_room(stripe, sets.len() + creates.len())?;
         }
 
         let version = self.shared.versions.next(now);
-        for ((at, row), _) in locks.iter().zip(renewed).zip(writes.locks) {
-            stripes.of(at).renew(row, version);
+        for step in &*locks {
+            stripes[step.guard].renew(step.row, version);
         }
-        let items = sets
-            .iter()
-            .zip(writes.sets)
-            .chain(creates.iter().zip(writes.creates));
-        for (at, item) in items {
-            stripes.of(at).put(at, item.clone(), &mut removed);
+        let mut put = |step: &Step, item: &Item<T>| {
+            if let Some(old) = stripes[step.guard].put(&step.at, item.clone()) {
+                removed.push(old);
+            }
+        };
+        for (step, item) in sets.iter().zip(writes.sets) {
+            put(step, item);
         }
-        for (at, key) in deletes.iter().zip(writes.deletes) {
-            stripes.of(at).remove(at, key.as_key(), &mut removed);
+        for (step, item) in creates.iter().zip(writes.creates) {
+            put(step, item);
+        }
+        for (step, key) in deletes.iter().zip(writes.deletes) {
+            removed.extend(stripes[step.guard].remove(&step.at, key.as_key()));
         }
         Ok(version)
     }
@@ -262,6 +322,39 @@ impl<T> MemoryDb<T> {
     }
 }
 
+/// One key of a call that touches several.
+struct Step {
+    at: Address,
+    /// Which guard is of its stripe, once the stripes are locked.
+    guard: usize,
+    /// The row of its lock, once that was found.
+    row: u32,
+}
+
+type Steps = SmallVec<[Step; 8]>;
+
+/// Stripes, locked, ascending.
+type Guards<'a, T> = SmallVec<[Guard<'a, T>; 8]>;
+
+/// The stripe, the hash and the number of each step, in 32, 32 and 64 bits, ascending.
+type StripeOrder = SmallVec<[u128; 8]>;
+
+fn stripe_order(steps: &[Step]) -> StripeOrder {
+    let mut order = StripeOrder::new();
+    for (number, Step { at, .. }) in steps.iter().enumerate() {
+        let place = u64::from(at.stripe) << 32 | u64::from(at.row);
+        order.push(u128::from(place) << 64 | number as u128);
+    }
+    order.sort_unstable();
+    order
+}
+
+/// Whether two keys may be the same: equal ones have equal stripes and hashes.
+fn share_hashes(order: &StripeOrder) -> bool {
+    let mut pairs = order.windows(2);
+    pairs.any(|pair| pair[0] >> 64 == pair[1] >> 64)
+}
+
 /// # Errors
 ///
 /// [`Error::Backend`] if `more` rows are too many for the stripe.
@@ -277,38 +370,18 @@ fn full() -> Error {
     Error::Backend(format!("a stripe holds at most {most} items and locks").into())
 }
 
-/// Several stripes, locked.
-struct Stripes<'a, T> {
-    /// Ascending.
-    numbers: SmallVec<[usize; 8]>,
-    guards: SmallVec<[Guard<'a, T>; 8]>,
-}
-
-impl<T> Stripes<'_, T> {
-    /// The stripe of an address that was given when they were locked.
-    fn of(&mut self, at: &Address) -> &mut Stripe<T> {
-        let position = self.numbers.partition_point(|number| *number < at.stripe);
-        &mut self.guards[position]
-    }
-}
-
 impl<T> AtomicDb for MemoryDb<T> {
     type Data = T;
 
+    #[inline]
     fn get(&self, key: Key<'_>) -> Result<Option<Item<T>>> {
-        let at = self.address(key);
-        let found = self.lock_stripe(at.stripe).item(&at, key);
+        let at = self.address(key.bytes());
+        let found = self.lock_stripe(at.stripe as usize).item(&at, &key);
         // The clock is asked only for items that can expire, and after unlocking.
         match found {
-            Some(item) if item.ttl().is_some() && !item.is_live(self.now()) => {}
-            found => return Ok(found),
+            Some(item) if item.ttl().is_some() => Ok(self.live(&at, item)),
+            found => Ok(found),
         }
-        // Expired, but a live item may have replaced it by now. The second look is judged at a time
-        // before it, so its answer is right for as long as it holds the mutex.
-        let now = self.now();
-        let mut removed = RemovedRows::new();
-        let mut stripe = self.lock_stripe(at.stripe);
-        Ok(stripe.live_item(&at, key, now, &mut removed))
     }
 
     fn get_fresh(&self, key: Key<'_>) -> Result<Option<Item<T>>> {
@@ -317,37 +390,36 @@ impl<T> AtomicDb for MemoryDb<T> {
 
     fn get_many(&self, keys: &[Key<'_>]) -> Result<Vec<Option<Item<T>>>> {
         let now = self.now();
-        let addresses: SmallVec<[Address; 8]> = keys.iter().map(|key| self.address(*key)).collect();
+        let mut steps: Steps = keys.iter().map(|key| self.step(key.bytes())).collect();
+        let order = stripe_order(&steps);
         let mut removed = RemovedRows::new();
-        let mut stripes = self.lock_stripes(&addresses);
-        let items = addresses.iter().zip(keys);
-        Ok(items
-            .map(|(at, key)| stripes.of(at).live_item(at, *key, now, &mut removed))
+        let mut stripes = self.lock_stripes(&mut steps, &order);
+        let steps = steps.iter().zip(keys);
+        Ok(steps
+            .map(|(step, key)| stripes[step.guard].live_item(&step.at, *key, now, &mut removed))
             .collect())
     }
 
     fn get_lock(&self, key: Key<'_>) -> Result<Lock> {
         let now = self.shared.clock.now();
-        let at = self.address(key);
-        let version = || self.shared.versions.next(now);
-        let mut removed = RemovedRows::new();
-        let mut stripe = self.lock_stripe(at.stripe);
-        match stripe.lock(&at, key, now.as_secs(), version, &mut removed) {
-            Ok(lock) => Ok(lock),
-            Err(NoLock::Room) => Err(full()),
-            Err(NoLock::Item) => Err(Error::InvalidInput(format!(
-                "an item is at {key}: a lock lives beside the data, under a key of its own"
-            ))),
+        let at = self.address(key.bytes());
+        let found = self
+            .lock_stripe(at.stripe as usize)
+            .lasting_lock(&at, &key, now.as_secs());
+        match found {
+            Some(lock) => Ok(lock),
+            None => self.make_lock(&at, key, now),
         }
     }
 
     fn set(&self, items: &[Item<T>]) -> Result<()> {
         for item in items {
-            let at = self.address(item.key());
-            let mut removed = RemovedRows::new();
-            let mut stripe = self.lock_stripe(at.stripe);
+            let at = self.address(item.key_buf().bytes());
+            let mut stripe = self.lock_stripe(at.stripe as usize);
             has_room(&stripe, 1)?;
-            stripe.put(&at, item.clone(), &mut removed);
+            let old = stripe.put(&at, item.clone());
+            drop(stripe);
+            drop(old);
         }
         Ok(())
     }
@@ -362,9 +434,9 @@ impl<T> AtomicDb for MemoryDb<T> {
 
     fn delete(&self, keys: &[Key<'_>]) -> Result<()> {
         for key in keys {
-            let at = self.address(*key);
-            let mut removed = RemovedRows::new();
-            self.lock_stripe(at.stripe).remove(&at, *key, &mut removed);
+            let at = self.address(key.bytes());
+            let old = self.lock_stripe(at.stripe as usize).remove(&at, *key);
+            drop(old);
         }
         Ok(())
     }

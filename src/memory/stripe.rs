@@ -6,10 +6,12 @@
 use super::order::{Order, Place};
 use crate::hash::KeyHasher;
 use crate::removed::Removed;
+use crate::sync::Arc;
 use crate::{Item, Key, Lock, Query, Version};
 use hashbrown::HashTable;
 use smallvec::SmallVec;
 use std::collections::BTreeSet;
+use std::mem;
 
 /// Rows that were replaced or removed, kept alive until no mutex is held.
 pub(super) type RemovedRows<T> = Removed<Row<T>>;
@@ -17,20 +19,20 @@ pub(super) type RemovedRows<T> = Removed<Row<T>>;
 /// Where a key lives: computed once, outside the mutex.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Address {
-    /// Chooses the stripe.
-    pub(super) stripe: usize,
+    pub(super) stripe: u32,
     partition: u32,
-    row: u32,
+    pub(super) row: u32,
 }
 
 impl Address {
-    /// The address of `key` among `stripes` stripes, a power of two.
-    pub(super) fn new(hasher: &KeyHasher, key: Key<'_>, stripes: usize) -> Self {
-        let partition = hasher.partition(key.pk);
+    /// The address of the key with these `bytes` among `stripes` stripes, a power of two.
+    #[inline]
+    pub(super) fn new(hasher: &KeyHasher, bytes: (&[u8], &[u8]), stripes: usize) -> Self {
+        let (partition, row) = hasher.both(bytes);
         Address {
-            stripe: stripe_of(partition, stripes),
+            stripe: stripe_of(partition, stripes) as u32,
             partition: partition as u32,
-            row: hasher.row(partition, key.sk) as u32,
+            row: row as u32,
         }
     }
 }
@@ -58,10 +60,11 @@ pub(super) enum Row<T> {
 }
 
 impl<T> Row<T> {
-    fn is_at(&self, key: Key<'_>) -> bool {
+    #[inline]
+    fn is_at(&self, bytes: (&[u8], &[u8])) -> bool {
         match self {
-            Row::Item { item, .. } => item.is_at(key),
-            Row::Lock { lock, .. } => lock.is_at(key),
+            Row::Item { item, .. } => item.is_at(bytes),
+            Row::Lock { lock, .. } => lock.is_at(bytes),
             Row::Vacant { .. } => false,
         }
     }
@@ -69,7 +72,8 @@ impl<T> Row<T> {
     fn hash(&self) -> u32 {
         match self {
             Row::Item { hash, .. } | Row::Lock { hash, .. } => *hash,
-            Row::Vacant { .. } => 0,
+            // Whatever it is, no index holds a vacant row; this one costs no branch.
+            Row::Vacant { next } => *next,
         }
     }
 
@@ -77,6 +81,22 @@ impl<T> Row<T> {
         match self {
             Row::Item { item, .. } => Some(item),
             _ => None,
+        }
+    }
+
+    fn lock(&self) -> Option<&Lock> {
+        match self {
+            Row::Lock { lock, .. } => Some(lock),
+            _ => None,
+        }
+    }
+
+    /// Whether this is at the key of `item`.
+    fn is_at_key_of(&self, item: &Item<T>) -> bool {
+        match self {
+            Row::Item { item: held, .. } => held.key_buf() == item.key_buf(),
+            Row::Lock { lock, .. } => **lock.key_buf() == *item.key_buf(),
+            Row::Vacant { .. } => false,
         }
     }
 
@@ -172,16 +192,43 @@ impl<T> Stripe<T> {
         self.by_key.len().saturating_add(more) <= self.max_rows
     }
 
+    #[inline]
     fn find(&self, at: &Address, key: Key<'_>) -> Option<u32> {
+        let row = self.first_at(at)?;
+        match self.rows[row as usize].is_at(key.bytes()) {
+            true => Some(row),
+            false => self.find_among_equal_hashes(at, key.bytes()),
+        }
+    }
+
+    /// The first row with this hash, which nearly always is the one at the address. The table's own
+    /// loop compares nothing but hashes so, which keeps it in registers.
+    #[inline]
+    fn first_at(&self, at: &Address) -> Option<u32> {
+        let is = |row: &u32| self.rows[*row as usize].hash() == at.row;
+        self.by_key.find(spread(at.row), is).copied()
+    }
+
+    #[cold]
+    fn find_among_equal_hashes(&self, at: &Address, bytes: (&[u8], &[u8])) -> Option<u32> {
         let rows = &self.rows;
         self.by_key
-            .find(spread(at.row), |row| rows[*row as usize].is_at(key))
+            .find(spread(at.row), |row| rows[*row as usize].is_at(bytes))
             .copied()
     }
 
     /// The item at `key`, live or not.
-    pub(super) fn item(&self, at: &Address, key: Key<'_>) -> Option<Item<T>> {
-        let row = self.find(at, key)?;
+    #[inline]
+    pub(super) fn item(&self, at: &Address, key: &Key<'_>) -> Option<Item<T>> {
+        match &self.rows[self.first_at(at)? as usize] {
+            Row::Item { item, .. } if item.is_at(key.bytes()) => Some(item.clone()),
+            _ => self.item_among_equal_hashes(at, key),
+        }
+    }
+
+    #[cold]
+    fn item_among_equal_hashes(&self, at: &Address, key: &Key<'_>) -> Option<Item<T>> {
+        let row = self.find_among_equal_hashes(at, key.bytes())?;
         self.rows[row as usize].item().cloned()
     }
 
@@ -198,7 +245,7 @@ impl<T> Stripe<T> {
         if item.is_live(now) {
             return Some(item.clone());
         }
-        self.remove_row(row, removed);
+        removed.push(self.remove_row(row));
         None
     }
 
@@ -211,21 +258,37 @@ impl<T> Stripe<T> {
 
     /// The row of `lock` if it is live and has the same version.
     pub(super) fn unchanged(&self, at: &Address, lock: &Lock, now: u64) -> Option<u32> {
-        let row = self.find(at, lock.key())?;
-        match &self.rows[row as usize] {
-            Row::Lock { lock: held, .. }
-                if held.version() == lock.version() && held.is_live(now) =>
-            {
-                Some(row)
-            }
-            _ => None,
+        // Whoever read the lock here shares its key with it.
+        let is_key_of = |held: &Lock| {
+            Arc::ptr_eq(held.key_buf(), lock.key_buf()) || held.key_buf() == lock.key_buf()
+        };
+        let mut row = self.first_at(at)?;
+        if !self.rows[row as usize].lock().is_some_and(is_key_of) {
+            row = self.find_among_equal_hashes(at, lock.key_buf().bytes())?;
         }
+        let held = self.rows[row as usize].lock()?;
+        (held.version() == lock.version() && held.is_live(now)).then_some(row)
     }
 
     /// Gives the lock in `row`, which [`unchanged`](Stripe::unchanged) found, its next version.
     pub(super) fn renew(&mut self, row: u32, version: Version) {
         if let Row::Lock { lock, .. } = &mut self.rows[row as usize] {
             lock.set_version(version);
+        }
+    }
+
+    /// The live lock at `key`, unless it is to be refreshed.
+    #[inline]
+    pub(super) fn lasting_lock(&self, at: &Address, key: &Key<'_>, now: u64) -> Option<Lock> {
+        match &self.rows[self.first_at(at)? as usize] {
+            Row::Lock { lock, .. }
+                if lock.is_live(now)
+                    && lock.refreshed_ttl(now) == lock.ttl()
+                    && lock.is_at(key.bytes()) =>
+            {
+                Some(Lock::clone(lock))
+            }
+            _ => None,
         }
     }
 
@@ -248,7 +311,7 @@ impl<T> Stripe<T> {
                     return Ok(lock);
                 }
                 Row::Item { item, .. } if item.is_live(now) => return Err(NoLock::Item),
-                _ => self.remove_row(row, removed),
+                _ => removed.push(self.remove_row(row)),
             }
         }
         if !self.has_room(1) {
@@ -263,29 +326,36 @@ impl<T> Stripe<T> {
         Ok(lock)
     }
 
-    /// Writes `item` over whatever is at its key. There must be room for one more.
-    pub(super) fn put(&mut self, at: &Address, item: Item<T>, removed: &mut RemovedRows<T>) {
-        let new = Row::Item { hash: at.row, item };
-        let Some(row) = self.find(at, new.key()) else {
+    /// Writes `item` over whatever is at its key, and hands that out. There must be room for one
+    /// more.
+    pub(super) fn put(&mut self, at: &Address, item: Item<T>) -> Option<Row<T>> {
+        let found = match self.first_at(at) {
+            Some(row) if !self.rows[row as usize].is_at_key_of(&item) => {
+                self.find_among_equal_hashes(at, item.key_buf().bytes())
+            }
+            found => found,
+        };
+        let hash = at.row;
+        let new = Row::Item { hash, item };
+        let Some(row) = found else {
             let row = self.add(new);
             self.arrange(at.partition, row);
-            return;
+            return None;
         };
         let ttl = new.ttl();
-        let old = std::mem::replace(&mut self.rows[row as usize], new);
+        let old = mem::replace(&mut self.rows[row as usize], new);
         self.expires_instead(row, old.ttl(), ttl);
         if old.item().is_none() {
             self.items += 1;
             self.arrange(at.partition, row);
         }
-        removed.push(old);
+        Some(old)
     }
 
-    /// Removes what is at `key`, if anything is.
-    pub(super) fn remove(&mut self, at: &Address, key: Key<'_>, removed: &mut RemovedRows<T>) {
-        if let Some(row) = self.find(at, key) {
-            self.remove_row(row, removed);
-        }
+    /// Removes what is at `key` and hands it out, if anything is.
+    pub(super) fn remove(&mut self, at: &Address, key: Key<'_>) -> Option<Row<T>> {
+        let row = self.find(at, key)?;
+        Some(self.remove_row(row))
     }
 
     /// Removes at most `max` rows that have expired at `now`; returns how many it removed. Costs
@@ -298,7 +368,7 @@ impl<T> Stripe<T> {
     ) -> usize {
         for count in 0..max {
             match self.expiries.first() {
-                Some(&(ttl, row)) if ttl < now => self.remove_row(row, removed),
+                Some(&(ttl, row)) if ttl < now => removed.push(self.remove_row(row)),
                 _ => return count,
             }
         }
@@ -324,31 +394,41 @@ impl<T> Stripe<T> {
             return (Vec::new(), false);
         };
         let (from, to) = self.bounds(order, query, after);
-        let mut items = Vec::with_capacity(order.count(from, to).min(max));
-        let mut expired: SmallVec<[u32; 8]> = SmallVec::new();
-        let mut more = false;
-        let mut visit = |row: u32| match self.rows[row as usize].item() {
-            Some(item) if !item.is_live(now) => {
-                expired.push(row);
-                true
-            }
-            Some(item) if items.len() < max => {
-                items.push(item.clone());
-                true
-            }
-            _ => {
-                more = true;
-                false
-            }
+        let max = max.min(order.count(from, to));
+        let rows = order.range(from, to);
+        let (items, expired, more) = match query.is_reverse() {
+            false => self.live_items(rows, max, now),
+            true => self.live_items(rows.rev(), max, now),
         };
-        match query.is_reverse() {
-            false => order.range(from, to).all(&mut visit),
-            true => order.range(from, to).rev().all(&mut visit),
-        };
-        for row in expired {
-            self.remove_row(row, removed);
-        }
+        removed.extend(expired.into_iter().map(|row| self.remove_row(row)));
         (items, more)
+    }
+
+    /// At most `max` live items of `rows`, the expired rows that are met, and whether there are more.
+    #[inline]
+    fn live_items(
+        &self,
+        mut rows: impl Iterator<Item = u32>,
+        max: usize,
+        now: u64,
+    ) -> (Vec<Item<T>>, SmallVec<[u32; 8]>, bool) {
+        let mut items = Vec::with_capacity(max);
+        let mut expired = SmallVec::new();
+        let all = rows.all(|row| {
+            let Some(item) = self.rows[row as usize].item() else {
+                return true;
+            };
+            if !item.is_live(now) {
+                expired.push(row);
+                return true;
+            }
+            let fits = items.len() < max;
+            if fits {
+                items.push(item.clone());
+            }
+            fits
+        });
+        (items, expired, !all)
     }
 
     /// The places between which the rows of a query lie.
@@ -385,7 +465,7 @@ impl<T> Stripe<T> {
         self.items += usize::from(row.item().is_some());
         let number = match self.rows.get(self.vacant as usize) {
             Some(&Row::Vacant { next }) => {
-                let number = std::mem::replace(&mut self.vacant, next);
+                let number = mem::replace(&mut self.vacant, next);
                 self.rows[number as usize] = row;
                 number
             }
@@ -444,8 +524,8 @@ impl<T> Stripe<T> {
         }
     }
 
-    /// Takes `row` out of everything.
-    fn remove_row(&mut self, row: u32, removed: &mut RemovedRows<T>) {
+    /// Takes `row` out of everything, and hands it out.
+    fn remove_row(&mut self, row: u32) -> Row<T> {
         if self.rows[row as usize].item().is_some() {
             self.disarrange(row);
             self.items -= 1;
@@ -455,17 +535,21 @@ impl<T> Stripe<T> {
             entry.remove();
         }
         let vacant = Row::Vacant { next: self.vacant };
-        let old = std::mem::replace(&mut self.rows[row as usize], vacant);
+        let old = mem::replace(&mut self.rows[row as usize], vacant);
         self.vacant = row;
         self.expires_instead(row, old.ttl(), None);
-        removed.push(old);
+        old
     }
 
     /// Moves `row` in the index of expiries.
+    #[inline]
     fn expires_instead(&mut self, row: u32, old: Option<u64>, new: Option<u64>) {
-        if old == new {
-            return;
+        if old != new {
+            self.move_expiry(row, old, new);
         }
+    }
+
+    fn move_expiry(&mut self, row: u32, old: Option<u64>, new: Option<u64>) {
         if let Some(old) = old {
             self.expiries.remove(&(old, row));
         }

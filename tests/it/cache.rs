@@ -477,3 +477,28 @@ fn a_lock_that_is_made_where_an_item_was_leaves_no_item_in_the_cache() {
     assert!(cache.get_lock(KEY).is_ok());
     assert_eq!(data(&cache, KEY), None);
 }
+
+#[test]
+fn the_figures_of_all_shards_are_added_up() {
+    const ITEMS: u64 = 400;
+    let db = LruCache::builder(MemoryDb::new())
+        .capacity(8)
+        .shards(4)
+        .build();
+    let sks: Vec<String> = (0..ITEMS).map(|number| number.to_string()).collect();
+    for sk in &sks {
+        db.set(&[Item::new("pk", sk, 1)]).unwrap();
+    }
+    let stats = db.stats();
+    assert_eq!((stats.hits, stats.misses, stats.entries), (0, 0, 8));
+    assert_eq!(stats.evictions, ITEMS - 8);
+    db.clear();
+    for sk in &sks {
+        for _ in 0..3 {
+            assert_eq!(data(&db, Key::new("pk", sk)), Some(1));
+        }
+    }
+    let stats = db.stats();
+    assert_eq!((stats.hits, stats.misses), (2 * ITEMS, ITEMS));
+    assert_eq!((stats.entries, stats.evictions), (8, 2 * (ITEMS - 8)));
+}

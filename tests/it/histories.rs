@@ -56,6 +56,7 @@ fn thousand(seed: u64) -> Workload {
         accounts: 5,
         shelves: 2,
         places: 4,
+        notes: 2,
         threads: 4,
         calls: 245,
         seed,
@@ -63,19 +64,22 @@ fn thousand(seed: u64) -> Workload {
 }
 
 type Shared = Arc<dyn AtomicDb<Data = String> + Send + Sync>;
-type Make = fn() -> Shared;
+type Make = fn(&ManualClock) -> Shared;
 
-fn memory(stripes: usize) -> MemoryDb<String> {
-    let clock = ManualClock::new(1_700_000_000);
-    MemoryDb::builder().stripes(stripes).clock(clock).build()
+fn stopped() -> ManualClock {
+    ManualClock::new(1_700_000_000)
 }
 
-fn cached<D: AtomicDb>(db: D, capacity: usize, shards: usize) -> LruCache<D> {
-    let clock = ManualClock::new(1_700_000_000);
+fn memory(clock: &ManualClock, stripes: usize) -> MemoryDb<String> {
+    let builder = MemoryDb::builder().stripes(stripes);
+    builder.clock(clock.clone()).build()
+}
+
+fn cached<D: AtomicDb>(db: D, clock: &ManualClock, capacity: usize, shards: usize) -> LruCache<D> {
     LruCache::builder(db)
         .capacity(capacity)
         .shards(shards)
-        .clock(clock)
+        .clock(clock.clone())
         .build()
 }
 
@@ -87,17 +91,29 @@ fn file() -> Temporary<RedbDb<String>> {
 
 /// What histories are recorded from.
 const DATABASES: &[(&str, Make)] = &[
-    ("memory with one stripe", || Arc::new(memory(1))),
-    ("memory with two stripes", || Arc::new(memory(2))),
-    ("memory with many stripes", || Arc::new(memory(64))),
-    ("a cache of one", || Arc::new(cached(memory(4), 1, 1))),
-    ("a cache of few", || Arc::new(cached(memory(4), 6, 2))),
-    ("a cache of many", || Arc::new(cached(memory(4), 1_000, 4))),
-    ("a cache before a cache", || {
-        Arc::new(cached(cached(memory(4), 8, 1), 3, 1))
+    ("memory with one stripe", |clock| Arc::new(memory(clock, 1))),
+    ("memory with two stripes", |clock| {
+        Arc::new(memory(clock, 2))
     }),
-    ("a large cache before a small one", || {
-        Arc::new(cached(cached(memory(1), 2, 1), 1_000, 1))
+    ("memory with many stripes", |clock| {
+        Arc::new(memory(clock, 64))
+    }),
+    ("a cache of one", |clock| {
+        Arc::new(cached(memory(clock, 4), clock, 1, 1))
+    }),
+    ("a cache of few", |clock| {
+        Arc::new(cached(memory(clock, 4), clock, 6, 2))
+    }),
+    ("a cache of many", |clock| {
+        Arc::new(cached(memory(clock, 4), clock, 1_000, 4))
+    }),
+    ("a cache before a cache", |clock| {
+        let behind = cached(memory(clock, 4), clock, 8, 1);
+        Arc::new(cached(behind, clock, 3, 1))
+    }),
+    ("a large cache before a small one", |clock| {
+        let behind = cached(memory(clock, 1), clock, 2, 1);
+        Arc::new(cached(behind, clock, 1_000, 1))
     }),
     #[cfg(feature = "redb")]
     ("a file", || Arc::new(file())),
@@ -113,7 +129,8 @@ fn histories_of_every_database_are_strictly_serializable() {
     let (mut operations, mut overlapping, mut neighbours) = (0, 0, 0);
     for (seed, (name, make)) in seeds().zip(DATABASES.iter().cycle()).take(count) {
         let workload = thousand(seed);
-        let (history, sum) = workload.run(&Arc::new(make()), on_threads);
+        let clock = stopped();
+        let (history, sum) = workload.run(&Arc::new(make(&clock)), Some(&clock), on_threads);
         if let Err(anomaly) = history.check() {
             panic!("{name}, {workload}: {anomaly}");
         }
@@ -139,8 +156,9 @@ fn every_fault_of_a_database_shows_in_its_histories() {
             calls: 120,
             ..thousand(seed)
         };
-        let db = Arc::new(Faulty::new(fault));
-        (workload, workload.run(&db, on_threads))
+        let clock = stopped();
+        let db = Arc::new(Faulty::new(fault, clock.clone()));
+        (workload, workload.run(&db, Some(&clock), on_threads))
     };
     for _ in 0..3 {
         let (workload, (history, sum)) = run(Fault::None);
@@ -226,6 +244,37 @@ fn read_lock(letter: &str, version: u128) -> Action {
     Action::ReadLock(lock(letter), at(version))
 }
 
+fn set(place: &str, value: Value) -> Action {
+    Action::Write("set", blind(place, Some(value), None))
+}
+
+fn set_until(ttl: u64, place: &str, value: Value) -> Action {
+    Action::Write("set", blind(place, Some(value), Some(ttl)))
+}
+
+fn delete(place: &str) -> Action {
+    Action::Write("delete", blind(place, None, None))
+}
+
+/// A write of a note, which has no guard.
+fn blind(place: &str, value: Option<Value>, ttl: Option<u64>) -> Write {
+    Write {
+        key: note(place),
+        guard: None,
+        value,
+        ttl,
+        create: false,
+    }
+}
+
+fn note(place: &str) -> KeyBuf {
+    item("notes", place)
+}
+
+fn see(place: &str, value: Option<Value>) -> Action {
+    read(&[(note(place), value)])
+}
+
 /// A commit under locks, each a letter, and writes that the locks of their letters guard.
 struct Making(Commit);
 
@@ -235,6 +284,7 @@ fn commit(locks: &[(&str, u128)], writes: &[(&str, &str, Option<Value>)]) -> Mak
         key: item(letter, place),
         guard: guard(letter),
         value: *value,
+        ttl: None,
         create: false,
     };
     Making(Commit {
@@ -660,6 +710,206 @@ fn information_that_flows_in_a_circle_is_found() {
 }
 
 #[test]
+fn blind_writes_that_overlap_may_be_seen_in_either_order() {
+    for (last, other) in [(1, 2), (2, 1)] {
+        let mut script = Script::default();
+        script
+            .during(0, 9, set("x", 1))
+            .during(1, 8, set("x", 2))
+            .during(2, 3, see("x", Some(other)))
+            .during(4, 5, see("x", Some(last)))
+            .during(6, 20, delete("x"))
+            .during(10, 11, see("x", Some(last)))
+            .during(12, 13, see("x", None))
+            .during(21, 22, see("x", None));
+        assert_eq!(script.kind(), None);
+    }
+}
+
+#[test]
+fn what_a_blind_write_replaced_before_the_read_began_is_stale() {
+    let mut script = Script::default();
+    script
+        .then(set("x", 1))
+        .then(set("x", 2))
+        .then(see("x", Some(1)));
+    assert_eq!(script.kind(), Some(Kind::StaleRead));
+}
+
+#[test]
+fn blind_writes_that_are_seen_in_two_orders_are_found() {
+    // By two readers.
+    let mut script = Script::default();
+    script
+        .during(0, 9, set("x", 1))
+        .during(0, 9, set("x", 2))
+        .during(1, 2, see("x", Some(1)))
+        .during(3, 6, see("x", Some(2)))
+        .during(1, 4, see("x", Some(2)))
+        .during(5, 6, see("x", Some(1)));
+    assert_eq!(script.kind(), Some(Kind::DisputedOrder));
+
+    // By one, to whom the first comes back.
+    let mut script = Script::default();
+    script
+        .during(0, 9, set("x", 1))
+        .during(0, 9, set("x", 2))
+        .during(1, 2, see("x", Some(1)))
+        .during(3, 4, see("x", Some(2)))
+        .during(5, 6, see("x", Some(1)));
+    assert_eq!(script.kind(), Some(Kind::DisputedOrder));
+}
+
+#[test]
+fn what_was_seen_of_one_note_orders_what_is_seen_of_another() {
+    let mut script = Script::default();
+    script
+        .then(set("x", 1))
+        .then(set("y", 2))
+        .during(10, 19, set("x", 3))
+        .during(10, 19, set("y", 4))
+        .during(11, 18, read(&[(note("x"), Some(3)), (note("y"), Some(2))]));
+    assert_eq!(script.kind(), None);
+    script.during(11, 18, read(&[(note("x"), Some(1)), (note("y"), Some(4))]));
+    assert_eq!(script.kind(), Some(Kind::TornRead));
+}
+
+#[test]
+fn a_read_of_half_a_commit_without_locks_is_torn() {
+    let loose = |version| {
+        let mut making = commit(&[], &[("notes", "x", Some(3)), ("notes", "y", None)]);
+        making
+            .0
+            .writes
+            .iter_mut()
+            .for_each(|write| write.guard = None);
+        making.renewed_to(version)
+    };
+    let seen = [(None, None), (Some(3), Some(2)), (Some(1), None)];
+    let torn = [Kind::LostWrite, Kind::TornRead, Kind::TornRead];
+    for ((x, y), kind) in seen.into_iter().zip(torn) {
+        let mut script = Script::default();
+        script
+            .then(set("x", 1))
+            .then(set("y", 2))
+            .during(10, 19, loose(50))
+            .during(11, 12, read(&[(note("x"), Some(1)), (note("y"), Some(2))]))
+            .during(13, 14, read(&[(note("x"), Some(3)), (note("y"), None)]));
+        assert_eq!(script.kind(), None);
+        script.during(11, 18, read(&[(note("x"), x), (note("y"), y)]));
+        assert_eq!(script.kind(), Some(kind));
+    }
+}
+
+#[test]
+fn a_note_seen_after_its_deletion_is_found() {
+    let mut script = Script::default();
+    script
+        .then(set("x", 1))
+        .then(delete("x"))
+        .then(see("x", Some(1)));
+    assert_eq!(script.kind(), Some(Kind::SeenAfterDeletion));
+
+    // Also where a reader knows of the deletion before it has returned.
+    let mut script = Script::default();
+    script
+        .then(set("x", 1))
+        .during(10, 19, delete("x"))
+        .during(11, 12, see("x", None));
+    assert_eq!(script.kind(), None);
+    script.during(13, 14, see("x", Some(1)));
+    assert_eq!(script.kind(), Some(Kind::SeenAfterDeletion));
+}
+
+#[test]
+fn nothing_where_a_note_is_all_the_while_is_a_lost_write() {
+    let mut script = Script::default();
+    script.then(set("x", 1)).then(see("x", None));
+    assert_eq!(script.kind(), Some(Kind::LostWrite));
+
+    // What was deleted before has been written again since.
+    let mut script = Script::default();
+    script
+        .then(set("x", 1))
+        .then(delete("x"))
+        .then(see("x", None))
+        .then(set("x", 2))
+        .then(see("x", None));
+    assert_eq!(script.kind(), Some(Kind::LostWrite));
+
+    // It has not been deleted yet.
+    let mut script = Script::default();
+    script
+        .then(set("x", 1))
+        .then(see("x", None))
+        .then(delete("x"));
+    assert_eq!(script.kind(), Some(Kind::LostWrite));
+}
+
+#[test]
+fn nothing_before_the_first_write_comes_before_all_of_them() {
+    let mut script = Script::default();
+    script
+        .during(0, 9, set("x", 1))
+        .during(0, 9, set("x", 2))
+        .during(1, 2, see("x", None))
+        .during(3, 4, see("x", Some(1)));
+    assert_eq!(script.kind(), None);
+    script.during(5, 6, see("x", None));
+    assert_eq!(script.kind(), Some(Kind::LostWrite));
+}
+
+#[test]
+fn a_note_may_be_seen_in_its_last_second_and_not_after() {
+    let mut script = Script::default();
+    script
+        .then(set_until(100, "x", 1))
+        .then(Action::Tick(100))
+        .then(see("x", Some(1)))
+        .during(10, 13, Action::Tick(101))
+        .during(11, 12, see("x", None))
+        .during(14, 15, see("x", None));
+    assert_eq!(script.kind(), None);
+    script.during(16, 17, see("x", Some(1)));
+    assert_eq!(script.kind(), Some(Kind::SeenAfterExpiry));
+}
+
+#[test]
+fn a_note_that_is_gone_before_its_last_second_has_passed_is_a_lost_write() {
+    let mut script = Script::default();
+    script
+        .then(Action::Tick(99))
+        .then(set_until(100, "x", 1))
+        .then(Action::Tick(100))
+        .then(see("x", None))
+        .then(Action::Tick(101));
+    assert_eq!(script.kind(), Some(Kind::LostWrite));
+
+    // What replaced it does not expire.
+    let mut script = Script::default();
+    script
+        .then(set_until(100, "x", 1))
+        .then(set("x", 2))
+        .then(Action::Tick(101))
+        .then(see("x", None));
+    assert_eq!(script.kind(), Some(Kind::LostWrite));
+}
+
+#[test]
+fn what_is_gone_because_it_expired_had_been_the_last_one_written() {
+    // The reader found nothing, so the first note was the last, so the other was replaced.
+    let mut script = Script::default();
+    script
+        .during(0, 1, set_until(100, "x", 1))
+        .during(0, 1, set("x", 2))
+        .during(2, 3, Action::Tick(101))
+        .during(4, 5, see("x", None));
+    assert_eq!(script.kind(), None);
+    script.during(6, 7, see("x", Some(2)));
+    assert_eq!(script.kind(), Some(Kind::DisputedOrder));
+}
+
+#[test]
 fn a_long_history_is_checked_without_deep_recursion() {
     let mut script = written();
     let mut version = 30;
@@ -688,23 +938,52 @@ struct OneByOne;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Cell {
-    Item(Value),
+    /// Up to its last second, if it has one.
+    Item(Value, Option<u64>),
     Lock(Version),
 }
 
-type Cells = BTreeMap<KeyBuf, Cell>;
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Cells {
+    now: u64,
+    cells: BTreeMap<KeyBuf, Cell>,
+}
+
+impl Cells {
+    fn get(&self, key: &KeyBuf) -> Option<&Cell> {
+        let expired = |cell: &&Cell| match cell {
+            Cell::Item(_, ttl) => ttl.is_some_and(|ttl| self.now > ttl),
+            Cell::Lock(_) => false,
+        };
+        self.cells.get(key).filter(|cell| !expired(cell))
+    }
+
+    fn insert(&mut self, key: &KeyBuf, cell: Cell) {
+        self.cells.insert(key.clone(), cell);
+    }
+
+    fn write(&mut self, write: &Write) {
+        match write.value {
+            Some(value) => self.insert(&write.key, Cell::Item(value, write.ttl)),
+            None => drop(self.cells.remove(&write.key)),
+        }
+    }
+}
 
 impl Specification for OneByOne {
     type State = Cells;
     type Operation = Action;
 
     fn init() -> Cells {
-        Cells::new()
+        Cells {
+            now: 0,
+            cells: BTreeMap::new(),
+        }
     }
 
     fn apply(action: &Action, before: &Cells) -> (bool, Cells) {
         let holds = |(key, value): &Seen| match before.get(key) {
-            Some(Cell::Item(there)) => Some(*there) == *value,
+            Some(Cell::Item(there, _)) => Some(*there) == *value,
             Some(Cell::Lock(_)) | None => value.is_none(),
         };
         let mut after = before.clone();
@@ -714,8 +993,19 @@ impl Specification for OneByOne {
                 let lock = Cell::Lock(*version);
                 match before.get(key) {
                     Some(there) => *there == lock,
-                    None => after.insert(key.clone(), lock).is_none(),
+                    None => {
+                        after.insert(key, lock);
+                        true
+                    }
                 }
+            }
+            Action::Write(_, write) => {
+                after.write(write);
+                true
+            }
+            Action::Tick(now) => {
+                after.now = *now;
+                true
             }
             Action::Commit(commit) => {
                 let named = commit.locks.iter().chain(&commit.checks);
@@ -724,7 +1014,7 @@ impl Specification for OneByOne {
                 };
                 let lost: Vec<KeyBuf> = named.filter(changed).map(|(key, _)| key.clone()).collect();
                 let occupied = |write: &&Write| {
-                    write.create && matches!(before.get(&write.key), Some(Cell::Item(_)))
+                    write.create && matches!(before.get(&write.key), Some(Cell::Item(..)))
                 };
                 let exists = commit.writes.iter().find(occupied);
                 match &commit.outcome {
@@ -734,14 +1024,9 @@ impl Specification for OneByOne {
                     }
                     Outcome::Committed(version) => {
                         for (key, _) in &commit.locks {
-                            after.insert(key.clone(), Cell::Lock(*version));
+                            after.insert(key, Cell::Lock(*version));
                         }
-                        for write in &commit.writes {
-                            match write.value {
-                                Some(value) => after.insert(write.key.clone(), Cell::Item(value)),
-                                None => after.remove(&write.key),
-                            };
-                        }
+                        commit.writes.iter().for_each(|write| after.write(write));
                         let rests = commit.rests_on.iter().all(holds);
                         lost.is_empty() && exists.is_none() && rests
                     }
@@ -758,9 +1043,10 @@ impl Specification for OneByOne {
 /// Whether the other crate finds an order that explains the history.
 fn is_linearizable(history: &History) -> bool {
     let mut events: Vec<(u64, usize, Event<Action>)> = Vec::new();
-    for op in &history.ops {
-        events.push((op.invoked, op.thread, Event::Call(op.action.clone())));
-        events.push((op.returned, op.thread, Event::Response(op.action.clone())));
+    // Each as if by a thread of its own, for what one call does at several moments overlaps itself.
+    for (thread, op) in history.ops.iter().enumerate() {
+        events.push((op.invoked, thread, Event::Call(op.action.clone())));
+        events.push((op.returned, thread, Event::Response(op.action.clone())));
     }
     events.sort_by_key(|(time, ..)| *time);
     let events = events
@@ -776,6 +1062,7 @@ fn hundred(seed: u64) -> Workload {
         accounts: 3,
         shelves: 1,
         places: 3,
+        notes: 2,
         threads: 3,
         calls: 30,
         seed,
@@ -786,7 +1073,7 @@ fn hundred(seed: u64) -> Workload {
 fn another_checker_agrees_that_the_histories_are_sound() {
     for (seed, (name, make)) in seeds().zip(DATABASES) {
         let workload = hundred(seed);
-        let (history, _) = workload.run(&Arc::new(make()), on_threads);
+        let (history, _) = workload.run(&Arc::new(make(&stopped())), None, on_threads);
         assert!(is_linearizable(&history), "{name}, {workload}");
         assert!(history.check().is_ok(), "{name}, {workload}");
     }
@@ -800,7 +1087,8 @@ fn another_checker_agrees_about_every_fault_that_it_can_see() {
         let mut refused = 0;
         for seed in seeds().take(TRIES) {
             let workload = hundred(seed);
-            let (history, _) = workload.run(&Arc::new(Faulty::new(*fault)), on_threads);
+            let db = Arc::new(Faulty::new(*fault, stopped()));
+            let (history, _) = workload.run(&db, None, on_threads);
             match (is_linearizable(&history), history.check()) {
                 (true, Ok(())) => {}
                 (false, Err(_)) => refused += 1,

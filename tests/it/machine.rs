@@ -222,9 +222,10 @@ enum Fault {
     RepeatedKeysInABatch,
     UnguardedSetAtomic,
     PurgeCountsWrong,
+    PurgeTakesRefreshedLocks,
 }
 
-const FAULTS: [Fault; 24] = [
+const FAULTS: [Fault; 25] = [
     Fault::ExpiredItemsInQueries,
     Fault::ExpiredItemsCountTowardsTheLimit,
     Fault::ExpiredAtTheLastSecond,
@@ -249,6 +250,7 @@ const FAULTS: [Fault; 24] = [
     Fault::RepeatedKeysInABatch,
     Fault::UnguardedSetAtomic,
     Fault::PurgeCountsWrong,
+    Fault::PurgeTakesRefreshedLocks,
 ];
 
 /// A correct database with a fault in front of it.
@@ -262,6 +264,8 @@ struct Broken {
     cached: RefCell<HashMap<KeyBuf, Item<u32>>>,
     /// The version that each lock had first, and the one that stands for it in `db`.
     first: RefCell<BTreeMap<KeyBuf, (Version, Version)>>,
+    /// The last second that each lock had when it was first seen with this version.
+    ends: RefCell<BTreeMap<KeyBuf, (Version, u64)>>,
 }
 
 impl Broken {
@@ -273,6 +277,7 @@ impl Broken {
             timeless: MemoryDb::builder().clock(ManualClock::new(0)).build(),
             cached: RefCell::default(),
             first: RefCell::default(),
+            ends: RefCell::default(),
         }
     }
 
@@ -390,6 +395,14 @@ impl AtomicDb for Broken {
         let lock = self.db.get_lock(key)?;
         let now = self.clock.epoch_seconds();
         match self.fault {
+            Fault::PurgeTakesRefreshedLocks => {
+                let mut ends = self.ends.borrow_mut();
+                match ends.get(&key.to_buf()) {
+                    Some((version, _)) if *version == lock.version() => {}
+                    _ => drop(ends.insert(key.to_buf(), (lock.version(), lock.ttl()))),
+                }
+                Ok(lock)
+            }
             Fault::LockRefreshedTooEarly if lock.ttl() - now < 2 * Lock::REFRESH_WITHIN => {
                 self.db.delete(&[key])?;
                 let made = self.db.get_lock(key)?;
@@ -538,6 +551,14 @@ impl AtomicDb for Broken {
 impl Subject for Broken {
     fn purge(&self) -> Option<usize> {
         let count = self.db.purge_expired();
+        let now = self.clock.epoch_seconds();
+        self.ends.borrow_mut().retain(|key, (_, end)| {
+            let ended = *end < now;
+            if ended && matches!(self.db.get(key.as_key()), Ok(None)) {
+                let _ = self.db.delete(&[key.as_key()]);
+            }
+            !ended
+        });
         match self.is(Fault::PurgeCountsWrong) && count > 1 {
             true => Some(1),
             false => Some(count),

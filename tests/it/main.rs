@@ -15,3 +15,4 @@ mod suites;
 mod time;
 mod trace;
 mod transact;
+mod values;

@@ -38,6 +38,7 @@ fn short() -> Workload {
         accounts: 2,
         shelves: 1,
         places: 2,
+        notes: 2,
         threads: 3,
         calls: 6,
         // Of the schedule, so that it is replayed with it.
@@ -51,31 +52,32 @@ fn long() -> Workload {
         accounts: 4,
         shelves: 2,
         places: 3,
+        notes: 2,
         threads: 4,
         calls: 50,
         ..short()
     }
 }
 
-fn memory() -> MemoryDb<String> {
-    let clock = ManualClock::new(1_700_000_000);
-    MemoryDb::builder().stripes(2).clock(clock).build()
+fn memory(clock: &ManualClock) -> MemoryDb<String> {
+    let builder = MemoryDb::builder().stripes(2);
+    builder.clock(clock.clone()).build()
 }
 
-fn cached<D: AtomicDb>(db: D, capacity: usize) -> LruCache<D> {
-    let clock = ManualClock::new(1_700_000_000);
+fn cached<D: AtomicDb>(db: D, clock: &ManualClock, capacity: usize) -> LruCache<D> {
     LruCache::builder(db)
         .capacity(capacity)
         .shards(2)
-        .clock(clock)
+        .clock(clock.clone())
         .build()
 }
 
-fn record<D>(workload: Workload, db: D) -> History
+fn record<D>(workload: Workload, make: impl Fn(&ManualClock) -> D) -> History
 where
     D: AtomicDb<Data = String> + Send + Sync + 'static,
 {
-    let (history, sum) = workload.run(&Arc::new(db), on_threads);
+    let clock = ManualClock::new(1_700_000_000);
+    let (history, sum) = workload.run(&Arc::new(make(&clock)), Some(&clock), on_threads);
     if let Err(anomaly) = history.check() {
         panic!("{workload}: {anomaly}");
     }
@@ -85,7 +87,7 @@ where
 
 /// Checks histories of what `make` makes, under schedules chosen at random and such as put few
 /// threads off at the worst of moments.
-fn check<D>(name: &str, make: fn() -> D)
+fn check<D>(name: &str, make: fn(&ManualClock) -> D)
 where
     D: AtomicDb<Data = String> + Send + Sync + 'static,
 {
@@ -98,7 +100,7 @@ where
         let body = {
             let (operations, overlapping) = (Arc::clone(&operations), Arc::clone(&overlapping));
             move || {
-                let history = record(workload(), make());
+                let history = record(workload(), make);
                 operations.fetch_add(history.ops.len(), Ordering::Relaxed);
                 overlapping.fetch_add(history.overlaps().0, Ordering::Relaxed);
             }
@@ -122,22 +124,24 @@ fn histories_of_memory_are_strictly_serializable_under_every_schedule_tried() {
 
 #[test]
 fn histories_of_a_cache_of_few_are_strictly_serializable_under_every_schedule_tried() {
-    check("a cache of two", || cached(memory(), 2));
+    check("a cache of two", |clock| cached(memory(clock), clock, 2));
 }
 
 #[test]
 fn histories_of_a_cache_of_all_are_strictly_serializable_under_every_schedule_tried() {
-    check("a cache of all", || cached(memory(), 100));
+    check("a cache of all", |clock| cached(memory(clock), clock, 100));
 }
 
 #[test]
 fn histories_of_stacked_caches_are_strictly_serializable_under_every_schedule_tried() {
-    check("a cache before a cache", || cached(cached(memory(), 2), 4));
+    check("a cache before a cache", |clock| {
+        cached(cached(memory(clock), clock, 2), clock, 4)
+    });
 }
 
 #[test]
 fn a_database_without_a_fault_has_sound_histories() {
-    check("one mutex", || Faulty::new(Fault::None));
+    check("one mutex", |clock| Faulty::new(Fault::None, clock.clone()));
 }
 
 #[test]
@@ -148,7 +152,7 @@ fn every_fault_of_a_database_is_found_by_some_schedule() {
         let count = Arc::clone(&tries);
         let body = move || {
             count.fetch_add(1, Ordering::Relaxed);
-            record(short(), Faulty::new(*fault));
+            record(short(), |clock| Faulty::new(*fault, clock.clone()));
         };
         let found = catch_unwind(AssertUnwindSafe(|| shuttle::check_random(body, TRIES)));
         let tries = tries.load(Ordering::Relaxed);

@@ -1,7 +1,10 @@
 //! What the checker is worth: a database of rows in one map under one mutex, with one fault. It is
 //! sound without the fault.
 
-use atomic_db::{AtomicDb, Batch, Error, Item, Key, KeyBuf, Lock, Page, Query, Result, Version};
+use atomic_db::{
+    AtomicDb, Batch, Clock, Error, Item, Key, KeyBuf, Lock, ManualClock, Page, Query, Result,
+    Version,
+};
 #[cfg(shuttle)]
 use shuttle::sync::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
@@ -47,6 +50,24 @@ pub(crate) enum Fault {
     NamesTooMany,
     /// `create` replaces what is there.
     CreateReplaces,
+    /// `set` takes away what is there in one critical section and writes in another.
+    SetsInTwoSteps,
+    /// `set` writes again after a while, as if it had not been told that it had.
+    SetsTwice,
+    /// `delete` now and then does nothing.
+    ForgetsADeletion,
+    /// `page` leaves out its last item if there are more.
+    PageSkipsAnItem,
+    /// `page` reads in two parts.
+    TornPage,
+    /// `stream` answers what was so some commits ago.
+    OldStream,
+    /// A commit without locks makes each write on its own.
+    UnlockedCommitsAreLoose,
+    /// A read does not look at times to live.
+    NeverExpires,
+    /// What expires is gone in its last second already.
+    ExpiresEarly,
 }
 
 impl Fault {
@@ -68,6 +89,15 @@ impl Fault {
         Fault::SpuriousExists,
         Fault::NamesTooMany,
         Fault::CreateReplaces,
+        Fault::SetsInTwoSteps,
+        Fault::SetsTwice,
+        Fault::ForgetsADeletion,
+        Fault::PageSkipsAnItem,
+        Fault::TornPage,
+        Fault::OldStream,
+        Fault::UnlockedCommitsAreLoose,
+        Fault::NeverExpires,
+        Fault::ExpiresEarly,
     ];
 }
 
@@ -81,6 +111,7 @@ type Rows = BTreeMap<KeyBuf, Row>;
 
 pub(crate) struct Faulty {
     fault: Fault,
+    clock: ManualClock,
     rows: Mutex<Rows>,
     /// Copies of items, where a cache is at fault.
     cached: Mutex<BTreeMap<KeyBuf, Item<String>>>,
@@ -94,9 +125,10 @@ pub(crate) struct Faulty {
 }
 
 impl Faulty {
-    pub(crate) fn new(fault: Fault) -> Self {
+    pub(crate) fn new(fault: Fault, clock: ManualClock) -> Self {
         Faulty {
             fault,
+            clock,
             rows: Mutex::default(),
             cached: Mutex::default(),
             old: Mutex::default(),
@@ -140,27 +172,53 @@ impl Faulty {
         Version::from_u128(u128::from(self.versions.fetch_add(1, Ordering::SeqCst)))
     }
 
-    fn item(rows: &Rows, key: Key<'_>) -> Option<Item<String>> {
-        match rows.get(&key.to_buf()) {
-            Some(Row::Item(item)) => Some(item.clone()),
-            Some(Row::Lock(_)) | None => None,
+    fn is_live(&self, item: &Item<String>) -> bool {
+        let now = self.clock.epoch_seconds();
+        match self.fault {
+            Fault::NeverExpires => true,
+            Fault::ExpiresEarly => item.is_live(now + 1),
+            _ => item.is_live(now),
         }
     }
 
-    /// The items of a partition in order. All the workload asks of a query, besides a prefix
-    /// that they all have.
-    fn select(rows: &Rows, query: &Query) -> Vec<Item<String>> {
+    fn live(&self, row: &Row) -> Option<Item<String>> {
+        match row {
+            Row::Item(item) if self.is_live(item) => Some(item.clone()),
+            Row::Item(_) | Row::Lock(_) => None,
+        }
+    }
+
+    fn item(&self, rows: &Rows, key: Key<'_>) -> Option<Item<String>> {
+        rows.get(&key.to_buf()).and_then(|row| self.live(row))
+    }
+
+    /// The items of a partition in order, beyond `after`. All the workload asks of a query,
+    /// besides its limit.
+    fn select(&self, rows: &Rows, query: &Query, after: Option<&str>) -> Vec<Item<String>> {
+        let beyond = |item: &Item<String>| match after {
+            Some(after) if query.is_reverse() => item.sk() < after,
+            Some(after) => item.sk() > after,
+            None => true,
+        };
+        let rows = rows.values().filter_map(|row| self.live(row));
         let mut items: Vec<Item<String>> = rows
-            .values()
-            .filter_map(|row| match row {
-                Row::Item(item) => Some(item.clone()),
-                Row::Lock(_) => None,
-            })
-            .filter(|item| item.pk() == query.pk() && item.sk().starts_with(query.sk_prefix()))
+            .filter(|item| item.pk() == query.pk() && beyond(item))
             .collect();
         if query.is_reverse() {
             items.reverse();
         }
+        items
+    }
+
+    /// The same, read in two critical sections.
+    fn select_twice(&self, query: &Query, after: Option<&str>) -> Vec<Item<String>> {
+        let mut items = self.select(&self.rows(), query, after);
+        self.gap();
+        items.truncate(items.len() / 2);
+        let last = items.last().map(|item| item.sk().to_owned());
+        let after = last.as_deref().or(after);
+        let later = self.select(&self.rows(), query, after);
+        items.extend(later);
         items
     }
 
@@ -187,16 +245,17 @@ impl AtomicDb for Faulty {
 
     fn get(&self, key: Key<'_>) -> Result<Option<Item<String>>> {
         if self.has(Fault::OldReads) {
-            return Ok(Self::item(&self.old.lock().unwrap(), key));
+            return Ok(self.item(&self.old.lock().unwrap(), key));
         }
         if !self.caches() {
             return self.get_fresh(key);
         }
-        if let Some(item) = self.cached.lock().unwrap().get(&key.to_buf()) {
-            return Ok(Some(item.clone()));
+        let cached = self.cached.lock().unwrap().get(&key.to_buf()).cloned();
+        if let Some(item) = cached.filter(|item| self.is_live(item)) {
+            return Ok(Some(item));
         }
         let rows = self.rows();
-        let item = Self::item(&rows, key);
+        let item = self.item(&rows, key);
         let mut kept = Some(rows);
         if self.has(Fault::LateFill) {
             kept = None;
@@ -211,7 +270,7 @@ impl AtomicDb for Faulty {
     }
 
     fn get_fresh(&self, key: Key<'_>) -> Result<Option<Item<String>>> {
-        Ok(Self::item(&self.rows(), key))
+        Ok(self.item(&self.rows(), key))
     }
 
     fn get_many(&self, keys: &[Key<'_>]) -> Result<Vec<Option<Item<String>>>> {
@@ -223,7 +282,7 @@ impl AtomicDb for Faulty {
                 self.gap();
                 rows = self.rows();
             }
-            items.push(Self::item(&rows, *key));
+            items.push(self.item(&rows, *key));
         }
         Ok(items)
     }
@@ -246,16 +305,34 @@ impl AtomicDb for Faulty {
     }
 
     fn set(&self, items: &[Item<String>]) -> Result<()> {
-        items
-            .iter()
-            .try_for_each(|item| self.commit(&Batch::new().set(item.clone())).map(drop))
+        let each = |item: &Item<String>| self.commit(&Batch::new().set(item.clone())).map(drop);
+        if self.has(Fault::SetsInTwoSteps) {
+            let keys: Vec<Key<'_>> = items.iter().map(Item::key).collect();
+            self.delete(&keys)?;
+            self.gap();
+        }
+        items.iter().try_for_each(each)?;
+        if self.has(Fault::SetsTwice) {
+            self.gap();
+            items.iter().try_for_each(each)?;
+        }
+        Ok(())
     }
 
     fn commit(&self, batch: &Batch<String>) -> Result<Version> {
         batch.validate()?;
+        let writes = batch.sets().len() + batch.deletes().len();
+        if self.has(Fault::UnlockedCommitsAreLoose) && batch.locks().is_empty() && writes > 1 {
+            self.set(batch.sets())?;
+            self.gap();
+            let keys: Vec<Key<'_>> = batch.deletes().iter().map(KeyBuf::as_key).collect();
+            self.delete(&keys)?;
+            return Ok(self.version());
+        }
         let turn = self.commits.fetch_add(1, Ordering::SeqCst) + 1;
         let mut rows = self.rows();
-        if self.has(Fault::OldReads) && turn % 4 == 0 {
+        let reads_old = self.has(Fault::OldReads) || self.has(Fault::OldStream);
+        if reads_old && turn % 4 == 0 {
             self.old.lock().unwrap().clone_from(&rows);
         }
         let mut lost = self.lost(&rows, batch);
@@ -272,7 +349,7 @@ impl AtomicDb for Faulty {
             return Err(Error::RaceCondition { keys: lost });
         }
         for item in batch.creates() {
-            let there = Self::item(&rows, item.key()).is_some();
+            let there = self.item(&rows, item.key()).is_some();
             let spurious = self.has(Fault::SpuriousExists) && turn % 4 == 0;
             if there && !self.has(Fault::CreateReplaces) || spurious {
                 let key = item.key().to_buf();
@@ -328,13 +405,28 @@ impl AtomicDb for Faulty {
     }
 
     fn delete(&self, keys: &[Key<'_>]) -> Result<()> {
+        let turn = self.commits.load(Ordering::SeqCst);
+        if self.has(Fault::ForgetsADeletion) && turn % 2 == 0 {
+            return Ok(());
+        }
         keys.iter()
             .try_for_each(|key| self.commit(&Batch::new().delete(*key)).map(drop))
     }
 
-    fn page(&self, query: &Query, _after: Option<&str>) -> Result<Page<String>> {
-        let items = self.query(query)?;
-        Ok(Page { items, next: None })
+    fn page(&self, query: &Query, after: Option<&str>) -> Result<Page<String>> {
+        let mut items = match self.fault {
+            Fault::TornPage => self.select_twice(query, after),
+            _ => self.select(&self.rows(), query, after),
+        };
+        let limit = query.max_items().unwrap_or(usize::MAX);
+        let more = items.len() > limit;
+        items.truncate(limit);
+        let next = items.last().filter(|_| more);
+        let next = next.map(|item| item.sk().to_owned());
+        if more && self.has(Fault::PageSkipsAnItem) {
+            items.pop();
+        }
+        Ok(Page { items, next })
     }
 
     fn set_atomic(&self, items: &[Item<String>], locks: &[Lock]) -> Result<Version> {
@@ -346,24 +438,18 @@ impl AtomicDb for Faulty {
     }
 
     fn query(&self, query: &Query) -> Result<Vec<Item<String>>> {
-        let mut items = Self::select(&self.rows(), query);
-        if self.has(Fault::TornQuery) {
-            self.gap();
-            let later = Self::select(&self.rows(), query);
-            let half = items.len() / 2;
-            items.truncate(half);
-            let last = items.last().map(|item| item.sk().to_owned());
-            items.extend(later.into_iter().filter(|item| match &last {
-                Some(last) if query.is_reverse() => item.sk() < last.as_str(),
-                Some(last) => item.sk() > last.as_str(),
-                None => true,
-            }));
+        match self.fault {
+            Fault::TornQuery => Ok(self.select_twice(query, None)),
+            _ => Ok(self.select(&self.rows(), query, None)),
         }
-        Ok(items)
     }
 
     fn stream(&self, query: Query) -> impl Iterator<Item = Result<Item<String>>> {
-        let items = self.query(&query).unwrap_or_default();
+        let rows = match self.fault {
+            Fault::OldStream => &self.old,
+            _ => &self.rows,
+        };
+        let items = self.select(&rows.lock().unwrap(), &query, None);
         items.into_iter().map(Ok)
     }
 }

@@ -4,9 +4,10 @@
 //! A database is strictly serializable if every history of it could have come about one call after
 //! another, in an order that keeps to time: a call that had returned before another one began comes
 //! before it. In general this is hard to decide. Here it is easy, for every value that is written
-//! is unique and every write is made under a lock, so that the order of the versions of each key is
-//! known. What is left is a graph: who saw, replaced or overlooked whose version, and who had
-//! returned before whom. The history is strictly serializable exactly if it has no cycle.
+//! is unique and what is written under a lock has an order that is known. What is left is a graph:
+//! who saw, replaced or overlooked whose version, and who had returned before whom. A history whose
+//! writes are all made under locks is strictly serializable exactly if it has no cycle. Of writes
+//! that check nothing, [`blind`] finds as much of their order as anything seen demands.
 //!
 //! # How the order of versions is known
 //!
@@ -19,18 +20,19 @@
 //!
 //! # What is not known
 //!
-//! Absence has no name. A read that found nothing is held to lie somewhere between the first and
+//! Absence has no name. A read of what locks guard that found nothing is held to lie somewhere between the first and
 //! the last absence that its own time allows. Mostly there is one, and then that is exact. So it is
 //! with a creation that was refused because something was there.
 //!
-//! Times to live stay out: the clock stands still while a history is recorded.
+//! Locks do not expire while a history is recorded, and items that they guard never do.
 
+mod blind;
 pub(crate) mod faulty;
 pub(crate) mod workload;
 
 use atomic_db::{KeyBuf, Version};
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::fmt;
+use std::{fmt, slice};
 
 /// What names a value that was written: nobody else writes the same one.
 pub(crate) type Value = u64;
@@ -53,6 +55,12 @@ pub(crate) enum Action {
     Read(&'static str, Vec<Seen>),
     ReadLock(KeyBuf, Version),
     Commit(Commit),
+    /// One item that a call writes or deletes whatever is there, under the name of the method. A
+    /// call with several is several of these at the same time, for they are not one instant.
+    Write(&'static str, Write),
+    /// The clock that times to live are judged by was moved on to this second. One thread alone
+    /// moves it.
+    Tick(u64),
 }
 
 /// A commit and how it ended.
@@ -71,10 +79,12 @@ pub(crate) struct Commit {
 pub(crate) struct Write {
     pub(crate) key: KeyBuf,
     /// The lock of the commit under which this item is always written; none if it is a lock that
-    /// is deleted.
+    /// is deleted, or an item that never has a guard.
     pub(crate) guard: Option<usize>,
     /// `None` deletes.
     pub(crate) value: Option<Value>,
+    /// The last second of an item without a guard. A guarded one lives for ever.
+    pub(crate) ttl: Option<u64>,
     /// No item may be there.
     pub(crate) create: bool,
 }
@@ -105,6 +115,10 @@ pub(crate) enum Kind {
     StaleRead,
     /// A read sees an item that was deleted before it began.
     SeenAfterDeletion,
+    /// A read sees an item whose last second had passed before it began.
+    SeenAfterExpiry,
+    /// Writes that check nothing were seen in two orders.
+    DisputedOrder,
     /// A read finds nothing where something was all the while.
     LostWrite,
     /// A version was handed out twice.
@@ -131,6 +145,8 @@ impl fmt::Display for Kind {
             Kind::WriteSkew => "a write skew: commits rest on what was so no longer",
             Kind::StaleRead => "a stale read",
             Kind::SeenAfterDeletion => "an item was seen after its deletion",
+            Kind::SeenAfterExpiry => "an item was seen after its last second",
+            Kind::DisputedOrder => "blind writes were seen in two orders",
             Kind::LostWrite => "a lost write: nothing was found where an item was all the while",
             Kind::VersionReuse => "a version was handed out twice",
             Kind::LockMadeTwice => "a lock was made where one was",
@@ -160,6 +176,21 @@ impl fmt::Display for Anomaly {
     }
 }
 
+impl fmt::Display for Write {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let key = &self.key;
+        match self.value {
+            Some(value) if self.create => write!(f, "create {key}={value}")?,
+            Some(value) => write!(f, "set {key}={value}")?,
+            None => write!(f, "delete {key}")?,
+        }
+        match self.ttl {
+            Some(ttl) => write!(f, " until {ttl}"),
+            None => Ok(()),
+        }
+    }
+}
+
 impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (thread, from, to) = (self.thread, self.invoked, self.returned);
@@ -182,12 +213,7 @@ impl fmt::Display for Op {
                     }
                 }
                 for write in &commit.writes {
-                    let key = &write.key;
-                    match write.value {
-                        Some(value) if write.create => write!(f, " create {key}={value}")?,
-                        Some(value) => write!(f, " set {key}={value}")?,
-                        None => write!(f, " delete {key}")?,
-                    }
+                    write!(f, " {write}")?;
                 }
                 match &commit.outcome {
                     Outcome::Committed(version) => write!(f, ": committed as {version}"),
@@ -198,6 +224,8 @@ impl fmt::Display for Op {
                     }
                 }
             }
+            Action::Write(method, write) => write!(f, "{method}: {write}"),
+            Action::Tick(now) => write!(f, "the clock was moved to {now}"),
         }
     }
 }
@@ -210,7 +238,24 @@ impl Op {
                 Outcome::Committed(version) => Some((commit, version)),
                 Outcome::Raced(_) | Outcome::Exists(_) => None,
             },
-            Action::Read(..) | Action::ReadLock(..) => None,
+            _ => None,
+        }
+    }
+
+    /// What this was to write.
+    fn writes(&self) -> &[Write] {
+        match &self.action {
+            Action::Commit(commit) => &commit.writes,
+            Action::Write(_, write) => slice::from_ref(write),
+            Action::Read(..) | Action::ReadLock(..) | Action::Tick(_) => &[],
+        }
+    }
+
+    /// What this wrote.
+    fn written(&self) -> &[Write] {
+        match self.action {
+            Action::Commit(_) if self.committed().is_none() => &[],
+            _ => self.writes(),
         }
     }
 }
@@ -229,8 +274,8 @@ impl History {
     }
 
     /// Whether one order of the calls explains the history. The cost is in proportion to its
-    /// length, but for sorting, and for how many writes of a key one read that found nothing
-    /// overlaps.
+    /// length, but for sorting, for how many writes of a key one read that found nothing overlaps,
+    /// and for blind writes.
     pub(crate) fn check(&self) -> Result<(), Anomaly> {
         let mut graph = Graph::new(self);
         let locks = Locks::of(self, &mut graph)?;
@@ -244,6 +289,7 @@ impl History {
                 }
                 Action::ReadLock(key, version) => locks.tie(&mut graph, number, key, *version),
                 Action::Commit(commit) => self.tie(&mut graph, number, commit, &locks, &items)?,
+                Action::Write(..) | Action::Tick(_) => {}
             }
         }
         // First without time, for what is wrong in any order has the better name.
@@ -251,10 +297,10 @@ impl History {
             return Err(self.name(&cycle, &locks));
         }
         graph.keep_to_time(&locks.makings);
-        match graph.cycle() {
-            Some(cycle) => Err(self.name(&cycle, &locks)),
-            None => Ok(()),
+        if let Some(cycle) = graph.cycle() {
+            return Err(self.name(&cycle, &locks));
         }
+        blind::order(self, &locks, &mut graph)
     }
 
     fn tie<'a>(
@@ -323,17 +369,16 @@ impl History {
             None => false,
         };
         let deletes = |edge: &Edge<'_>| {
-            let commit = self.ops[edge.to].committed();
-            commit.is_some_and(|(commit, _)| {
-                let mut gone = commit.writes.iter().filter(|write| write.value.is_none());
-                gone.any(|write| Some(&write.key) == edge.key)
-            })
+            let written = self.ops[edge.to].written().iter();
+            let mut gone = written.filter(|write| write.value.is_none());
+            gone.any(|write| Some(&write.key) == edge.key)
         };
         let is_commit = |edge: &Edge<'_>| matches!(self.ops[edge.from].action, Action::Commit(_));
         let refused =
             |edge: &Edge<'_>| is_commit(edge) && self.ops[edge.from].committed().is_none();
         let timed = count(Why::Time) > 0;
         let kind = match count(Why::Overlooked) {
+            _ if count(Why::Buried) > 0 => Kind::DisputedOrder,
             0 if count(Why::Refused) == 0 => Kind::CyclicFlow,
             _ if overlooked().all(refused) => Kind::UnjustifiedRefusal,
             _ if overlooked().any(|edge| writes(edge.from, edge.key)) => Kind::LostUpdate,
@@ -412,7 +457,7 @@ impl<'a> Locks<'a> {
         }
         for (number, op) in history.ops.iter().enumerate() {
             match &op.action {
-                Action::Read(..) => {}
+                Action::Read(..) | Action::Write(..) | Action::Tick(_) => {}
                 Action::ReadLock(key, version) => locks.meet(history, number, key, *version)?,
                 Action::Commit(commit) => {
                     for (key, version) in commit.locks.iter().chain(&commit.checks) {
@@ -576,11 +621,8 @@ impl<'a> Items<'a> {
         let mut sources = HashMap::new();
         let mut guards: HashMap<&KeyBuf, &KeyBuf> = HashMap::new();
         for (number, op) in history.ops.iter().enumerate() {
-            let Action::Commit(commit) = &op.action else {
-                continue;
-            };
-            for write in &commit.writes {
-                if let Some(guard) = write.guard {
+            for write in op.writes() {
+                if let (Action::Commit(commit), Some(guard)) = (&op.action, write.guard) {
                     let guard = &commit.locks[guard].0;
                     let always = *guards.entry(&write.key).or_insert(guard);
                     assert_eq!(always, guard, "{} has two guards", write.key);
@@ -656,7 +698,7 @@ impl<'a> Items<'a> {
             Some(source) if source.key == key => source,
             _ => return Err(self.history.alone(Kind::UnknownRead, &[op])),
         };
-        if self.history.ops[source.op].committed().is_none() {
+        if self.history.ops[source.op].written().is_empty() {
             let kind = Kind::AbortedRead;
             return Err(self.history.alone(kind, &[source.op, op]));
         }
@@ -746,6 +788,8 @@ enum Why {
     Overlooked,
     /// The second was refused because of the first.
     Refused,
+    /// Somebody for whom the first had happened saw what the second made, so that came later.
+    Buried,
     /// The first had returned before the second began.
     Time,
 }
@@ -757,6 +801,7 @@ impl Why {
             Why::Replaced => "comes before, for it made what this one replaced:",
             Why::Overlooked => "comes before, for it did not see what this one made of",
             Why::Refused => "comes before, for it is why this one was refused:",
+            Why::Buried => "comes before, for who came after it saw what this one made of",
             Why::Time => "comes before, for it had returned when this one began",
         }
     }
@@ -777,6 +822,12 @@ struct Graph<'a> {
     edges: Vec<Edge<'a>>,
     nodes: usize,
     first_moment: usize,
+}
+
+/// Where in `sorted`, the numbers of a graph's edges, those of each node begin.
+struct Outgoing {
+    begin: Vec<usize>,
+    sorted: Vec<usize>,
 }
 
 /// From how many places a short cycle is looked for: a cycle of a few calls tells more than one of
@@ -848,14 +899,11 @@ impl<'a> Graph<'a> {
         self.nodes = next;
     }
 
-    /// A cycle, a short one if that is easily found.
-    fn cycle(&self) -> Option<Vec<Edge<'a>>> {
-        // Edges by where they begin.
+    /// The edges by where they begin.
+    fn outgoing(&self) -> Outgoing {
         let mut begin = vec![0; self.nodes + 1];
-        let mut incoming = vec![0_u32; self.nodes];
         for edge in &self.edges {
             begin[edge.from + 1] += 1;
-            incoming[edge.to] += 1;
         }
         for node in 0..self.nodes {
             begin[node + 1] += begin[node];
@@ -866,26 +914,42 @@ impl<'a> Graph<'a> {
             sorted[place[edge.from]] = number;
             place[edge.from] += 1;
         }
-        let out = |node: usize| {
-            let numbers = &sorted[begin[node]..begin[node + 1]];
-            numbers.iter().map(|number| self.edges[*number])
-        };
+        Outgoing { begin, sorted }
+    }
 
-        // Takes away what nothing comes before, until there is no more of it.
+    fn out(&self, outgoing: &Outgoing, node: usize) -> impl Iterator<Item = Edge<'a>> {
+        let numbers = &outgoing.sorted[outgoing.begin[node]..outgoing.begin[node + 1]];
+        numbers.iter().map(|number| self.edges[*number])
+    }
+
+    /// Takes away what nothing comes before, until there is no more of it. Returns that in order,
+    /// and for each node how much is left that comes right before it.
+    fn in_order(&self, outgoing: &Outgoing) -> (Vec<usize>, Vec<u32>) {
+        let mut incoming = vec![0_u32; self.nodes];
+        for edge in &self.edges {
+            incoming[edge.to] += 1;
+        }
         let mut free: Vec<usize> = (0..self.nodes)
             .filter(|node| incoming[*node] == 0)
             .collect();
-        let mut taken = 0;
+        let mut taken = Vec::with_capacity(self.nodes);
         while let Some(node) = free.pop() {
-            taken += 1;
-            for edge in out(node) {
+            taken.push(node);
+            for edge in self.out(outgoing, node) {
                 incoming[edge.to] -= 1;
                 if incoming[edge.to] == 0 {
                     free.push(edge.to);
                 }
             }
         }
-        if taken == self.nodes {
+        (taken, incoming)
+    }
+
+    /// A cycle, a short one if that is easily found.
+    fn cycle(&self) -> Option<Vec<Edge<'a>>> {
+        let outgoing = self.outgoing();
+        let (taken, incoming) = self.in_order(&outgoing);
+        if taken.len() == self.nodes {
             return None;
         }
 
@@ -919,7 +983,7 @@ impl<'a> Graph<'a> {
                 }
                 let is_moment = node >= self.first_moment;
                 let so_far = so_far + usize::from(!is_moment);
-                for edge in out(node).filter(|edge| left(edge.to)) {
+                for edge in self.out(&outgoing, node).filter(|edge| left(edge.to)) {
                     if so_far < steps[edge.to] {
                         steps[edge.to] = so_far;
                         reached[edge.to] = Some(edge);

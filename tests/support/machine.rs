@@ -182,6 +182,8 @@ pub(crate) enum Jump {
     ToExpiry,
     /// To the second after that.
     PastExpiry,
+    /// To the last second of the lock that expires next, in which reading it refreshes it.
+    ToALocksEnd,
     Back(u64),
     /// To the last second that there is.
     ToTheEnd,
@@ -302,7 +304,8 @@ fn jump(bytes: &mut Bytes<'_>) -> Jump {
     let seconds = |bytes: &mut Bytes<'_>| JUMPS[bytes.below(JUMPS.len())];
     match bytes.below(16) {
         0..=5 => Jump::Forward(seconds(bytes)),
-        6..=9 => Jump::ToExpiry,
+        6..=8 => Jump::ToExpiry,
+        9 => Jump::ToALocksEnd,
         10..=13 => Jump::PastExpiry,
         14 => Jump::Back(seconds(bytes)),
         _ => match bytes.below(8) {
@@ -478,7 +481,8 @@ pub(crate) fn run<D: Subject>(ops: &[Op], db: &D, clock: &ManualClock) -> Result
             done.map_err(|mismatch| format!("{mismatch}\nafter operation {step}, {op:?}"))?;
         }
     }
-    let done = driver.look_around().and_then(|()| driver.look_through());
+    let looked = driver.look_around().and_then(|()| driver.look_through());
+    let done = looked.and_then(|()| driver.let_time_pass());
     done.map_err(|mismatch| format!("{mismatch}\nat the end"))?;
     Ok(driver.tally)
 }
@@ -1275,12 +1279,16 @@ impl<D: Subject> Driver<'_, D> {
     fn jump(&mut self, jump: Jump) {
         self.model.note();
         let now = self.model.now;
-        let expiries = self.model.all().filter_map(Held::last_second);
-        let next = expiries.filter(|last| *last >= now).min().unwrap_or(now);
+        let next_of = |of: fn(&Held) -> bool| {
+            let expiries = self.model.all().filter(|held| of(held));
+            let lasts = expiries.filter_map(Held::last_second);
+            lasts.filter(|last| *last >= now).min().unwrap_or(now)
+        };
         let to = match jump {
             Jump::Forward(seconds) => now.saturating_add(seconds),
-            Jump::ToExpiry => next,
-            Jump::PastExpiry => next.saturating_add(1),
+            Jump::ToExpiry => next_of(|_| true),
+            Jump::PastExpiry => next_of(|_| true).saturating_add(1),
+            Jump::ToALocksEnd => next_of(|held| matches!(held.row, Row::Lock { .. })),
             Jump::Back(seconds) => now.saturating_sub(seconds),
             Jump::ToTheEnd => u64::MAX,
         };
@@ -1327,5 +1335,16 @@ impl<D: Subject> Driver<'_, D> {
         }
         let keys: Vec<Key<'_>> = KEYS.iter().map(|key| (*key).into()).collect();
         self.get_many(&keys)
+    }
+
+    /// Purges at later moments, and looks at what that leaves: first where every refreshed lock
+    /// would have ended without its refresh, then in the last second of something and after it.
+    fn let_time_pass(&mut self) -> Checked {
+        for jump in [Jump::Forward(3_601), Jump::ToExpiry, Jump::PastExpiry] {
+            self.jump(jump);
+            self.purge()?;
+            self.look_around()?;
+        }
+        Ok(())
     }
 }

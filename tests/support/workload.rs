@@ -1,11 +1,13 @@
-//! What is recorded: accounts with a lock each, and shelves with one lock for all their places.
+//! What is recorded: accounts with a lock each, and shelves with one lock for all their places. On
+//! every shelf there are notes too, which everybody writes without a look at any lock.
 
 use super::{Action, Commit, History, Op, Outcome, Seen, Value, Write};
-use atomic_db::{AtomicDb, Batch, Error, Item, Key, KeyBuf, Lock, Query};
+use atomic_db::{AtomicDb, Batch, Clock, Error, Item, Key, KeyBuf, Lock, ManualClock, Page, Query};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// What one thread does.
 pub(crate) type Job = Box<dyn FnOnce() -> Vec<Op> + Send>;
@@ -19,6 +21,8 @@ pub(crate) struct Workload {
     pub(crate) shelves: usize,
     /// On each shelf, where an item may be or not.
     pub(crate) places: usize,
+    /// On each shelf, beside the places.
+    pub(crate) notes: usize,
     pub(crate) threads: usize,
     /// By each thread, or a few more.
     pub(crate) calls: usize,
@@ -36,11 +40,15 @@ impl Workload {
     /// Opens the accounts, has the threads do their work as `together` runs them, and reads
     /// everything at the end. Returns the history and the sum of the accounts.
     ///
+    /// One thread moves the clock that `db` judges times to live by, if it is given, and writes
+    /// notes that expire.
+    ///
     /// Calls are stamped by the standard library's atomics, also under a model checker: the
     /// stamps are outside of what is checked, and as close to each call as can be.
     pub(crate) fn run<D>(
         self,
         db: &Arc<D>,
+        time: Option<&ManualClock>,
         together: impl FnOnce(Vec<Job>) -> Vec<Vec<Op>>,
     ) -> (History, i64)
     where
@@ -51,6 +59,7 @@ impl Workload {
         first.open_accounts();
         let jobs = (1..=self.threads).map(|thread| {
             let mut actor = Actor::new(db, &clock, self, thread);
+            actor.time = time.filter(|_| thread == 1).cloned();
             Box::new(move || {
                 actor.work();
                 actor.ops
@@ -125,6 +134,8 @@ struct Plan {
 struct Actor<D> {
     db: Arc<D>,
     clock: Arc<AtomicU64>,
+    /// The clock of times to live, if this thread is the one that moves it.
+    time: Option<ManualClock>,
     shape: Workload,
     thread: usize,
     random: Random,
@@ -140,6 +151,7 @@ impl<D: AtomicDb<Data = String>> Actor<D> {
         Actor {
             db: Arc::clone(db),
             clock: Arc::clone(clock),
+            time: None,
             shape,
             thread,
             random: Random(seeds.next()),
@@ -157,6 +169,10 @@ impl<D: AtomicDb<Data = String>> Actor<D> {
         KeyBuf::new(format!("shelf {shelf}"), format!("place {place}"))
     }
 
+    fn note(shelf: usize, note: usize) -> KeyBuf {
+        KeyBuf::new(format!("shelf {shelf}"), format!("note {note}"))
+    }
+
     /// In the same partition as what it guards.
     fn guard_of(key: &KeyBuf) -> KeyBuf {
         KeyBuf::new(key.pk(), "lock")
@@ -165,6 +181,12 @@ impl<D: AtomicDb<Data = String>> Actor<D> {
     fn places(&self, shelf: usize) -> Vec<KeyBuf> {
         let places = 0..self.shape.places;
         places.map(|place| Self::place(shelf, place)).collect()
+    }
+
+    /// All that can be on a shelf, in order.
+    fn shelf(&self, shelf: usize) -> Vec<KeyBuf> {
+        let notes = (0..self.shape.notes).map(|note| Self::note(shelf, note));
+        notes.chain(self.places(shelf)).collect()
     }
 
     fn open_accounts(&mut self) {
@@ -194,18 +216,22 @@ impl<D: AtomicDb<Data = String>> Actor<D> {
 
     fn work(&mut self) {
         while self.ops.len() < self.shape.calls {
-            match self.random.below(16) {
+            match self.random.below(24) {
                 0..=3 => self.transfer(),
-                4 => self.look_at_one(),
-                5..=6 => self.look_at_many(),
-                7 => {
+                4..=5 => self.look_at_one(),
+                6..=7 => self.look_at_many(),
+                8..=9 => {
                     let shelf = self.random.below(self.shape.shelves);
-                    self.query(shelf);
+                    self.look_at_a_shelf(shelf);
                 }
-                8..=10 => self.restock(),
-                11..=13 => self.note_in_passing(),
-                14 => self.create_blindly(),
-                _ => self.delete_a_lock(),
+                10..=12 => self.restock(),
+                13..=15 => self.look_in_passing(),
+                16 => self.create_blindly(),
+                17 => self.delete_a_lock(),
+                18..=19 => self.set_notes(),
+                20 => self.delete_notes(),
+                21..=22 => self.commit_notes(),
+                _ => self.let_time_pass(),
             }
         }
     }
@@ -244,6 +270,14 @@ impl<D: AtomicDb<Data = String>> Actor<D> {
         };
     }
 
+    fn look_at_a_shelf(&mut self, shelf: usize) {
+        match self.random.below(4) {
+            0 => self.read_pages(shelf),
+            1 => self.read_stream(shelf),
+            _ => drop(self.query(shelf)),
+        }
+    }
+
     /// Also the same key twice.
     fn look_at_many(&mut self) {
         let many = 2 + self.random.below(4);
@@ -266,7 +300,7 @@ impl<D: AtomicDb<Data = String>> Actor<D> {
         }
         let keys = self.places(shelf);
         let there = match self.random.one_in(2) {
-            true => self.query(shelf),
+            true => self.query(shelf).split_off(self.shape.notes),
             false => self.read_many(&keys),
         };
         for (key, found) in keys.iter().zip(&there) {
@@ -278,11 +312,15 @@ impl<D: AtomicDb<Data = String>> Actor<D> {
             let sum = (!delete).then_some(1);
             self.write(&mut plan, &keys[place], 0, sum, create);
         }
+        if self.random.one_in(2) {
+            let note = Self::note(shelf, self.random.below(self.shape.notes));
+            self.write_a_note(&mut plan, &note);
+        }
         self.commit(plan);
     }
 
     /// Writes an account after a look at a place, whose shelf it only checks.
-    fn note_in_passing(&mut self) {
+    fn look_in_passing(&mut self) {
         let shelf = self.random.below(self.shape.shelves);
         let place = Self::place(shelf, self.random.below(self.shape.places));
         let account = Self::account(self.random.below(self.shape.accounts));
@@ -326,19 +364,83 @@ impl<D: AtomicDb<Data = String>> Actor<D> {
             key: gone,
             guard: None,
             value: None,
+            ttl: None,
             create: false,
         };
         plan.writes.push((write, None));
         self.commit(plan);
     }
 
+    fn set_notes(&mut self) {
+        let notes = self.some_notes();
+        let writes = notes.iter().map(|key| self.blind(key, true, None));
+        let (writes, items): (Vec<Write>, Vec<Option<Item<String>>>) = writes.collect();
+        let items: Vec<Item<String>> = items.into_iter().flatten().collect();
+        self.record_all(|db| db.set(&items).unwrap(), |()| told_each("set", &writes));
+    }
+
+    fn delete_notes(&mut self) {
+        let notes = self.some_notes();
+        let writes = notes.iter().map(|key| self.blind(key, false, None).0);
+        let writes: Vec<Write> = writes.collect();
+        let keys: Vec<Key<'_>> = notes.iter().map(KeyBuf::as_key).collect();
+        self.record_all(
+            |db| db.delete(&keys).unwrap(),
+            |()| told_each("delete", &writes),
+        );
+    }
+
+    /// Writes and deletes notes, all or nothing, without a look at any lock.
+    fn commit_notes(&mut self) {
+        let mut plan = Plan::default();
+        for key in self.some_notes() {
+            self.write_a_note(&mut plan, &key);
+        }
+        self.commit(plan);
+    }
+
+    fn write_a_note(&mut self, plan: &mut Plan, key: &KeyBuf) {
+        let set = !self.random.one_in(3);
+        plan.writes.push(self.blind(key, set, None));
+    }
+
+    /// Writes a note that expires soon or at once, and moves the clock.
+    fn let_time_pass(&mut self) {
+        let Some(time) = self.time.clone() else {
+            return self.look_at_many();
+        };
+        let shelf = self.random.below(self.shape.shelves);
+        let key = Self::note(shelf, self.random.below(self.shape.notes));
+        let ttl = time.epoch_seconds() + self.random.below(2) as u64;
+        let (write, item) = self.blind(&key, true, Some(ttl));
+        let items: Vec<Item<String>> = item.into_iter().collect();
+        self.record(
+            |db| db.set(&items).unwrap(),
+            |()| Action::Write("set", write),
+        );
+        let now = time.epoch_seconds() + 1;
+        self.record(
+            |_| time.advance(Duration::from_secs(1)),
+            |()| Action::Tick(now),
+        );
+    }
+
+    /// One note or two.
+    fn some_notes(&mut self) -> Vec<KeyBuf> {
+        let notes = self.shape.notes;
+        let some = self.random.some_below(self.shape.shelves * notes, 1, 2);
+        let some = some.into_iter();
+        some.map(|note| Self::note(note / notes, note % notes))
+            .collect()
+    }
+
     fn any_key(&mut self) -> KeyBuf {
-        let places = self.shape.shelves * self.shape.places;
-        match self.random.below(self.shape.accounts + places) {
-            place if place < places => {
-                Self::place(place / self.shape.places, place % self.shape.places)
-            }
-            other => Self::account(other - places),
+        let shelf = self.random.below(self.shape.shelves);
+        let (places, notes) = (self.shape.places, self.shape.notes);
+        match self.random.below(3) {
+            0 => Self::place(shelf, self.random.below(places)),
+            1 => Self::note(shelf, self.random.below(notes)),
+            _ => Self::account(self.random.below(self.shape.accounts)),
         }
     }
 
@@ -356,28 +458,66 @@ impl<D: AtomicDb<Data = String>> Actor<D> {
         sum: Option<i64>,
         create: bool,
     ) {
-        self.written += 1;
-        let value = (self.thread as u64) << 40 | self.written;
+        let value = self.new_value();
         let write = Write {
             key: key.clone(),
             guard: Some(guard),
             value: sum.map(|_| value),
+            ttl: None,
             create,
         };
         let item = sum.map(|sum| Item::new(key.pk(), key.sk(), format!("{value} {sum}")));
         plan.writes.push((write, item));
     }
 
+    /// The write of a note, or its deletion if it is not to be set.
+    fn blind(
+        &mut self,
+        key: &KeyBuf,
+        set: bool,
+        ttl: Option<u64>,
+    ) -> (Write, Option<Item<String>>) {
+        let value = self.new_value();
+        let write = Write {
+            key: key.clone(),
+            guard: None,
+            value: set.then_some(value),
+            ttl,
+            create: false,
+        };
+        let item = set.then(|| Item::new(key.pk(), key.sk(), format!("{value} 0")));
+        let item = item.map(|item| match ttl {
+            Some(ttl) => item.with_ttl(ttl),
+            None => item,
+        });
+        (write, item)
+    }
+
+    fn new_value(&mut self) -> Value {
+        self.written += 1;
+        (self.thread as u64) << 40 | self.written
+    }
+
     fn record<R>(&mut self, call: impl FnOnce(&D) -> R, tell: impl FnOnce(&R) -> Action) -> R {
+        self.record_all(call, |result| vec![tell(result)])
+    }
+
+    /// Records a call that is not one instant, but several at any moments of it.
+    fn record_all<R>(
+        &mut self,
+        call: impl FnOnce(&D) -> R,
+        tell: impl FnOnce(&R) -> Vec<Action>,
+    ) -> R {
         let invoked = self.clock.fetch_add(1, Ordering::SeqCst);
         let result = call(&self.db);
         let returned = self.clock.fetch_add(1, Ordering::SeqCst);
-        self.ops.push(Op {
-            thread: self.thread,
+        let thread = self.thread;
+        self.ops.extend(tell(&result).into_iter().map(|action| Op {
+            thread,
             invoked,
             returned,
-            action: tell(&result),
-        });
+            action,
+        }));
         result
     }
 
@@ -423,41 +563,79 @@ impl<D: AtomicDb<Data = String>> Actor<D> {
                 assert_eq!(items.len(), keys.len());
                 items.iter().map(|item| found(item.as_ref())).collect()
             },
-            |all: &Vec<Found>| {
-                let values = all.iter().map(|found| found.map(|(value, _)| value));
-                Action::Read("get_many", keys.iter().cloned().zip(values).collect())
-            },
+            |all: &Vec<Found>| Action::Read("get_many", seen(keys, all)),
         )
     }
 
-    /// All places of a shelf, also where nothing is.
+    /// All that is on a shelf in order, notes and places, also where nothing is.
     fn query(&mut self, shelf: usize) -> Vec<Found> {
-        let keys = self.places(shelf);
+        let keys = self.shelf(shelf);
         let query = Query::new(keys[0].pk());
-        let query = match self.random.below(3) {
-            0 => query,
-            1 => query.prefix("place"),
-            _ => query.reverse(),
+        let query = match self.random.one_in(2) {
+            true => query.reverse(),
+            false => query,
         };
         self.record(
-            |db| {
-                let items = db.query(&query).unwrap();
-                for item in &items {
-                    assert!(keys.iter().any(|key| *key == item.key()), "{}", item.key());
-                }
-                let at = |key: &KeyBuf| items.iter().find(|item| *key == item.key());
-                keys.iter().map(|key| found(at(key))).collect()
-            },
-            |all: &Vec<Found>| {
-                let values = all.iter().map(|found| found.map(|(value, _)| value));
-                Action::Read("query", keys.iter().cloned().zip(values).collect())
-            },
+            |db| found_among(&keys, &db.query(&query).unwrap()),
+            |all| Action::Read("query", seen(&keys, all)),
         )
+    }
+
+    /// Reads a shelf two items at a time. Each page is one instant, and says of all keys up to
+    /// where the next one begins what is there.
+    fn read_pages(&mut self, shelf: usize) {
+        let mut keys = self.shelf(shelf);
+        let mut query = Query::new(keys[0].pk()).limit(2);
+        if self.random.one_in(2) {
+            query = query.reverse();
+            keys.reverse();
+        }
+        let mut after: Option<String> = None;
+        loop {
+            let told = |next: Option<&String>| match next {
+                None => keys.len(),
+                Some(next) => keys.partition_point(|key| match query.is_reverse() {
+                    true => key.sk() >= next.as_str(),
+                    false => key.sk() <= next.as_str(),
+                }),
+            };
+            let page = self.record(
+                |db| db.page(&query, after.as_deref()).unwrap(),
+                |Page { items, next }| {
+                    let told = &keys[..told(next.as_ref())];
+                    Action::Read("page", seen(told, &found_among(told, items)))
+                },
+            );
+            let told = told(page.next.as_ref());
+            keys.drain(..told);
+            after = page.next;
+            if after.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Reads a shelf as a stream, which sees each key at some moment of its own.
+    fn read_stream(&mut self, shelf: usize) {
+        let keys = self.shelf(shelf);
+        let query = Query::new(keys[0].pk());
+        self.record_all(
+            |db| {
+                let items: Result<Vec<Item<String>>, Error> = db.stream(query).collect();
+                found_among(&keys, &items.unwrap())
+            },
+            |all| {
+                let each = seen(&keys, all).into_iter();
+                each.map(|seen| Action::Read("stream", vec![seen]))
+                    .collect()
+            },
+        );
     }
 
     fn commit(&mut self, plan: Plan) {
         let plain = |write: &Write| write.value.is_some() && !write.create;
-        let plain = plan.checks.is_empty() && plan.writes.iter().all(|(write, _)| plain(write));
+        let locked = plan.checks.is_empty() && !plan.locks.is_empty();
+        let plain = locked && plan.writes.iter().all(|(write, _)| plain(write));
         let result = match plain && self.random.one_in(2) {
             true => {
                 let items: Vec<Item<String>> = plan
@@ -499,6 +677,28 @@ impl<D: AtomicDb<Data = String>> Actor<D> {
             Err(_) => held.for_each(|lock| drop(self.pocket.remove(&lock.key().to_buf()))),
         }
     }
+}
+
+/// What of `items`, all of which must be at `keys`, is at each of them.
+fn found_among(keys: &[KeyBuf], items: &[Item<String>]) -> Vec<Found> {
+    for item in items {
+        let here = keys.iter().filter(|key| **key == item.key());
+        assert_eq!(here.count(), 1, "{}", item.key());
+        let same = items.iter().filter(|other| other.key() == item.key());
+        assert_eq!(same.count(), 1, "{} is there twice", item.key());
+    }
+    let at = |key: &KeyBuf| items.iter().find(|item| *key == item.key());
+    keys.iter().map(|key| found(at(key))).collect()
+}
+
+fn seen(keys: &[KeyBuf], all: &[Found]) -> Vec<Seen> {
+    let values = all.iter().map(|found| found.map(|(value, _)| value));
+    keys.iter().cloned().zip(values).collect()
+}
+
+fn told_each(method: &'static str, writes: &[Write]) -> Vec<Action> {
+    let each = writes.iter().cloned();
+    each.map(|write| Action::Write(method, write)).collect()
 }
 
 fn told(plan: &Plan, result: &atomic_db::Result<atomic_db::Version>) -> Action {
