@@ -329,7 +329,7 @@ impl<T: Serialize + DeserializeOwned> RedbDb<T> {
     /// The one instant at which `writes` are judged and happen.
     fn apply(&self, writes: &Writes<'_, T>) -> Result<Version> {
         writes.validate()?;
-        writes.keys().try_for_each(check_key)?;
+        writes.keys().try_for_each(|key| check_key(key.as_key()))?;
         let now = self.shared.clock.now();
         if writes.len() == 0 {
             return Ok(self.shared.versions.next(now));
