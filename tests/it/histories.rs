@@ -84,9 +84,8 @@ fn cached<D: AtomicDb>(db: D, clock: &ManualClock, capacity: usize, shards: usiz
 }
 
 #[cfg(feature = "redb")]
-fn file() -> Temporary<RedbDb<String>> {
-    let clock = ManualClock::new(1_700_000_000);
-    Temporary::open(RedbDb::builder().clock(clock))
+fn file(clock: &ManualClock) -> Temporary<RedbDb<String>> {
+    Temporary::open(RedbDb::builder().clock(clock.clone()))
 }
 
 /// What histories are recorded from.
@@ -116,9 +115,11 @@ const DATABASES: &[(&str, Make)] = &[
         Arc::new(cached(behind, clock, 1_000, 1))
     }),
     #[cfg(feature = "redb")]
-    ("a file", || Arc::new(file())),
+    ("a file", |clock| Arc::new(file(clock))),
     #[cfg(feature = "redb")]
-    ("a cache before a file", || Arc::new(cached(file(), 6, 2))),
+    ("a cache before a file", |clock| {
+        Arc::new(cached(file(clock), clock, 6, 2))
+    }),
 ];
 
 #[test]
