@@ -568,7 +568,7 @@ fn cannot_open(name: &str, source: io::Error) -> Error {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("{name} cannot be opened: {source}")]
+#[error("{name} cannot be opened")]
 struct CannotOpen {
     name: String,
     source: io::Error,
