@@ -28,8 +28,8 @@
 //!   [`get`](AtomicDb::get) does so too, except that through an [`LruCache`] it may miss what went
 //!   round that cache.
 //! - A [`commit`](AtomicDb::commit) happens at one instant. A single read sees all of it or nothing;
-//!   so does a [`get_many`](AtomicDb::get_many) or [`query`](AtomicDb::query) of a [`MemoryDb`],
-//!   for each of them sees one instant.
+//!   so does a [`get_many`](AtomicDb::get_many) or [`query`](AtomicDb::query) of a [`MemoryDb`] or a
+//!   `RedbDb`, for each of them sees one instant.
 //! - A [`stream`](AtomicDb::stream) is no snapshot: what is there throughout is yielded once, of the
 //!   rest some.
 //! - Two reads are two instants. What ties them together is a lock that was read before both, and
@@ -109,6 +109,8 @@ mod lock;
 mod memory;
 pub mod proof;
 mod query;
+#[cfg(feature = "redb")]
+mod redb;
 mod removed;
 mod sync;
 mod transact;
@@ -124,5 +126,7 @@ pub use key::{Key, KeyBuf};
 pub use lock::Lock;
 pub use memory::{MemoryDb, MemoryDbBuilder, Sweeper};
 pub use query::{Page, Query};
+#[cfg(feature = "redb")]
+pub use redb::{Durability, RedbDb, RedbDbBuilder};
 pub use transact::{AtomicDbExt, Retry, Transaction};
 pub use version::{Version, VersionGenerator};

@@ -18,6 +18,12 @@ pub(crate) use parking_lot::Mutex;
 #[cfg(shaken)]
 pub(crate) use shaken::Mutex;
 
+#[cfg(all(feature = "redb", not(any(loom, shuttle))))]
+pub(crate) use {parking_lot::RwLock, waiting::Condvar};
+
+#[cfg(all(feature = "redb", any(loom, shuttle)))]
+pub(crate) use model::{Condvar, RwLock};
+
 #[cfg(loom)]
 pub(crate) use {
     loom::sync::{MutexGuard, atomic::AtomicU64},
@@ -49,6 +55,63 @@ mod model {
 
         pub(crate) fn lock(&self) -> checked::MutexGuard<'_, T> {
             self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        }
+    }
+
+    #[cfg(feature = "redb")]
+    #[derive(Debug)]
+    pub(crate) struct RwLock<T>(checked::RwLock<T>);
+
+    #[cfg(feature = "redb")]
+    impl<T> RwLock<T> {
+        pub(crate) fn new(value: T) -> Self {
+            RwLock(checked::RwLock::new(value))
+        }
+
+        pub(crate) fn read(&self) -> checked::RwLockReadGuard<'_, T> {
+            self.0.read().unwrap_or_else(PoisonError::into_inner)
+        }
+
+        pub(crate) fn write(&self) -> checked::RwLockWriteGuard<'_, T> {
+            self.0.write().unwrap_or_else(PoisonError::into_inner)
+        }
+    }
+
+    #[cfg(feature = "redb")]
+    #[derive(Debug, Default)]
+    pub(crate) struct Condvar(checked::Condvar);
+
+    #[cfg(feature = "redb")]
+    impl Condvar {
+        pub(crate) fn wait<'a, T>(
+            &self,
+            guard: checked::MutexGuard<'a, T>,
+        ) -> checked::MutexGuard<'a, T> {
+            self.0.wait(guard).unwrap_or_else(PoisonError::into_inner)
+        }
+
+        pub(crate) fn notify_one(&self) {
+            self.0.notify_one();
+        }
+    }
+}
+
+/// `parking_lot`'s condition variable, in the shape of the model checkers'.
+#[cfg(all(feature = "redb", not(any(loom, shuttle))))]
+mod waiting {
+    use parking_lot::MutexGuard;
+
+    #[derive(Debug, Default)]
+    pub(crate) struct Condvar(parking_lot::Condvar);
+
+    impl Condvar {
+        pub(crate) fn wait<'a, T>(&self, mut guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+            self.0.wait(&mut guard);
+            guard
+        }
+
+        pub(crate) fn notify_one(&self) {
+            self.0.notify_one();
         }
     }
 }

@@ -29,6 +29,9 @@ pub struct Version(u128);
 /// Crockford's base 32: the digits and the letters without I, L, O and U.
 const DIGITS: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 
+/// The latest time that a version can have.
+const MILLIS_MAX: u64 = (1 << 48) - 1;
+
 /// 26 digits of 5 bits hold 130: the first digit is at most 7.
 const TEXT_LENGTH: usize = 26;
 
@@ -130,12 +133,26 @@ impl VersionGenerator {
         }
     }
 
+    /// A generator whose versions are all greater than `latest`, which another one handed out before.
+    #[cfg(feature = "redb")]
+    pub(crate) fn after(latest: Version) -> Self {
+        let mut versions = VersionGenerator::new();
+        let millis = (latest.0 >> 80) as u64;
+        versions.latest_millis = AtomicU64::new(MILLIS_MAX.min(millis + 1));
+        if millis == MILLIS_MAX {
+            // There is no later time, so this one goes on after the other one, at a distance that
+            // nobody can foresee: versions after `latest` may have been handed out as well.
+            let distance = random_u64() >> 8;
+            versions.base = (latest.0 & ((1 << 80) - 1)) + 1 + u128::from(distance);
+        }
+        versions
+    }
+
     /// A version that no generator has handed out before. `now` is the time since the Unix epoch.
     ///
     /// A version handed out after another one has been is the greater.
     #[must_use]
     pub fn next(&self, now: Duration) -> Version {
-        const MILLIS_MAX: u64 = (1 << 48) - 1;
         let millis = u64::try_from(now.as_millis()).map_or(MILLIS_MAX, |now| now.min(MILLIS_MAX));
         // The two updates need not happen as one: each only grows, and a call that begins after
         // another has ended sees both of that one's.

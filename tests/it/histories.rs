@@ -8,6 +8,10 @@
 #[path = "../support/history.rs"]
 mod history;
 
+#[cfg(feature = "redb")]
+use crate::redb::temporary::Temporary;
+#[cfg(feature = "redb")]
+use atomic_db::RedbDb;
 use atomic_db::{AtomicDb, KeyBuf, LruCache, ManualClock, MemoryDb, Version};
 use history::faulty::{Fault, Faulty};
 use history::workload::{Job, Workload};
@@ -79,6 +83,11 @@ fn cached<D: AtomicDb>(db: D, clock: &ManualClock, capacity: usize, shards: usiz
         .build()
 }
 
+#[cfg(feature = "redb")]
+fn file(clock: &ManualClock) -> Temporary<RedbDb<String>> {
+    Temporary::open(RedbDb::builder().clock(clock.clone()))
+}
+
 /// What histories are recorded from.
 const DATABASES: &[(&str, Make)] = &[
     ("memory with one stripe", |clock| Arc::new(memory(clock, 1))),
@@ -104,6 +113,12 @@ const DATABASES: &[(&str, Make)] = &[
     ("a large cache before a small one", |clock| {
         let behind = cached(memory(clock, 1), clock, 2, 1);
         Arc::new(cached(behind, clock, 1_000, 1))
+    }),
+    #[cfg(feature = "redb")]
+    ("a file", |clock| Arc::new(file(clock))),
+    #[cfg(feature = "redb")]
+    ("a cache before a file", |clock| {
+        Arc::new(cached(file(clock), clock, 6, 2))
     }),
 ];
 

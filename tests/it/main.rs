@@ -9,6 +9,8 @@ mod instruments;
 mod machine;
 mod original;
 mod promises;
+#[cfg(feature = "redb")]
+mod redb;
 mod suites;
 mod time;
 mod trace;

@@ -50,3 +50,36 @@ suite! {
 suite! {
     a_reference: |clock| -> &'static MemoryDb<String> { Box::leak(Box::new(memory(clock, 4))) }
 }
+
+#[cfg(feature = "redb")]
+mod redb {
+    use super::{cached, suite};
+    use crate::redb::temporary::Temporary;
+    use atomic_db::{AtomicDb, Durability, ManualClock, RedbDb};
+    use std::sync::Arc;
+
+    fn in_a_file(clock: ManualClock, durability: Durability) -> Temporary<RedbDb<String>> {
+        Temporary::open(RedbDb::builder().clock(clock).durability(durability))
+    }
+
+    suite! { a_file: |clock| in_a_file(clock, Durability::Immediate) }
+    suite! { a_file_with_quick_repair: |clock| in_a_file(clock, Durability::QuickRepair) }
+    suite! { a_file_that_is_flushed_later: |clock| in_a_file(clock, Durability::Deferred) }
+    suite! {
+        a_file_without_a_cache: |clock| {
+            Temporary::open(RedbDb::builder().clock(clock).cache_size(0))
+        }
+    }
+    suite! {
+        a_cache_before_a_file: |clock: ManualClock| {
+            cached(in_a_file(clock.clone(), Durability::Immediate), clock, 20)
+        }
+    }
+    suite! {
+        a_cache_before_a_shared_file: |clock: ManualClock| {
+            let file = in_a_file(clock.clone(), Durability::Deferred);
+            let db: Arc<dyn AtomicDb<Data = String> + Send + Sync> = Arc::new(file);
+            cached(db, clock, 1)
+        }
+    }
+}

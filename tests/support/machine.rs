@@ -80,7 +80,7 @@ const JUMPS: [u64; 12] = [
     1, 2, 59, 61, 3_599, 3_600, 3_601, 82_799, 82_800, 82_801, 86_400, 86_401,
 ];
 
-const START: u64 = 1_700_000_000;
+pub(crate) const START: u64 = 1_700_000_000;
 
 /// One operation. Keys are numbers of [`KEYS`].
 #[derive(Clone, Debug)]

@@ -1,0 +1,8 @@
+//! The database in a file, besides what every database promises.
+
+mod crash;
+mod opening;
+mod power;
+mod reopened;
+mod storage;
+pub(crate) mod temporary;

@@ -1,0 +1,71 @@
+//! A database in a directory that goes with it.
+
+use atomic_db::{
+    AtomicDb, Batch, Item, Key, Lock, Page, Query, RedbDb, RedbDbBuilder, Result, Version,
+};
+use tempfile::TempDir;
+
+/// The fields are dropped in their order: the file is closed before its directory goes.
+pub(crate) struct Temporary<D> {
+    pub(crate) db: D,
+    _directory: TempDir,
+}
+
+impl<T> Temporary<RedbDb<T>> {
+    pub(crate) fn open(builder: RedbDbBuilder<T>) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        Temporary {
+            db: builder.open(directory.path().join("db.redb")).unwrap(),
+            _directory: directory,
+        }
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+impl<D: AtomicDb> AtomicDb for Temporary<D> {
+    type Data = D::Data;
+
+    fn get(&self, key: Key<'_>) -> Result<Option<Item<Self::Data>>> {
+        self.db.get(key)
+    }
+
+    fn get_fresh(&self, key: Key<'_>) -> Result<Option<Item<Self::Data>>> {
+        self.db.get_fresh(key)
+    }
+
+    fn get_many(&self, keys: &[Key<'_>]) -> Result<Vec<Option<Item<Self::Data>>>> {
+        self.db.get_many(keys)
+    }
+
+    fn get_lock(&self, key: Key<'_>) -> Result<Lock> {
+        self.db.get_lock(key)
+    }
+
+    fn set(&self, items: &[Item<Self::Data>]) -> Result<()> {
+        self.db.set(items)
+    }
+
+    fn commit(&self, batch: &Batch<Self::Data>) -> Result<Version> {
+        self.db.commit(batch)
+    }
+
+    fn delete(&self, keys: &[Key<'_>]) -> Result<()> {
+        self.db.delete(keys)
+    }
+
+    fn page(&self, query: &Query, after: Option<&str>) -> Result<Page<Self::Data>> {
+        self.db.page(query, after)
+    }
+
+    fn set_atomic(&self, items: &[Item<Self::Data>], locks: &[Lock]) -> Result<Version> {
+        self.db.set_atomic(items, locks)
+    }
+
+    fn query(&self, query: &Query) -> Result<Vec<Item<Self::Data>>> {
+        self.db.query(query)
+    }
+
+    fn stream(&self, query: Query) -> impl Iterator<Item = Result<Item<Self::Data>>> {
+        self.db.stream(query)
+    }
+}
