@@ -116,7 +116,7 @@ pub fn no_update_is_lost<D: Database>(subject: &Subject<D>) {
         done
     });
     let count = number(db.get(key("pk", "count")).unwrap());
-    assert_eq!(count, done.into_iter().sum(), "updates were lost");
+    assert_eq!(count, done.into_iter().sum::<u64>(), "updates were lost");
     assert_eq!(number(db.get_fresh(key("pk", "count")).unwrap()), count);
 }
 
