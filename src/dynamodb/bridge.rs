@@ -187,6 +187,24 @@ mod tests {
     }
 
     #[test]
+    fn the_runtime_ends_with_its_bridge() {
+        for threads in [1, 3] {
+            let bridge = Bridge::new(threads).unwrap();
+            let (alive, dropped) = bounded::<()>(0);
+            let call = bridge.start(async move {
+                let _alive = alive;
+                std::future::pending::<()>().await;
+            });
+            drop(bridge);
+            assert_eq!(
+                dropped.recv_deadline(soon()),
+                Err(RecvTimeoutError::Disconnected)
+            );
+            assert_eq!(call.wait(soon()), Err(NoReturn::Died));
+        }
+    }
+
+    #[test]
     fn a_call_that_is_given_up_is_stopped() {
         let bridge = Bridge::new(1).unwrap();
         let (alive, dropped) = bounded::<()>(0);

@@ -36,7 +36,131 @@ use stream::{Start, Stream};
 use table::Row;
 use write::WRITES_AT_ONCE;
 
-/// DOCS
+/// A table of Amazon DynamoDB, or of a server that speaks its protocol.
+///
+/// A handle: clones are handles to the same table, through the same connections. The official SDK
+/// does the talking, on a thread of its own; every call blocks until it is done, from any thread,
+/// also from one that drives an async runtime.
+///
+/// ```no_run
+/// use atomic_db::{AtomicDb, AtomicDbExt, DynamoDb, Item};
+///
+/// // Region and credentials as all AWS tools find them.
+/// let db: DynamoDb<u64> = DynamoDb::builder("counters").create_table(true).open()?;
+/// let visits = db.transact(|tx| {
+///     tx.lock(("page#1", "lock"))?;
+///     let visits = tx.get(("page#1", "visits"))?.and_then(Item::into_data).unwrap_or(0) + 1;
+///     tx.set(Item::new("page#1", "visits", visits))?;
+///     Ok(visits)
+/// })?;
+/// # let _: u64 = visits;
+/// # Ok::<(), atomic_db::Error>(())
+/// ```
+///
+/// # The table
+///
+/// | attribute | type | in an item | in a lock |
+/// | --- | --- | --- | --- |
+/// | `pk` | S, partition key | always | always |
+/// | `sk` | S, sort key | always | always |
+/// | `data` | S | JSON text, if it holds data | |
+/// | `ttl` | N | epoch seconds, if it expires | epoch seconds |
+/// | `version` | S | | a ULID of 26 characters |
+///
+/// These are the rows of the TypeScript package atomic-dynamodb, and both can share a table, also
+/// at the same time. What it writes besides is read as well: `data` as B, which is gzip of the JSON
+/// text, and a `ttl` with a fraction of a second. A `ttl` of zero, and one that is no number, is
+/// none. Attributes of other names are not seen, and are gone when the item is written again.
+///
+/// Enable the deletion of expired rows by the attribute `ttl`, as
+/// [`create_table`](DynamoDbBuilder::create_table) does; DynamoDB takes days over it at times, and until
+/// then a row that has expired costs what it always did, but no read shows it. Several types find
+/// place in one table by [`with_data`](DynamoDb::with_data). What cannot be read is an
+/// [`Error::Codec`] that names the key; the version of a lock must be a ULID in upper case.
+///
+/// # What it promises
+///
+/// All of [`AtomicDb`]'s contract. Of what the contract leaves to a database:
+///
+/// - **Every read sees every write that finished before it** (a consistent read), unless
+///   [`eventually_consistent_reads`](DynamoDbBuilder::eventually_consistent_reads) was asked for.
+/// - **A commit is one `TransactWriteItems`.** It is repeated under one token until its outcome is
+///   known, so that it happens once or not at all. If all answers are lost, a lock is read back: its
+///   new version there proves that the commit happened. What is unknown after that is
+///   [`Error::OutcomeUnknown`], never a race. Locks, and the items that are created, are judged by
+///   the clock as it was when the call began.
+/// - **A `get_many` or a `query` sees no one instant.** Each item is as it was at some time during
+///   the call, and of a commit that happens meanwhile some items may be seen and others not. What was
+///   read together and must fit together is guarded by a lock. A `query` of many pages is no
+///   snapshot.
+/// - **Where transactions meet,** DynamoDB refuses some without judging them. They are repeated with
+///   back-off until the call's timeout; if it was only that, and at locks, the call ends in
+///   [`Error::RaceCondition`] that names these.
+/// - **A `stream` fetches the next page while the loop works on this one,** holds two at most, and
+///   stops when dropped. Of the trait's rules it bends one: after an [`Error::Codec`] it goes on with
+///   the next row, so that one bad row hides no others; after any other error it ends. A
+///   [`page`](AtomicDb::page) ends before a bad row, and begins with its error where nothing else
+///   comes before it; who is told of one there goes on with
+///   [`after`](crate::Query::after) its sort key.
+/// - **Every call ends.** See [`timeout`](DynamoDbBuilder::timeout). A `set` or `delete` of more than
+///   25 keys that fails has perhaps done some of them.
+///
+/// # Errors
+///
+/// The source of a [`Backend`](Error::Backend), [`Unavailable`](Error::Unavailable) or
+/// [`OutcomeUnknown`](Error::OutcomeUnknown) is a [`DynamoDbError`] where DynamoDB had something to
+/// say. A missing table, denied access and another schema are `Backend` and told at once; throttling,
+/// lost connections and failures of the server are repeated with back-off and then `Unavailable`,
+/// or `OutcomeUnknown` if a write may have happened.
+///
+/// # Limits
+///
+/// Refused with [`Error::Limit`] or [`Error::InvalidInput`] before anything is sent
+/// ([AWS's documentation][quotas]):
+///
+/// - A partition key has 1 to 2048 bytes, a sort key 1 to 1024.
+/// - An item has at most 400 KiB with its key and its attributes' names.
+/// - A commit has at most 100 locks, checks, items and deletions, and 4 MiB in all.
+///
+/// Numbers in `data` beyond 2<sup>53</sup> are exact here and are rounded by JavaScript.
+///
+/// # What it costs
+///
+/// In read and write units ([AWS's documentation][units]): a read unit is 4 KiB that are read
+/// consistently, a write unit 1 KiB that is written, each of a row and rounded up.
+///
+/// | call | requests | units, for rows of up to 1 KiB |
+/// | --- | --- | --- |
+/// | `get`, `get_fresh` | `GetItem` | 1 read |
+/// | `get_many` | `BatchGetItem` for every 100 keys | 1 read for each key |
+/// | `get_lock` | `GetItem`; `PutItem` if it is made, `UpdateItem` if it is refreshed | 1 read; 1 write |
+/// | `set`, `delete` | `BatchWriteItem` for every 25 keys | 1 write for each key |
+/// | `commit`, `set_atomic` | `TransactWriteItems` | 2 writes for each lock, check, item and deletion |
+/// | `query`, `page`, `stream` | `Query` for every MiB | 1 read for every 4 KiB, hidden rows included |
+///
+/// Eventually consistent reads cost half. A commit that loses costs what one that wins does. So an
+/// update of one item under one lock is a `get_lock`, a `get_fresh` and a commit: 2 reads and 4
+/// writes; with [`Lock::renewed`] from one update to the next, it is a read less.
+///
+/// # Access
+///
+/// The actions that a policy must allow on the table: `dynamodb:GetItem`, `dynamodb:BatchGetItem`,
+/// `dynamodb:Query`, `dynamodb:PutItem`, `dynamodb:UpdateItem`, `dynamodb:DeleteItem`,
+/// `dynamodb:BatchWriteItem` and `dynamodb:ConditionCheckItem`. With
+/// [`create_table`](DynamoDbBuilder::create_table), also `dynamodb:DescribeTable`,
+/// `dynamodb:CreateTable`, `dynamodb:DescribeTimeToLive` and `dynamodb:UpdateTimeToLive`.
+///
+/// # Try it
+///
+/// Against a table that is not there yet, at AWS or on a server of your own:
+///
+/// ```sh
+/// cargo run --release --features dynamodb --example flights -- --dynamodb flights
+/// cargo run --release --features dynamodb --example flights -- --dynamodb flights --endpoint http://localhost:8000
+/// ```
+///
+/// [quotas]: https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/ServiceQuotas.html
+/// [units]: https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/read-write-operations.html
 pub struct DynamoDb<T> {
     shared: Arc<Shared>,
     data: PhantomData<fn() -> T>,

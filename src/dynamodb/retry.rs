@@ -163,3 +163,47 @@ fn jittered(most: Duration) -> Duration {
     let micros = u64::try_from(most.as_micros()).unwrap_or(u64::MAX);
     Duration::from_micros(random_u64() % micros.saturating_add(1).max(1))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lost() -> Trouble {
+        Trouble::again(DynamoDbError::silent_for(Duration::ZERO), true)
+    }
+
+    fn attempts(call: Duration) -> Attempts {
+        Attempts::new(Patience {
+            call,
+            attempt: call,
+        })
+    }
+
+    #[test]
+    fn pauses_grow_to_a_second_and_no_further() {
+        let mut attempts = attempts(Duration::from_secs(1));
+        let pauses: Vec<Duration> = (0..200).map(|_| attempts.next_pause()).collect();
+        assert!(pauses[0] <= FIRST_PAUSE);
+        assert!(pauses.iter().all(|pause| *pause <= LONGEST_PAUSE));
+        assert!(pauses.iter().any(|pause| *pause > LONGEST_PAUSE / 2));
+    }
+
+    #[tokio::test]
+    async fn a_doubt_stays_whatever_is_heard_later() {
+        let mut attempts = attempts(Duration::from_secs(60));
+        attempts.pause_in(lost()).await.unwrap();
+        let denied = DynamoDbError::Denied {
+            code: String::new(),
+            message: String::new(),
+        };
+        let gave_up = attempts.pause_in(Trouble::Final(denied)).await.unwrap_err();
+        assert!(matches!(gave_up.unwritten(), Error::OutcomeUnknown(_)));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_asked_again_past_the_deadline() {
+        let mut attempts = attempts(Duration::ZERO);
+        let gave_up = attempts.pause_in(lost()).await.unwrap_err();
+        assert!(matches!(gave_up.undone(), Error::Unavailable(_)));
+    }
+}

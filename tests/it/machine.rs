@@ -4,7 +4,7 @@
 #[path = "../support/bytes.rs"]
 mod bytes;
 #[path = "../support/machine.rs"]
-mod model;
+pub(super) mod model;
 #[path = "../support/recency.rs"]
 mod recency;
 #[path = "../support/text.rs"]
@@ -43,7 +43,7 @@ fn config() -> Config {
 }
 
 /// Each operation has bytes of its own, so that one can be taken away and the others stay.
-fn ops() -> impl Strategy<Value = Vec<Op>> {
+pub(super) fn ops() -> impl Strategy<Value = Vec<Op>> {
     let op = vec(any::<u8>(), 1..32).prop_map(|bytes| decode(&bytes, 1));
     vec(op, 0..60).prop_map(|ops| ops.concat())
 }
