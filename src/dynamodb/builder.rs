@@ -152,7 +152,8 @@ impl<T> DynamoDbBuilder<T> {
         self
     }
 
-    /// How long one request waits for its answer before it is repeated: 3 seconds by default.
+    /// How long one request waits for its answer before it is repeated: 3 seconds by default. On a
+    /// slow line, the 4 MiB of a large commit and the 16 MB of a large `get_many` may want more.
     pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
         self.patience.attempt = timeout;
         self

@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep};
 const CREATION: Duration = Duration::from_secs(120);
 
 /// How often it is asked whether it can.
-const LOOK_AGAIN: Duration = Duration::from_millis(200);
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 impl Server {
     /// Sees to it that the table is there, has the right keys, can be used, and deletes what has
@@ -26,25 +26,30 @@ impl Server {
     pub(super) async fn create_table(self: Arc<Self>) -> Result<()> {
         let latest = Instant::now() + CREATION;
         loop {
-            match self.describe().await? {
-                None => self.make_table().await?,
+            let status = match self.describe().await? {
+                None => {
+                    self.make_table().await?;
+                    None
+                }
                 Some(table) => {
                     self.check_schema(&table)?;
-                    match table.table_status {
-                        Some(TableStatus::Active | TableStatus::Updating) => break,
-                        Some(TableStatus::Creating) if Instant::now() < latest => {
-                            sleep(LOOK_AGAIN).await;
-                        }
-                        status => {
-                            let status =
-                                status.map_or_else(String::new, |status| status.to_string());
-                            let error = DynamoDbError::Refused {
-                                code: "the table cannot be used".to_owned(),
-                                message: format!("its status is {status:?}"),
-                            };
-                            return Err(Error::Unavailable(Box::new(error)));
-                        }
-                    }
+                    table.table_status
+                }
+            };
+            match status {
+                Some(TableStatus::Active | TableStatus::Updating) => break,
+                // It is told of late, too, that there is a new table at all.
+                None | Some(TableStatus::Creating) if Instant::now() < latest => {
+                    sleep(LOOK_AGAIN).await;
+                }
+                status => {
+                    let status =
+                        status.map_or_else(|| "MISSING".into(), |status| status.to_string());
+                    let error = DynamoDbError::Refused {
+                        code: "the table cannot be used".to_owned(),
+                        message: format!("its status is {status}"),
+                    };
+                    return Err(Error::Unavailable(Box::new(error)));
                 }
             }
         }

@@ -240,6 +240,7 @@ pub(super) fn tells_of_another_schema(message: &str) -> bool {
         "does not match the schema",
         "Missing the key",
         "Type mismatch for key",
+        "number of conditions on the keys is invalid",
         "Query condition missed key schema element",
         "Condition parameter type does not match schema type",
     ]

@@ -34,7 +34,6 @@ use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::time::{Duration, Instant};
 use stream::{Start, Stream};
 use table::Row;
-use write::WRITES_AT_ONCE;
 
 /// A table of Amazon DynamoDB, or of a server that speaks its protocol.
 ///
@@ -134,7 +133,7 @@ use write::WRITES_AT_ONCE;
 /// | `get`, `get_fresh` | `GetItem` | 1 read |
 /// | `get_many` | `BatchGetItem` for every 100 keys | 1 read for each key |
 /// | `get_lock` | `GetItem`; `PutItem` if it is made, `UpdateItem` if it is refreshed | 1 read; 1 write |
-/// | `set`, `delete` | `BatchWriteItem` for every 25 keys | 1 write for each key |
+/// | `set`, `delete` | `BatchWriteItem` for every 25 keys, or MiB | 1 write for each key |
 /// | `commit`, `set_atomic` | `TransactWriteItems` | 2 writes for each lock, check, item and deletion |
 /// | `query`, `page`, `stream` | `Query` for every MiB | 1 read for every 4 KiB, hidden rows included |
 ///
@@ -307,7 +306,7 @@ impl<T> DynamoDb<T> {
     fn write(&self, mut writes: Vec<WriteRequest>) -> Result<()> {
         let mut begun = false;
         while !writes.is_empty() {
-            let rest = writes.split_off(writes.len().min(WRITES_AT_ONCE));
+            let rest = writes.split_off(write::at_once(&writes));
             let sent = std::mem::replace(&mut writes, rest);
             let count = sent.len();
             let left = self.tell(|server| server.write(sent))?.writes(begun)?;

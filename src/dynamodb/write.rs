@@ -2,13 +2,28 @@
 
 use super::retry::{Attempts, GaveUp};
 use super::server::{Server, unbuilt};
-use super::table::Row;
+use super::table::{Row, size_of};
 use crate::{Error, Result};
 use aws_sdk_dynamodb::types::{DeleteRequest, PutRequest, WriteRequest};
 use std::sync::Arc;
 
 /// The most writes of one `BatchWriteItem`.
-pub(super) const WRITES_AT_ONCE: usize = 25;
+const WRITES_AT_ONCE: usize = 25;
+
+/// The most bytes of one, unless a single item has more. DynamoDB takes 16 MB; but a request must
+/// get through within the time of an attempt, also on a slow line.
+const BYTES_AT_ONCE: usize = 1024 * 1024;
+
+/// How many of `writes` go into one request.
+pub(super) fn at_once(writes: &[WriteRequest]) -> usize {
+    let rows = writes.iter().take(WRITES_AT_ONCE);
+    let mut bytes = 0;
+    let fitting = rows.take_while(|write| {
+        bytes += write.put_request().map_or(0, |put| size_of(&put.item));
+        bytes <= BYTES_AT_ONCE
+    });
+    fitting.count().clamp(writes.len().min(1), writes.len())
+}
 
 /// The request that writes `row` whole.
 pub(super) fn put(row: Row) -> Result<WriteRequest> {
@@ -87,5 +102,27 @@ impl Left {
             Left::Invalid(text) if begun => Err(Error::Backend(text.into())),
             Left::Invalid(text) => Err(Error::InvalidInput(text)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::table::encode;
+    use super::*;
+    use crate::Item;
+
+    #[test]
+    fn a_request_holds_25_writes_or_a_mebibyte_and_always_one() {
+        let writes = |count: usize, bytes: usize| {
+            let row = encode(&Item::new("pk", "sk", "x".repeat(bytes))).unwrap().0;
+            vec![put(row).unwrap(); count]
+        };
+        assert_eq!(at_once(&[]), 0);
+        assert_eq!(at_once(&writes(7, 10)), 7);
+        assert_eq!(at_once(&writes(60, 10)), 25);
+        assert_eq!(at_once(&writes(25, 300_000)), 3);
+        assert_eq!(at_once(&writes(1, 400_000)), 1);
+        let keys = vec![delete(Row::new()).unwrap(); 30];
+        assert_eq!(at_once(&keys), 25);
     }
 }

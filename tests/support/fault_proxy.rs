@@ -50,6 +50,17 @@ pub(crate) struct Request {
     pub(crate) number: usize,
 }
 
+impl Request {
+    /// Whether it reads, and does not ask for what is there now.
+    fn may_be_old(&self) -> bool {
+        let reads = ["GetItem", "BatchGetItem", "Query"].contains(&self.operation.as_str());
+        let tables = self.body["RequestItems"].as_object();
+        let mut tables = tables.into_iter().flat_map(Map::values);
+        let is_consistent = |read: &Value| read["ConsistentRead"] == json!(true);
+        reads && !is_consistent(&self.body) && !tables.any(is_consistent)
+    }
+}
+
 type Rule = Box<dyn FnMut(&Request) -> Fault + Send>;
 
 struct Shared {
@@ -307,9 +318,7 @@ impl Shared {
                 let answer = self.ask_for_some(message, request, count)?;
                 client.write_all(&answer)
             }
-            Fault::Old if request.body["ConsistentRead"] == json!(true) => {
-                client.write_all(&ask()?)
-            }
+            Fault::Old if !request.may_be_old() => client.write_all(&ask()?),
             Fault::Old => {
                 let key = format!("{} {}", request.operation, request.body);
                 let known = self.first_answers.lock().unwrap().get(&key).cloned();

@@ -12,11 +12,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-const TIMEOUT: Duration = Duration::from_millis(1500);
-const ATTEMPT: Duration = Duration::from_millis(400);
+const TIMEOUT: Duration = Duration::from_millis(2_500);
+const ATTEMPT: Duration = Duration::from_millis(700);
 
 /// What a call may take beyond its timeout, on a machine that has other things to do.
-const LEEWAY: Duration = Duration::from_millis(1500);
+const LEEWAY: Duration = Duration::from_millis(2_500);
 
 /// A new table behind a proxy, with little patience. `None` where there is no server.
 fn behind_a_proxy() -> Option<(DynamoDb<u64>, Proxy)> {
@@ -25,8 +25,13 @@ fn behind_a_proxy() -> Option<(DynamoDb<u64>, Proxy)> {
     Some((db, proxy))
 }
 
+/// A builder for a new table, which has been created with more patience.
 fn impatient(proxy: &Proxy) -> DynamoDbBuilder<u64> {
-    local::builder(&proxy.endpoint(), ManualClock::new(2_000_000_000))
+    let table = local::new_table();
+    let patient = local::builder_of::<u64>(&proxy.endpoint(), table.as_str());
+    patient.create_table(true).open().unwrap();
+    local::builder_of(&proxy.endpoint(), table)
+        .clock(ManualClock::new(2_000_000_000))
         .timeout(TIMEOUT)
         .attempt_timeout(ATTEMPT)
 }

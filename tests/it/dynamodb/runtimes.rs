@@ -76,7 +76,7 @@ fn it_works_from_many_threads_and_with_several_of_its_own() {
             let db = db.clone();
             scope.spawn(move || {
                 for turn in 0..10 {
-                    let item = Item::new("pk", format!("{number}"), turn);
+                    let item = Item::new("others", format!("{number}"), turn);
                     db.set(&[item.clone()]).unwrap();
                     assert_eq!(db.get(item.key()).unwrap(), Some(item));
                 }
