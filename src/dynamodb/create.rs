@@ -140,17 +140,14 @@ impl Server {
             };
             let attribute = described.as_ref().and_then(|ttl| ttl.attribute_name());
             let status = described.as_ref().and_then(|ttl| ttl.time_to_live_status());
-            match status {
-                Some(TimeToLiveStatus::Enabled | TimeToLiveStatus::Enabling) => {
-                    return match attribute {
-                        Some(TTL) => Ok(()),
-                        other => Err(self.other_schema(format!(
-                            "its time to live is in {:?}, not in {TTL:?}",
-                            other.unwrap_or_default()
-                        ))),
-                    };
-                }
-                _ => {}
+            if let Some(TimeToLiveStatus::Enabled | TimeToLiveStatus::Enabling) = status {
+                return match attribute {
+                    Some(TTL) => Ok(()),
+                    other => Err(self.other_schema(format!(
+                        "its time to live is in {:?}, not in {TTL:?}",
+                        other.unwrap_or_default()
+                    ))),
+                };
             }
             let ttl = TimeToLiveSpecification::builder()
                 .attribute_name(TTL)

@@ -2,6 +2,7 @@
 //! answers, delays them, makes answers up, and replays old ones. Plain threads and sockets, a
 //! connection for each request.
 
+use crossbeam_channel::Receiver;
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -30,6 +31,9 @@ pub(crate) enum Fault {
     Delay(Duration),
     /// The connection is closed, and the server hears of it later all the same.
     DeliverLate(Duration),
+    /// The connection is closed, and the server hears of it all the same, when nobody holds the
+    /// sender any more.
+    DeliverWhen(Receiver<()>),
     /// An error, by its HTTP status and AWS's code, instead of asking the server.
     Error(u16, &'static str),
     /// The cancellation of a transaction: a code for each action, and a row if there is one.
@@ -302,6 +306,11 @@ impl Shared {
             Fault::DeliverLate(duration) => {
                 client.shutdown(std::net::Shutdown::Both)?;
                 thread::sleep(duration);
+                ask().map(drop)
+            }
+            Fault::DeliverWhen(told) => {
+                client.shutdown(std::net::Shutdown::Both)?;
+                let _ = told.recv();
                 ask().map(drop)
             }
             Fault::Error(status, code) => client.write_all(&error(status, code, json!({}))),

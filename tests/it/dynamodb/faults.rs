@@ -6,6 +6,7 @@ use atomic_db::{
     AtomicDb, AtomicDbExt, Batch, DynamoDb, DynamoDbBuilder, DynamoDbError, Error, Item, Key,
     KeyBuf, Lock, ManualClock, Query, Retry,
 };
+use crossbeam_channel::bounded;
 use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -522,11 +523,12 @@ fn a_lock_that_is_made_late_has_a_version_of_its_own() {
     let Some((db, proxy)) = behind_a_proxy() else {
         return;
     };
-    let late = Fault::DeliverLate(Duration::from_millis(300));
-    proxy.set_for("PutItem", at_first(1, late));
+    let (hold, told) = bounded(0);
+    proxy.set_for("PutItem", at_first(1, Fault::DeliverWhen(told)));
     let before = proxy.done();
     let lock = db.get_lock(LOCK).unwrap();
     db.delete(&[LOCK]).unwrap();
+    drop(hold);
     // Two reads, two puts and a deletion; the first put is the last to be done.
     assert!(proxy.wait_until_done(before + 5));
     let late = db.get_lock(LOCK).unwrap();
