@@ -2,12 +2,11 @@
 //! and answered through channels, so they may come from any thread, also from one that drives a
 //! runtime itself.
 
-use crate::sync::thread;
+use crate::sync::{Arc, thread};
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
@@ -17,27 +16,37 @@ use tokio::task::AbortHandle;
 /// async code runs panics, and a handle of a database may be dropped anywhere.
 pub(super) struct Bridge {
     handle: Handle,
-    number: u64,
+    identity: Identity,
     /// Dropped with the bridge, which the owner waits for. Nobody waits for the owner: dropping a
     /// database blocks nobody.
     _stop: oneshot::Sender<()>,
 }
 
+/// Where it lies says which bridge it is of: it lives for as long as anybody could ask.
+type Identity = Arc<()>;
+
 thread_local! {
-    /// The number of the bridge that this thread serves, or zero.
-    static SERVES: Cell<u64> = const { Cell::new(0) };
+    /// The bridge that this thread serves, if it serves one.
+    static SERVES: RefCell<Option<Identity>> = const { RefCell::new(None) };
+}
+
+/// Whether this is a thread of the runtime itself.
+fn serves(identity: &Identity) -> bool {
+    SERVES.with_borrow(|served| {
+        let mut served = served.iter();
+        served.any(|served| Arc::ptr_eq(served, identity))
+    })
 }
 
 impl Bridge {
     pub(super) fn new(threads: usize) -> io::Result<Self> {
-        static NUMBERS: AtomicU64 = AtomicU64::new(1);
-        let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
+        let identity = Identity::default();
+        let served = Arc::clone(&identity);
         let (stop, stopped) = oneshot::channel::<()>();
         let (ready, started) = bounded(1);
         thread::Builder::new()
             .name("atomic-db-dynamodb".into())
             .spawn(move || {
-                SERVES.set(number);
                 let mut builder = match threads {
                     1 => Builder::new_current_thread(),
                     _ => Builder::new_multi_thread(),
@@ -45,9 +54,10 @@ impl Bridge {
                 if threads > 1 {
                     builder.worker_threads(threads);
                 }
+                SERVES.set(Some(Arc::clone(&served)));
                 let runtime = builder
                     .thread_name("atomic-db-dynamodb")
-                    .on_thread_start(move || SERVES.set(number))
+                    .on_thread_start(move || SERVES.set(Some(Arc::clone(&served))))
                     .enable_all()
                     .build();
                 match runtime {
@@ -68,7 +78,7 @@ impl Bridge {
             .unwrap_or_else(|_| Err(io::Error::other("the runtime could not be started")))?;
         Ok(Bridge {
             handle,
-            number,
+            identity,
             _stop: stop,
         })
     }
@@ -86,7 +96,7 @@ impl Bridge {
         Pending {
             answered,
             task: task.abort_handle(),
-            server: self.number,
+            server: Arc::clone(&self.identity),
         }
     }
 }
@@ -95,7 +105,7 @@ impl Bridge {
 pub(super) struct Pending<R> {
     answered: Receiver<R>,
     task: AbortHandle,
-    server: u64,
+    server: Identity,
 }
 
 impl<R> Pending<R> {
@@ -104,7 +114,7 @@ impl<R> Pending<R> {
     /// What is called keeps a deadline by itself; `latest` is for a runtime that is stuck, as in a
     /// credentials provider that blocks its thread.
     pub(super) fn wait(self, latest: Instant) -> Result<R, NoReturn> {
-        if SERVES.get() == self.server {
+        if serves(&self.server) {
             return Err(NoReturn::CalledFromWithin);
         }
         self.answered
@@ -142,7 +152,6 @@ pub(super) enum NoReturn {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
     use std::time::Duration;
 
     fn soon() -> Instant {

@@ -1,9 +1,10 @@
-use super::DynamoDb;
 use super::bridge::Bridge;
+use super::create::CREATION;
 use super::error::DynamoDbError;
 use super::read::Consistency;
 use super::retry::Patience;
 use super::server::Server;
+use super::{DynamoDb, GRACE, finished};
 use crate::sync::Arc;
 use crate::{Clock, Error, Result, SystemClock, VersionGenerator};
 use aws_config::{BehaviorVersion, Region, SdkConfig};
@@ -224,44 +225,41 @@ impl<T> DynamoDbBuilder<T> {
         let bridge = Bridge::new(self.runtime_threads).map_err(failed)?;
 
         let patience = self.patience;
-        // Only the creation of a table takes longer, and it watches the time itself.
-        let latest = Instant::now() + 3 * MAX_TIMEOUT;
-        let (table, consistency) = (self.table, self.consistency);
-        let loaded = bridge.start(async move {
-            let connecting = connecting(
-                self.sdk_config,
-                self.endpoint_url,
-                self.region,
-                self.credentials,
-                http_client,
-                patience,
-            );
-            let client = match tokio::time::timeout(patience.call, connecting).await {
-                Ok(client) => client?,
-                Err(_) => {
-                    let error = DynamoDbError::silent_for(patience.call);
-                    return Err(Error::Unavailable(Box::new(error)));
-                }
-            };
-            let server = std::sync::Arc::new(Server {
-                client,
-                table,
-                patience,
-                consistency,
-                versions: VersionGenerator::new(),
-            });
-            if self.create_table {
-                std::sync::Arc::clone(&server).create_table().await?;
-            }
-            Ok(server)
+        let connecting = connect(
+            self.sdk_config,
+            self.endpoint_url,
+            self.region,
+            self.credentials,
+            http_client,
+            patience,
+        );
+        let client = bridge.start(async move {
+            let connected = tokio::time::timeout(patience.call, connecting).await;
+            connected.unwrap_or_else(|_| {
+                let error = DynamoDbError::silent_for(patience.call);
+                Err(Error::Unavailable(Box::new(error)))
+            })
         });
-        let server = super::finished(loaded.wait(latest))??;
+        let latest = Instant::now() + patience.call + GRACE;
+        let server = Arc::new(Server {
+            client: finished(client.wait(latest))??,
+            table: self.table,
+            patience,
+            consistency: self.consistency,
+            versions: VersionGenerator::new(),
+        });
+        if self.create_table {
+            let created = bridge.start(Arc::clone(&server).create_table());
+            // It watches the time itself, with each request that it makes.
+            let latest = Instant::now() + CREATION + MAX_TIMEOUT;
+            finished(created.wait(latest))??;
+        }
         Ok(DynamoDb::new(server, bridge, self.clock))
     }
 }
 
 /// A client of its own, with connections of its own.
-async fn connecting(
+async fn connect(
     sdk_config: Option<SdkConfig>,
     endpoint_url: Option<String>,
     region: Option<String>,

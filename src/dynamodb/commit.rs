@@ -8,6 +8,7 @@ use super::table::{
     key_row, names, owned, size_of, text, time_values, version_of,
 };
 use crate::batch::Writes;
+use crate::sync::Arc;
 use crate::{Error, Key, KeyBuf, Lock, Result, Version};
 use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
 use aws_sdk_dynamodb::types::ReturnValuesOnConditionCheckFailure::AllOld;
@@ -16,7 +17,6 @@ use aws_sdk_dynamodb::types::{
 };
 use serde::Serialize;
 use std::ops::Range;
-use std::sync::Arc;
 use tokio::time::Instant;
 
 /// A commit, ready to be sent.

@@ -4,21 +4,21 @@ use super::error::{DynamoDbError, VALIDATION};
 use super::retry::Attempts;
 use super::server::{Server, unbuilt};
 use super::table::{PK, SK, TTL};
+use crate::sync::Arc;
 use crate::{Error, Result};
 use aws_sdk_dynamodb::error::ProvideErrorMetadata;
 use aws_sdk_dynamodb::types::{
     AttributeDefinition, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType,
     TableDescription, TableStatus, TimeToLiveSpecification, TimeToLiveStatus,
 };
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 /// How long a new table may take until it can be used.
-const CREATION: Duration = Duration::from_secs(120);
+pub(super) const CREATION: Duration = Duration::from_secs(120);
 
 /// How often it is asked whether it can.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 impl Server {
     /// Sees to it that the table is there, has the right keys, can be used, and deletes what has
@@ -27,10 +27,7 @@ impl Server {
         let latest = Instant::now() + CREATION;
         loop {
             let status = match self.describe().await? {
-                None => {
-                    self.make_table().await?;
-                    None
-                }
+                None => self.make_table().await?,
                 Some(table) => {
                     self.check_schema(&table)?;
                     table.table_status
@@ -68,7 +65,8 @@ impl Server {
         }
     }
 
-    async fn make_table(&self) -> Result<()> {
+    /// Makes the table, and returns its status, if that is told.
+    async fn make_table(&self) -> Result<Option<TableStatus>> {
         let mut attempts = Attempts::new(self.patience);
         loop {
             let mut request = self
@@ -88,9 +86,13 @@ impl Server {
                     .key_schema(key.build().map_err(unbuilt)?);
             }
             match attempts.send(request.send()).await {
-                Ok(_) => return Ok(()),
+                Ok(answer) => {
+                    return Ok(answer
+                        .table_description
+                        .and_then(|table| table.table_status));
+                }
                 // Somebody else, or an earlier request, was faster.
-                Err(error) if error.code() == Some("ResourceInUseException") => return Ok(()),
+                Err(error) if error.code() == Some("ResourceInUseException") => return Ok(None),
                 Err(error) => self.pause(&mut attempts, error).await?,
             }
         }

@@ -241,6 +241,7 @@ pub(super) fn tells_of_another_schema(message: &str) -> bool {
         "Missing the key",
         "Type mismatch for key",
         "number of conditions on the keys is invalid",
+        "required keys was not given a value",
         "Query condition missed key schema element",
         "Condition parameter type does not match schema type",
     ]

@@ -6,12 +6,12 @@ use super::table::{
     NOTHING_LIVES, PK, Row, TTL, VERSION, encode_lock, is_live, is_lock, key_row, names, number,
     owned, text, time_values, ttl, version_of,
 };
+use crate::sync::Arc;
 use crate::{Error, KeyBuf, Lock, Result};
 use aws_sdk_dynamodb::error::SdkError;
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::ReturnValuesOnConditionCheckFailure::AllOld;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// How an attempt to write a lock ended.

@@ -166,7 +166,7 @@ pub struct DynamoDb<T> {
 }
 
 struct Shared {
-    server: std::sync::Arc<Server>,
+    server: Arc<Server>,
     bridge: Bridge,
     clock: Arc<dyn Clock>,
 }
@@ -223,7 +223,7 @@ impl<T> DynamoDb<T> {
         }
     }
 
-    fn new(server: std::sync::Arc<Server>, bridge: Bridge, clock: Arc<dyn Clock>) -> Self {
+    fn new(server: Arc<Server>, bridge: Bridge, clock: Arc<dyn Clock>) -> Self {
         DynamoDb {
             shared: Arc::new(Shared {
                 server,
@@ -244,22 +244,19 @@ impl<T> DynamoDb<T> {
     }
 
     /// Begins a call to the server, and says how long to wait for it.
-    fn begin<R, F>(
-        &self,
-        call: impl FnOnce(std::sync::Arc<Server>) -> F,
-    ) -> (Pending<Result<R>>, Instant)
+    fn begin<R, F>(&self, call: impl FnOnce(Arc<Server>) -> F) -> (Pending<Result<R>>, Instant)
     where
         R: Send + 'static,
         F: Future<Output = Result<R>> + Send + 'static,
     {
         let server = &self.shared.server;
         let latest = Instant::now() + server.patience.call + GRACE;
-        let call = call(std::sync::Arc::clone(server));
+        let call = call(Arc::clone(server));
         (self.shared.bridge.start(call), latest)
     }
 
     /// Makes a call to the server that reads, or one after which nothing matters that it wrote.
-    fn ask<R, F>(&self, call: impl FnOnce(std::sync::Arc<Server>) -> F) -> Result<R>
+    fn ask<R, F>(&self, call: impl FnOnce(Arc<Server>) -> F) -> Result<R>
     where
         R: Send + 'static,
         F: Future<Output = Result<R>> + Send + 'static,
@@ -269,7 +266,7 @@ impl<T> DynamoDb<T> {
     }
 
     /// Makes a call to the server that writes.
-    fn tell<R, F>(&self, call: impl FnOnce(std::sync::Arc<Server>) -> F) -> Result<R>
+    fn tell<R, F>(&self, call: impl FnOnce(Arc<Server>) -> F) -> Result<R>
     where
         R: Send + 'static,
         F: Future<Output = Result<R>> + Send + 'static,

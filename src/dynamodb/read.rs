@@ -5,9 +5,9 @@ use super::server::{Server, unbuilt};
 use super::table::{
     IS_LIVE, PK, Row, SK, TTL, VERSION, key_of, key_row, names, owned, text, time_values,
 };
+use crate::sync::Arc;
 use crate::{Key, Result};
 use aws_sdk_dynamodb::types::KeysAndAttributes;
-use std::sync::Arc;
 
 /// Whether a read sees all that was written before it, or may miss what was written a moment ago.
 #[derive(Clone, Copy, Debug, PartialEq)]

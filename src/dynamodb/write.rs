@@ -3,9 +3,9 @@
 use super::retry::{Attempts, GaveUp};
 use super::server::{Server, unbuilt};
 use super::table::{Row, size_of};
+use crate::sync::Arc;
 use crate::{Error, Result};
 use aws_sdk_dynamodb::types::{DeleteRequest, PutRequest, WriteRequest};
-use std::sync::Arc;
 
 /// The most writes of one `BatchWriteItem`.
 const WRITES_AT_ONCE: usize = 25;

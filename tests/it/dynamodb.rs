@@ -365,6 +365,22 @@ fn what_a_builder_is_told_is_checked() {
     }
     let db = open(|builder| builder.endpoint_url("no url at all")).unwrap();
     assert!(db.get(Key::new("pk", "a")).is_err());
+
+    let bare = aws_config::SdkConfig::builder;
+    let without = |config: aws_config::SdkConfig| {
+        let builder = DynamoDb::<u8>::builder("table").sdk_config(&config);
+        builder.open().unwrap_err()
+    };
+    let error = without(bare().build());
+    assert!(
+        matches!(&error, Error::InvalidInput(text) if text.contains("region")),
+        "{error:?}"
+    );
+    let error = without(bare().region(aws_config::Region::new("local")).build());
+    assert!(
+        matches!(source(&error), DynamoDbError::Denied { .. }),
+        "{error:?}"
+    );
 }
 
 #[test]

@@ -10,7 +10,10 @@ use std::time::{Duration, Instant};
 /// A new table behind a proxy that counts. `None` where there is no server.
 fn counted<T: DeserializeOwned>() -> Option<(DynamoDb<T>, Proxy)> {
     let proxy = Proxy::before(local::endpoint()?);
-    let db = local::builder(&proxy.endpoint(), ManualClock::new(START));
+    // With patience: a request that is repeated counts twice.
+    let db = local::builder(&proxy.endpoint(), ManualClock::new(START))
+        .timeout(Duration::from_secs(120))
+        .attempt_timeout(Duration::from_secs(60));
     let db = db.open().unwrap();
     proxy.set(|_| Fault::None);
     Some((db, proxy))
