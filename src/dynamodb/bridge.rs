@@ -1,16 +1,19 @@
 //! The private runtime: the SDK is async, and lives on threads of its own. Calls are handed over
-//! and answered through channels, so they may come from any thread, also from one that drives a
-//! runtime itself.
+//! and their answers waited for by parking the thread, so they may come from any thread, also from
+//! one that drives a runtime itself.
 
 use crate::sync::{Arc, thread};
-use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
+use crossbeam_channel::bounded;
 use std::cell::RefCell;
 use std::fmt;
 use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::Thread;
 use std::time::Instant;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
-use tokio::task::AbortHandle;
+use tokio::task::JoinHandle;
 
 /// A runtime, and the thread that owns it. The thread must own it: a runtime that is dropped where
 /// async code runs panics, and a handle of a database may be dropped anywhere.
@@ -88,14 +91,8 @@ impl Bridge {
         &self,
         future: impl Future<Output = R> + Send + 'static,
     ) -> Pending<R> {
-        let (answer, answered) = bounded(1);
-        let task = self.handle.spawn(async move {
-            // The channel holds one answer, and this is the one: it never blocks the runtime.
-            let _ = answer.send(future.await);
-        });
         Pending {
-            answered,
-            task: task.abort_handle(),
+            task: self.handle.spawn(future),
             server: Arc::clone(&self.identity),
         }
     }
@@ -103,8 +100,7 @@ impl Bridge {
 
 /// A call that is under way. Dropped, it is given up.
 pub(super) struct Pending<R> {
-    answered: Receiver<R>,
-    task: AbortHandle,
+    task: JoinHandle<R>,
     server: Identity,
 }
 
@@ -113,16 +109,32 @@ impl<R> Pending<R> {
     ///
     /// What is called keeps a deadline by itself; `latest` is for a runtime that is stuck, as in a
     /// credentials provider that blocks its thread.
-    pub(super) fn wait(self, latest: Instant) -> Result<R, NoReturn> {
+    pub(super) fn wait(mut self, latest: Instant) -> Result<R, NoReturn> {
         if serves(&self.server) {
             return Err(NoReturn::CalledFromWithin);
         }
-        self.answered
-            .recv_deadline(latest)
-            .map_err(|error| match error {
-                RecvTimeoutError::Timeout => NoReturn::Stuck,
-                RecvTimeoutError::Disconnected => NoReturn::Died,
-            })
+        // Parked at once: a channel would spin for a while first, and a request takes longer.
+        let waker = Waker::from(Arc::new(Unpark(thread::current())));
+        let mut context = Context::from_waker(&waker);
+        loop {
+            if let Poll::Ready(answer) = Pin::new(&mut self.task).poll(&mut context) {
+                return answer.map_err(|_| NoReturn::Died);
+            }
+            let left = latest.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(NoReturn::Stuck);
+            }
+            thread::park_timeout(left);
+        }
+    }
+}
+
+/// Wakes the thread that waits.
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
     }
 }
 
@@ -152,6 +164,7 @@ pub(super) enum NoReturn {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crossbeam_channel::RecvTimeoutError;
     use std::time::Duration;
 
     fn soon() -> Instant {
