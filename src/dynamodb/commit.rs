@@ -238,12 +238,13 @@ impl Server {
     /// of them does anything.
     pub(super) async fn commit(self: Arc<Self>, commit: Commit) -> Result<Version> {
         let deadline = Instant::now() + self.patience.call;
-        // What is left then is for reading a lock back.
-        let reserve = match commit.renewals {
-            0 => std::time::Duration::ZERO,
-            _ => self.patience.attempt.min(self.patience.call / 4),
-        };
-        let mut attempts = Attempts::until(deadline - reserve, self.patience.attempt);
+        // The last quarter: half of it for the answer to a last request, half for reading a lock back.
+        let reserve = self.patience.attempt.min(self.patience.call / 4);
+        let mut attempts = Attempts::between(
+            deadline - reserve,
+            deadline - reserve / 2,
+            self.patience.attempt,
+        );
         loop {
             let request = self
                 .client
@@ -301,7 +302,7 @@ impl Server {
         let Some(key) = commit.keys.first().filter(|_| commit.renewals > 0) else {
             return false;
         };
-        let mut attempts = Attempts::until(deadline, self.patience.attempt);
+        let mut attempts = Attempts::between(deadline, deadline, self.patience.attempt);
         match self.read_lock(&mut attempts, key).await {
             Ok(Some(row)) => version_of(&row).is_ok_and(|version| version == commit.version),
             _ => false,

@@ -74,7 +74,11 @@ impl GaveUp {
 /// The requests of one call that ask for the same thing.
 #[derive(Debug)]
 pub(super) struct Attempts {
-    deadline: Instant,
+    /// No request begins after this. One that had no time left for its answer would bring nothing
+    /// but doubt.
+    last_begin: Instant,
+    /// No request is waited for after this.
+    end: Instant,
     attempt: Duration,
     pauses: u32,
     /// Whether any request so far may have been done.
@@ -83,25 +87,28 @@ pub(super) struct Attempts {
 
 impl Attempts {
     pub(super) fn new(patience: Patience) -> Self {
-        Attempts::until(Instant::now() + patience.call, patience.attempt)
+        let end = Instant::now() + patience.call;
+        let last = patience.attempt.min(patience.call / 8);
+        Attempts::between(end - last, end, patience.attempt)
     }
 
-    pub(super) fn until(deadline: Instant, attempt: Duration) -> Self {
+    pub(super) fn between(last_begin: Instant, end: Instant, attempt: Duration) -> Self {
         Attempts {
-            deadline,
+            last_begin,
+            end,
             attempt,
             pauses: 0,
             in_doubt: false,
         }
     }
 
-    /// Awaits one request, for as long as an attempt may take and the deadline allows.
+    /// Awaits one request, for as long as an attempt may take and there is time.
     pub(super) async fn send<A, E>(
         &self,
         request: impl Future<Output = Result<A, SdkError<E, HttpResponse>>>,
     ) -> Result<A, Box<SdkError<E, HttpResponse>>> {
         let began = Instant::now();
-        let latest = self.deadline.min(began + self.attempt);
+        let latest = self.end.min(began + self.attempt);
         match timeout_at(latest, request).await {
             Ok(outcome) => outcome.map_err(Box::new),
             Err(_) => Err(Box::new(SdkError::timeout_error(
@@ -132,7 +139,7 @@ impl Attempts {
             Trouble::Again { error, in_doubt } => {
                 self.in_doubt |= in_doubt;
                 let pause = self.next_pause();
-                if Instant::now() + pause < self.deadline {
+                if Instant::now() + pause < self.last_begin {
                     sleep(pause).await;
                     return Ok(());
                 }
