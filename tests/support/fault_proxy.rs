@@ -347,7 +347,8 @@ impl Shared {
         }
     }
 
-    /// The server's answer, whole. HTTP/1.0 has it end with the connection.
+    /// The server's answer, whole. HTTP/1.0 has it end with the connection, and the client is told
+    /// that its own will end too, or it would send its next request where nobody listens any more.
     fn ask(&self, message: &Message, body: &[u8]) -> io::Result<Vec<u8>> {
         let mut server = TcpStream::connect(self.server)?;
         let start_line = message.start_line.replace("HTTP/1.1", "HTTP/1.0");
@@ -361,6 +362,9 @@ impl Shared {
         server.write_all(body)?;
         let mut answer = Vec::new();
         server.read_to_end(&mut answer)?;
+        if let Some(line) = answer.windows(2).position(|bytes| bytes == b"\r\n") {
+            answer.splice(line..line, *b"\r\nconnection: close");
+        }
         Ok(answer)
     }
 
