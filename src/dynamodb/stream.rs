@@ -30,7 +30,7 @@ impl Start {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidInput`] or [`Error::Limit`] if the table can hold no such keys.
+    /// `InvalidInput` or `Limit` if the table can hold no such keys.
     pub(super) fn of(query: &Query, after: Option<&str>) -> Result<Self> {
         check_pk(query.pk())?;
         check_sk("a sort key prefix's length in bytes", query.sk_prefix())?;
