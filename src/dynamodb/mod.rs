@@ -101,8 +101,8 @@ use table::Row;
 ///   [`page`](AtomicDb::page) ends before a bad row, and begins with its error where nothing else
 ///   comes before it; who is told of one there goes on with
 ///   [`after`](crate::Query::after) its sort key.
-/// - **Every call ends.** See [`timeout`](DynamoDbBuilder::timeout). A `set` or `delete` of more than
-///   25 keys that fails has perhaps done some of them.
+/// - **Every call ends.** See [`timeout`](DynamoDbBuilder::timeout). A `set` or `delete` of several
+///   requests that fails has perhaps done some of them.
 ///
 /// # Errors
 ///
