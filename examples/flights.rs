@@ -5,6 +5,7 @@
 //! ```sh
 //! cargo run --release --example flights                 # 5,000 flights that come with the source
 //! cargo run --release --example flights -- other.csv
+//! cargo run --release --features dynamodb --example flights -- --dynamodb TABLE [--endpoint URL]
 //! ```
 
 use atomic_db::{AtomicDb, AtomicDbExt, Item, MemoryDb, Query, Retry};
@@ -25,11 +26,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 const USAGE: &str = "\
-Usage: flights [FILE]
+Usage: flights [FILE] [--dynamodb TABLE [--endpoint URL]]
 
 Books every flight of FILE as one transaction, from several threads, checks all totals, and prints
 the busiest airports. FILE is CSV with the header `date,delay,distance,origin,destination`; without
 it, the flights in examples/data/flights-5k.csv are booked.
+
+They are booked in memory; with --dynamodb, in a table of Amazon DynamoDB, which is created if it is
+not there, with the region and credentials that the environment provides. --endpoint is the URL of
+another server that speaks DynamoDB's protocol.
 
 Exit codes: 0 done, 1 the totals are wrong or booking failed, 2 wrong arguments or input.
 ";
@@ -41,7 +46,10 @@ const HEADER: [&str; 5] = ["date", "delay", "distance", "origin", "destination"]
 fn main() -> ExitCode {
     let done = match Command::from_args(std::env::args_os().skip(1)) {
         Ok(Command::Help) => print(|out| out.write_all(USAGE.as_bytes())),
-        Ok(Command::Book(path)) => book_file(&path),
+        Ok(Command::Book(path, Store::Memory)) => book_file(&path, &MemoryDb::new(), &quick()),
+        Ok(Command::Book(path, Store::DynamoDb { table, endpoint })) => {
+            book_in_dynamodb(&path, table, endpoint)
+        }
         Err(failure) => Err(failure),
     };
     let (message, code) = match done {
@@ -60,19 +68,37 @@ fn main() -> ExitCode {
 
 enum Command {
     Help,
-    Book(PathBuf),
+    Book(PathBuf, Store),
+}
+
+/// Where the flights are booked.
+enum Store {
+    Memory,
+    DynamoDb {
+        table: String,
+        endpoint: Option<String>,
+    },
 }
 
 impl Command {
-    fn from_args(args: impl Iterator<Item = OsString>) -> Result<Self, Failure> {
+    fn from_args(mut args: impl Iterator<Item = OsString>) -> Result<Self, Failure> {
         let usage = |problem: &str, arg: &OsStr| {
             let arg = arg.to_string_lossy();
             Failure::Input(format!("{problem} {arg:?}; --help tells what is possible"))
         };
-        let mut path = None;
-        for arg in args {
-            if arg == "--help" || arg == "-h" {
-                return Ok(Command::Help);
+        let (mut path, mut table, mut endpoint) = (None, None, None);
+        while let Some(arg) = args.next() {
+            let option = match arg.to_str() {
+                Some("--help" | "-h") => return Ok(Command::Help),
+                Some("--dynamodb") => Some(&mut table),
+                Some("--endpoint") => Some(&mut endpoint),
+                _ => None,
+            };
+            if let Some(option) = option {
+                let value = args.next().and_then(|value| value.into_string().ok());
+                let value = value.filter(|value| !value.is_empty());
+                *option = Some(value.ok_or_else(|| usage("a value is missing after", &arg))?);
+                continue;
             }
             if arg.as_encoded_bytes().starts_with(b"-") {
                 return Err(usage("unknown option", &arg));
@@ -82,7 +108,17 @@ impl Command {
             }
             path = Some(PathBuf::from(arg));
         }
-        Ok(Command::Book(path.unwrap_or_else(|| DEFAULT_FILE.into())))
+        let store = match (table, endpoint) {
+            (Some(table), endpoint) => Store::DynamoDb { table, endpoint },
+            (None, None) => Store::Memory,
+            (None, Some(endpoint)) => {
+                return Err(usage("no --dynamodb goes with", OsStr::new(&endpoint)));
+            }
+        };
+        Ok(Command::Book(
+            path.unwrap_or_else(|| DEFAULT_FILE.into()),
+            store,
+        ))
     }
 }
 
@@ -96,19 +132,55 @@ enum Failure {
     Output(io::Error),
 }
 
-fn book_file(path: &Path) -> Result<(), Failure> {
+#[cfg(feature = "dynamodb")]
+fn book_in_dynamodb(path: &Path, table: String, endpoint: Option<String>) -> Result<(), Failure> {
+    let mut builder = atomic_db::DynamoDb::<Tally>::builder(&table).create_table(true);
+    if let Some(endpoint) = endpoint {
+        // Such a server takes any region and credentials, but it wants some.
+        builder = builder.endpoint_url(endpoint);
+        if std::env::var_os("AWS_ACCESS_KEY_ID").is_none() {
+            builder = builder.region("local").credentials("local", "local", None);
+        }
+    }
+    let failed = |error| Failure::Booking(format!("{table}: {}", with_sources(&error)));
+    let db = builder.open().map_err(failed)?;
+    let booked = db
+        .page(&Query::new(AIRPORTS).limit(1), None)
+        .map_err(failed)?;
+    if !booked.items.is_empty() {
+        return Err(Failure::Input(format!(
+            "there are flights in the table {table:?} already; give one that is new"
+        )));
+    }
+    // A transaction takes milliseconds, and so should the first pause after a race.
+    let patient = Retry::new()
+        .attempts(10_000)
+        .backoff(Duration::from_millis(2), Duration::from_millis(200));
+    book_file(path, &db, &patient)
+}
+
+#[cfg(not(feature = "dynamodb"))]
+fn book_in_dynamodb(_: &Path, _: String, _: Option<String>) -> Result<(), Failure> {
+    Err(Failure::Input(
+        "--dynamodb needs the feature `dynamodb`: cargo run --release --features dynamodb --example flights".to_owned(),
+    ))
+}
+
+fn book_file<D>(path: &Path, db: &D, retry: &Retry) -> Result<(), Failure>
+where
+    D: AtomicDb<Data = Tally> + Sync,
+{
     let (flights, skipped) = read_flights(path)
         .map_err(|problem| Failure::Input(format!("cannot use {path:?}: {problem}")))?;
 
-    let db = MemoryDb::new();
     let began = Instant::now();
-    let races = book_all(&db, &flights).map_err(|error| {
+    let races = book_all(db, &flights, retry).map_err(|error| {
         let error = with_sources(&error);
         Failure::Booking(format!("booking failed: {error}"))
     })?;
     let took = began.elapsed();
 
-    let totals = check(&db, &flights).map_err(Failure::Booking)?;
+    let totals = check(db, &flights).map_err(Failure::Booking)?;
     print(|out| {
         print_busiest(out, &totals)?;
         let routes = totals.keys().filter(|(pk, _)| pk != AIRPORTS).count();
@@ -237,7 +309,7 @@ fn is_date(text: &str) -> bool {
 
 /// What is known of an airport or a route. A flight that comes back to where it began counts at
 /// its airport twice: it departs and it arrives.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 struct Tally {
     flights: u64,
     /// In minutes; early flights count against late ones.
@@ -281,7 +353,7 @@ impl Flight {
 
     /// Adds this flight to its three tallies, to all or none, and returns how many races that
     /// took.
-    fn book(&self, db: &MemoryDb<Tally>, retry: &Retry) -> atomic_db::Result<u64> {
+    fn book<D: AtomicDb<Data = Tally>>(&self, db: &D, retry: &Retry) -> atomic_db::Result<u64> {
         let tallies = self.tallies();
         let mut runs = 0;
         db.transact_with(retry, |tx| {
@@ -305,21 +377,27 @@ impl Flight {
     }
 }
 
-/// Books all flights from several threads, and returns how many races were met.
-fn book_all(db: &MemoryDb<Tally>, flights: &[Flight]) -> atomic_db::Result<u64> {
-    let threads = thread::available_parallelism().map_or(4, |cores| cores.get().max(4));
-    // A transaction takes microseconds, and so should the first pause after a race. Whoever loses a
-    // race lost it to a flight that is booked: a few attempts are enough, and these are a bound.
-    let retry = Retry::new()
+/// In memory, a transaction takes microseconds, and so should the first pause after a race. Whoever
+/// loses a race lost it to a flight that is booked: a few attempts are enough, and these are a bound.
+fn quick() -> Retry {
+    Retry::new()
         .attempts(10_000)
-        .backoff(Duration::from_micros(20), Duration::from_millis(20));
+        .backoff(Duration::from_micros(20), Duration::from_millis(20))
+}
+
+/// Books all flights from several threads, and returns how many races were met.
+fn book_all<D>(db: &D, flights: &[Flight], retry: &Retry) -> atomic_db::Result<u64>
+where
+    D: AtomicDb<Data = Tally> + Sync,
+{
+    let threads = thread::available_parallelism().map_or(4, |cores| cores.get().max(4));
     let progress = progress_bar(flights.len());
 
     let next = AtomicUsize::new(0);
     let work = || -> atomic_db::Result<u64> {
         let mut races = 0;
         while let Some(flight) = flights.get(next.fetch_add(1, Ordering::Relaxed)) {
-            races += flight.book(db, &retry).inspect_err(|_| {
+            races += flight.book(db, retry).inspect_err(|_| {
                 // The other threads find nothing more to do.
                 next.store(flights.len(), Ordering::Relaxed);
             })?;
@@ -357,7 +435,7 @@ type Totals = BTreeMap<(String, String), Tally>;
 
 /// The totals in the database, if they are those of a single-threaded count without one. The error
 /// names the first difference.
-fn check(db: &MemoryDb<Tally>, flights: &[Flight]) -> Result<Totals, String> {
+fn check<D: AtomicDb<Data = Tally>>(db: &D, flights: &[Flight]) -> Result<Totals, String> {
     let mut expected = Totals::new();
     for flight in flights {
         for (pk, sk) in flight.tallies() {
@@ -379,7 +457,7 @@ fn check(db: &MemoryDb<Tally>, flights: &[Flight]) -> Result<Totals, String> {
     Ok(found)
 }
 
-fn read_totals(db: &MemoryDb<Tally>) -> atomic_db::Result<Totals> {
+fn read_totals<D: AtomicDb<Data = Tally>>(db: &D) -> atomic_db::Result<Totals> {
     let mut totals = Totals::new();
     let mut take = |item: Item<Tally>| {
         if let Some(tally) = item.data() {

@@ -39,6 +39,26 @@
 //! Which stripe a partition falls to is decided by bits of its hash that the stripe's own tables do
 //! not use; the hash is seeded at random, so that nobody outside can choose keys that meet.
 //!
+//! # How does the database on DynamoDB keep its promises?
+//!
+//! The server judges: a commit is one transaction whose conditions are the locks' versions and lives,
+//! and a lock is made by a write whose condition is that nothing lives there. What is left is to know
+//! how a request ended. So requests are repeated by this crate and not by the SDK, and each outcome
+//! is told apart: done, not done, and in doubt.
+//!
+//! A commit carries its new version as the token by which DynamoDB recognises a repetition. It may be
+//! sent any number of times, and happens once or not at all; and since nobody else writes that
+//! version, finding it in a lock proves that it happened, whatever became of the answers. A lock that
+//! is made has no token, so every request that would make one offers another version. A request that
+//! was given up for lost and arrives after all can then do no worse than make a lock that nobody
+//! holds. With one version for all of them, it could bring back one that had been deleted while
+//! somebody still held it.
+//!
+//! The SDK is async, and runs on a thread of its own that is reached through channels: a call that
+//! blocked on a runtime would panic wherever a caller's own runtime drives the thread. Connections
+//! belong to the runtime that opened them, so a caller's client is not accepted. Data is encoded and
+//! decoded on the caller's thread, and the clock is asked there.
+//!
 //! # How can a cache not cause a lost update?
 //!
 //! An update reads fresh: [`get_fresh`](crate::AtomicDb::get_fresh) never asks a cache, and

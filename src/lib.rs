@@ -101,6 +101,8 @@ mod clock;
 pub mod conformance;
 mod db;
 pub mod design;
+#[cfg(feature = "dynamodb")]
+mod dynamodb;
 mod error;
 mod hash;
 mod item;
@@ -120,6 +122,8 @@ pub use batch::Batch;
 pub use cache::{LruCache, LruCacheBuilder, Stats};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use db::AtomicDb;
+#[cfg(feature = "dynamodb")]
+pub use dynamodb::{DynamoDb, DynamoDbBuilder, DynamoDbError};
 pub use error::{Error, Result, Source};
 pub use item::Item;
 pub use key::{Key, KeyBuf};

@@ -6,7 +6,7 @@
 //! overlap far more often.
 
 #[path = "../support/history.rs"]
-mod history;
+pub(super) mod history;
 
 #[cfg(feature = "redb")]
 use crate::redb::temporary::Temporary;
@@ -24,7 +24,7 @@ use std::thread;
 use todc_utils::{Action as Event, History as Events, Specification, WGLChecker};
 
 /// Runs jobs on threads of their own that begin together.
-fn on_threads(jobs: Vec<Job>) -> Vec<Vec<Op>> {
+pub(super) fn on_threads(jobs: Vec<Job>) -> Vec<Vec<Op>> {
     let start = Arc::new(Barrier::new(jobs.len()));
     let threads: Vec<_> = jobs
         .into_iter()
@@ -43,7 +43,7 @@ fn on_threads(jobs: Vec<Job>) -> Vec<Vec<Op>> {
 }
 
 /// The seeds of a run, from a first one that nobody can foresee unless the environment gives it.
-fn seeds() -> impl Iterator<Item = u64> {
+pub(super) fn seeds() -> impl Iterator<Item = u64> {
     let first = env::var("ATOMIC_DB_SEED").ok();
     let first = first.map(|seed| seed.parse().expect("a seed is a number"));
     let first = first.unwrap_or_else(|| RandomState::new().build_hasher().finish() >> 16);
@@ -51,7 +51,7 @@ fn seeds() -> impl Iterator<Item = u64> {
 }
 
 /// A thousand calls by four threads over few keys.
-fn thousand(seed: u64) -> Workload {
+pub(super) fn thousand(seed: u64) -> Workload {
     Workload {
         accounts: 5,
         shelves: 2,

@@ -4,6 +4,8 @@ mod allocations;
 mod broken;
 mod cache;
 mod drops;
+#[cfg(feature = "dynamodb")]
+mod dynamodb;
 mod histories;
 mod instruments;
 mod machine;

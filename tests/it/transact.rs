@@ -388,7 +388,11 @@ fn pauses_are_drawn_up_to_a_ceiling_that_doubles() {
             shortest[number] = shortest[number].min(*pause);
         }
         let took = atomic_db::Clock::now(&pauses) - before;
-        assert_eq!(took, made.iter().sum(), "it paused on another clock");
+        assert_eq!(
+            took,
+            made.iter().sum::<Duration>(),
+            "it paused on another clock"
+        );
     }
     // Each half of the range is drawn from: by chance it is not, once in 2^60 runs.
     for (number, ceiling) in ceilings.into_iter().enumerate() {

@@ -1,0 +1,334 @@
+//! The table: how items and locks lie in it, and what fits into it.
+//!
+//! An item is a row with `pk` S, `sk` S, `data` S (JSON text; absent if there is none) and `ttl` N
+//! (epoch seconds; absent if it never expires). A lock is a row with `pk`, `sk`, `version` S and
+//! `ttl`. A row with any `version` is a lock. The TypeScript package atomic-dynamodb writes the same
+//! rows. It can also write `data` as B, which is gzip of the JSON text, and a `ttl` with a fraction;
+//! both are read here.
+
+use super::error::DynamoDbError;
+use crate::{Error, Item, Key, KeyBuf, Lock, Result, Source, Version};
+use aws_sdk_dynamodb::primitives::Blob;
+use aws_sdk_dynamodb::types::AttributeValue;
+use flate2::read::MultiGzDecoder;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::collections::HashMap;
+use std::io::Read;
+
+pub(super) type Row = HashMap<String, AttributeValue>;
+
+pub(super) const PK: &str = "pk";
+pub(super) const SK: &str = "sk";
+pub(super) const DATA: &str = "data";
+pub(super) const TTL: &str = "ttl";
+pub(super) const VERSION: &str = "version";
+
+// "Quotas in Amazon DynamoDB" in AWS's documentation.
+const MAX_PK_BYTES: usize = 2048;
+const MAX_SK_BYTES: usize = 1024;
+const MAX_ITEM_BYTES: usize = 400 * 1024;
+const MAX_ACTIONS: usize = 100;
+const MAX_COMMIT_BYTES: usize = 4 * 1024 * 1024;
+
+/// A live row, to DynamoDB: `ttl` is absent, or no number, or zero, or not yet past. `ttl` and `data`
+/// are reserved words, so names stand for them.
+pub(super) const IS_LIVE: &str = "(NOT attribute_type(#t, :n) OR #t = :zero OR #t >= :now)";
+
+/// No live row, neither item nor lock.
+pub(super) const NOTHING_LIVES: &str =
+    "(attribute_not_exists(#p) OR (attribute_type(#t, :n) AND #t <> :zero AND #t < :now))";
+
+pub(super) fn text(text: impl Into<String>) -> AttributeValue {
+    AttributeValue::S(text.into())
+}
+
+pub(super) fn number(number: u64) -> AttributeValue {
+    AttributeValue::N(number.to_string())
+}
+
+/// What the expressions [`IS_LIVE`] and [`NOTHING_LIVES`] compare with.
+pub(super) fn time_values(now: u64) -> [(&'static str, AttributeValue); 3] {
+    [
+        (":n", text("N")),
+        (":zero", number(0)),
+        (":now", number(now)),
+    ]
+}
+
+pub(super) fn owned<V>(pairs: impl IntoIterator<Item = (&'static str, V)>) -> HashMap<String, V> {
+    let pairs = pairs.into_iter();
+    pairs
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect()
+}
+
+/// The names that stand for attributes in expressions.
+pub(super) fn names(
+    pairs: impl IntoIterator<Item = (&'static str, &'static str)>,
+) -> HashMap<String, String> {
+    owned(pairs.into_iter().map(|(name, of)| (name, of.to_owned())))
+}
+
+/// Checks that the table can hold something at `key`.
+pub(super) fn check_key(key: Key<'_>) -> Result<()> {
+    check_pk(key.pk)?;
+    if key.sk.is_empty() {
+        return Err(Error::InvalidInput(
+            "DynamoDB holds no empty sort key".into(),
+        ));
+    }
+    check_sk("a sort key's length in bytes", key.sk)
+}
+
+pub(super) fn check_pk(pk: &str) -> Result<()> {
+    if pk.is_empty() {
+        return Err(Error::InvalidInput(
+            "DynamoDB holds no empty partition key".into(),
+        ));
+    }
+    at_most("a partition key's length in bytes", MAX_PK_BYTES, pk.len())
+}
+
+/// Checks the length of something that sort keys are compared with.
+pub(super) fn check_sk(what: &'static str, sk: &str) -> Result<()> {
+    at_most(what, MAX_SK_BYTES, sk.len())
+}
+
+pub(super) fn check_actions(actions: usize) -> Result<()> {
+    at_most(
+        "a commit's number of locks, checks and writes",
+        MAX_ACTIONS,
+        actions,
+    )
+}
+
+pub(super) fn check_commit(bytes: usize) -> Result<()> {
+    at_most("a commit's size in bytes", MAX_COMMIT_BYTES, bytes)
+}
+
+fn at_most(what: &'static str, max: usize, got: usize) -> Result<()> {
+    match got <= max {
+        true => Ok(()),
+        false => Err(Error::Limit { what, max, got }),
+    }
+}
+
+pub(super) fn key_row(key: Key<'_>) -> Row {
+    owned([(PK, text(key.pk)), (SK, text(key.sk))])
+}
+
+/// A row's own key. A row without one is none of this table's.
+pub(super) fn key_of(row: &Row) -> Result<Key<'_>> {
+    match (row.get(PK), row.get(SK)) {
+        (Some(AttributeValue::S(pk)), Some(AttributeValue::S(sk))) => Ok(Key { pk, sk }),
+        _ => Err(unexpected("a row without `pk` and `sk`")),
+    }
+}
+
+/// An answer that DynamoDB does not give.
+pub(super) fn unexpected(what: &str) -> Error {
+    let error = DynamoDbError::Refused {
+        code: "an unexpected answer".to_owned(),
+        message: what.to_owned(),
+    };
+    error.backend()
+}
+
+/// The row of `item`, and its size as DynamoDB counts it.
+pub(super) fn encode<T: Serialize>(item: &Item<T>) -> Result<(Row, usize)> {
+    check_key(item.key())?;
+    let mut row = key_row(item.key());
+    if let Some(data) = item.data() {
+        let json = serde_json::to_string(data).map_err(|error| codec(item.key(), error))?;
+        row.insert(DATA.to_owned(), text(json));
+    }
+    if let Some(ttl) = item.ttl() {
+        // Zero stands for no ttl there, and what expires in the first two seconds of 1970 has expired.
+        row.insert(TTL.to_owned(), number(ttl.max(1)));
+    }
+    let size = size_of(&row);
+    at_most("an item's size in bytes", MAX_ITEM_BYTES, size)?;
+    Ok((row, size))
+}
+
+/// "DynamoDB item sizes and formats" in AWS's documentation: the bytes of the names and the values; of
+/// a number, a byte for every two digits and one more.
+pub(super) fn size_of(row: &Row) -> usize {
+    let size = |value: &AttributeValue| match value {
+        AttributeValue::S(text) => text.len(),
+        AttributeValue::N(digits) => digits.len().div_ceil(2) + 1,
+        _ => 0,
+    };
+    row.iter()
+        .map(|(name, value)| name.len() + size(value))
+        .sum()
+}
+
+/// The lock's row.
+pub(super) fn encode_lock(lock: &Lock) -> Row {
+    let mut row = key_row(lock.key());
+    row.insert(VERSION.to_owned(), text(lock.version().to_string()));
+    row.insert(TTL.to_owned(), number(lock.ttl()));
+    row
+}
+
+/// The item in `row`, or `None` if it is a lock or has expired.
+pub(super) fn decode<T: DeserializeOwned>(row: &Row, now: u64) -> Result<Option<Item<T>>> {
+    let key = key_of(row)?;
+    if is_lock(row) || !is_live(row, now) {
+        return Ok(None);
+    }
+    let data = match row.get(DATA) {
+        None => None,
+        Some(AttributeValue::S(json)) => Some(serde_json::from_str(json)),
+        Some(AttributeValue::B(zipped)) => {
+            let json = unzip(zipped).map_err(|error| codec(key, error))?;
+            Some(serde_json::from_slice(&json))
+        }
+        Some(_) => return Err(codec(key, "its `data` is neither text nor binary")),
+    };
+    let item = match data.transpose().map_err(|error| codec(key, error))? {
+        Some(data) => Item::new(key.pk, key.sk, data),
+        None => Item::without_data(key.pk, key.sk),
+    };
+    Ok(Some(match ttl(row) {
+        Some(ttl) => item.with_ttl(ttl),
+        None => item,
+    }))
+}
+
+fn unzip(zipped: &Blob) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    MultiGzDecoder::new(zipped.as_ref()).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn codec(key: Key<'_>, source: impl Into<Source>) -> Error {
+    Error::Codec {
+        key: KeyBuf::from(key),
+        source: source.into(),
+    }
+}
+
+pub(super) fn is_lock(row: &Row) -> bool {
+    row.contains_key(VERSION)
+}
+
+/// The version of a lock's row.
+///
+/// # Errors
+///
+/// [`Error::Codec`] if it is no ULID, or not in the form in which it would be written and compared:
+/// a commit under it could never succeed.
+pub(super) fn version_of(row: &Row) -> Result<Version> {
+    let key = key_of(row)?;
+    let Some(AttributeValue::S(text)) = row.get(VERSION) else {
+        return Err(codec(key, "the lock's `version` is no text"));
+    };
+    let version: Version = text.parse().map_err(|error: Error| codec(key, error))?;
+    match version.to_string() == *text {
+        true => Ok(version),
+        false => Err(codec(
+            key,
+            format!("the lock's version {text:?} is not written in upper case"),
+        )),
+    }
+}
+
+pub(super) fn is_live(row: &Row, now: u64) -> bool {
+    ttl(row).is_none_or(|ttl| now <= ttl)
+}
+
+/// The last second at which the row exists. What is no number, and zero, stand for none, as they do
+/// for the TypeScript package; a fraction of a second is nothing that "now" ever reaches.
+pub(super) fn ttl(row: &Row) -> Option<u64> {
+    let Some(AttributeValue::N(digits)) = row.get(TTL) else {
+        return None;
+    };
+    if let Ok(seconds) = digits.parse::<u64>() {
+        return (seconds != 0).then_some(seconds);
+    }
+    let seconds = digits.parse::<f64>().ok()?;
+    // Below zero, the conversion gives zero, which is past as well.
+    (seconds != 0.0).then_some(seconds.floor() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(attributes: &[(&'static str, AttributeValue)]) -> Row {
+        let mut row = key_row(Key::new("pk", "sk"));
+        row.extend(owned(attributes.iter().cloned()));
+        row
+    }
+
+    fn ttl_of(digits: &str) -> Option<u64> {
+        ttl(&row(&[(TTL, AttributeValue::N(digits.to_owned()))]))
+    }
+
+    #[test]
+    fn a_ttl_is_read_as_the_last_whole_second() {
+        assert_eq!(ttl_of("1700000000"), Some(1_700_000_000));
+        assert_eq!(ttl_of("1700000000.9"), Some(1_700_000_000));
+        assert_eq!(ttl_of("18446744073709551614"), Some(u64::MAX - 1));
+        assert_eq!(ttl_of("1E+3"), Some(1_000));
+        assert_eq!(ttl_of("0"), None);
+        assert_eq!(ttl_of("0.0"), None);
+        assert_eq!(ttl_of("-5"), Some(0));
+        assert_eq!(ttl(&row(&[(TTL, text("1700000000"))])), None);
+        assert_eq!(ttl(&row(&[])), None);
+    }
+
+    #[test]
+    fn an_item_is_read_as_it_was_written() {
+        for item in [
+            Item::new("pk", "sk", vec![1, 2]),
+            Item::new("pk", "sk", vec![]).with_ttl(5),
+            Item::without_data("pk", "sk"),
+        ] {
+            let (row, _) = encode(&item).unwrap();
+            assert_eq!(decode::<Vec<u32>>(&row, 5).unwrap(), Some(item));
+        }
+        let (row, _) = encode(&Item::new("pk", "sk", 1).with_ttl(0)).unwrap();
+        assert_eq!(decode::<u32>(&row, 2).unwrap(), None);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_told_by_its_key() {
+        let version = |version: &str| version_of(&row(&[(VERSION, text(version))]));
+        let data = |data| decode::<String>(&row(&[(DATA, data)]), 0).map(drop);
+        for unreadable in [
+            data(text("{\"broken\": ")),
+            data(text("7")),
+            data(text("\"\\ud800\"")),
+            data(AttributeValue::N("7".into())),
+            data(AttributeValue::B(Blob::new("no gzip"))),
+            version("1").map(drop),
+            version("01arz3ndektsv4rrffq69g5fav").map(drop),
+            version_of(&row(&[(VERSION, number(1))])).map(drop),
+        ] {
+            match unreadable {
+                Err(Error::Codec { key, .. }) => assert_eq!(key, KeyBuf::new("pk", "sk")),
+                other => panic!("{other:?}"),
+            }
+        }
+        version("01ARZ3NDEKTSV4RRFFQ69G5FAV").unwrap();
+        assert!(matches!(key_of(&Row::new()), Err(Error::Backend(_))));
+    }
+
+    #[test]
+    fn sizes_are_counted_as_the_documentation_says() {
+        // "pk" + "pk", "sk" + "sk", "data" + "\"x\"", "ttl" + ten digits.
+        let item = Item::new("pk", "sk", "x").with_ttl(1_700_000_000);
+        assert_eq!(encode(&item).unwrap().1, 4 + 4 + 7 + 3 + 6);
+        let fits = "x".repeat(MAX_ITEM_BYTES - 14);
+        encode(&Item::new("pk", "sk", &fits)).unwrap();
+        let too_large = encode(&Item::new("pk", "sk", fits + "x")).unwrap_err();
+        let max = MAX_ITEM_BYTES;
+        assert!(
+            matches!(too_large, Error::Limit { max: told, got, .. } if told == max && got == max + 1)
+        );
+    }
+}
