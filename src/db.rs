@@ -189,7 +189,8 @@ pub trait AtomicDb {
     ///
     /// # Errors
     ///
-    /// Those of [`get`](AtomicDb::get); also for a page that holds one bad item.
+    /// Those of [`get`](AtomicDb::get); also for a page whose first item is
+    /// bad; a page may end before one.
     fn page(&self, query: &Query, after: Option<&str>) -> Result<Page<Self::Data>>;
 
     /// Writes all `items` if every one of `locks` still has the version that it was read with, and
@@ -229,7 +230,8 @@ pub trait AtomicDb {
     /// The iterator holds at most a page, and nothing of the database between two pages: the loop's
     /// body may call any method of the same database. An item that is there throughout is yielded
     /// once; of items that come and go meanwhile, some are seen, for it is no snapshot. After the
-    /// last item, or the first error, it ends.
+    /// last item it ends, and after the first error, unless the database says that it goes on past an
+    /// item that cannot be decoded.
     ///
     /// # Errors
     ///
