@@ -8,10 +8,12 @@ use super::table::{
 };
 use crate::sync::Arc;
 use crate::{Error, KeyBuf, Lock, Result};
-use aws_sdk_dynamodb::error::SdkError;
+use aws_sdk_dynamodb::config::http::HttpResponse;
+use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::ReturnValuesOnConditionCheckFailure::AllOld;
+use std::error::Error as StdError;
 use std::time::Duration;
 
 /// How an attempt to write a lock ended.
@@ -98,26 +100,12 @@ impl Server {
             .set_expression_attribute_names(Some(names([("#p", PK), ("#t", TTL)])))
             .set_expression_attribute_values(Some(owned(time_values(now))))
             .return_values_on_condition_check_failure(AllOld);
-        let error = match attempts.send(request.send()).await {
-            Ok(_) => return Ok(Written::Yes),
-            Err(error) => error,
+        let outcome = attempts.send(request.send()).await;
+        let found = |error: &PutItemError| match error {
+            PutItemError::ConditionalCheckFailedException(failed) => Some(failed.item.clone()),
+            _ => None,
         };
-        match *error {
-            SdkError::ServiceError(answer)
-                if answer.err().is_conditional_check_failed_exception() =>
-            {
-                match answer.into_err() {
-                    PutItemError::ConditionalCheckFailedException(failed) => {
-                        Ok(Written::No(failed.item))
-                    }
-                    _ => Ok(Written::No(None)),
-                }
-            }
-            error => {
-                self.pause(attempts, Box::new(error)).await?;
-                Ok(Written::No(None))
-            }
-        }
+        self.written(attempts, outcome, found).await
     }
 
     /// Gives the lock in `row` the time to live of `lock`, and leaves the version.
@@ -144,25 +132,33 @@ impl Server {
             .set_expression_attribute_names(Some(names([("#t", TTL), ("#v", VERSION)])))
             .set_expression_attribute_values(Some(values))
             .return_values_on_condition_check_failure(AllOld);
-        let error = match attempts.send(request.send()).await {
+        let outcome = attempts.send(request.send()).await;
+        let found = |error: &UpdateItemError| match error {
+            UpdateItemError::ConditionalCheckFailedException(failed) => Some(failed.item.clone()),
+            _ => None,
+        };
+        self.written(attempts, outcome, found).await
+    }
+
+    /// What came of a write with a condition; `found` tells whether that was not met, and then what
+    /// the answer says is there.
+    async fn written<A, E>(
+        &self,
+        attempts: &mut Attempts,
+        outcome: std::result::Result<A, Box<SdkError<E, HttpResponse>>>,
+        found: impl FnOnce(&E) -> Option<Option<Row>>,
+    ) -> Result<Written>
+    where
+        E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
+    {
+        let error = match outcome {
             Ok(_) => return Ok(Written::Yes),
             Err(error) => error,
         };
-        match *error {
-            SdkError::ServiceError(answer)
-                if answer.err().is_conditional_check_failed_exception() =>
-            {
-                match answer.into_err() {
-                    UpdateItemError::ConditionalCheckFailedException(failed) => {
-                        Ok(Written::No(failed.item))
-                    }
-                    _ => Ok(Written::No(None)),
-                }
-            }
-            error => {
-                self.pause(attempts, Box::new(error)).await?;
-                Ok(Written::No(None))
-            }
+        if let Some(found) = error.as_service_error().and_then(found) {
+            return Ok(Written::No(found));
         }
+        self.pause(attempts, error).await?;
+        Ok(Written::No(None))
     }
 }
