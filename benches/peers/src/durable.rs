@@ -28,8 +28,10 @@ const WRITERS: usize = THREADS[THREADS.len() - 1];
 /// How many records each thread writes over and over, in a partition of its own.
 const RECORDS: usize = 1_000;
 
-/// How long one contender works at one thing in one round: some hundred waits for the disk.
-const SLICE: Duration = Duration::from_millis(200);
+/// How long one contender works at one thing at a time, and how often in one round. A disk is quick
+/// and slow by turns, of seconds or less, and is to be so for all alike.
+const SLICE: Duration = Duration::from_millis(50);
+const TURNS: usize = 4;
 
 #[derive(Clone, Copy)]
 enum What {
@@ -152,7 +154,7 @@ pub(crate) fn measure(rounds: usize, directory: &Path) -> io::Result<Option<Figu
     }
     let mut figures = Figures::default();
     figures.note(format!(
-        "{rounds} rounds of {} ms for each number; medians, with the quartiles in brackets; load average {}; files on {}.",
+        "{rounds} rounds of {TURNS} times {} ms for each number; medians, with the quartiles in brackets; load average {}; files on {}.",
         SLICE.as_millis(),
         machine::load(),
         system.as_deref().unwrap_or("a file system that could not be told")
@@ -194,15 +196,21 @@ fn compare(
 ) {
     // By number of threads, contender and round.
     let mut rates = vec![vec![Vec::new(); contenders.len()]; counts.len()];
-    for round in 0..rounds {
+    for _ in 0..rounds {
         for (by_contender, threads) in rates.iter_mut().zip(counts) {
-            let mut turns: Vec<_> = by_contender.iter_mut().zip(contenders).collect();
-            // What one leaves the disk to do does not always meet the same next one.
-            if round % 2 == 1 {
-                turns.reverse();
+            let mut sums = vec![0.0; contenders.len()];
+            for turn in 0..TURNS {
+                let mut order: Vec<_> = sums.iter_mut().zip(contenders).collect();
+                // What one leaves the disk to do does not always meet the same next one.
+                if turn % 2 == 1 {
+                    order.reverse();
+                }
+                for (sum, contender) in order {
+                    *sum += contender.rate(what, *threads);
+                }
             }
-            for (by_round, contender) in turns {
-                by_round.push(contender.rate(what, *threads));
+            for (by_round, sum) in by_contender.iter_mut().zip(sums) {
+                by_round.push(sum / TURNS as f64);
             }
         }
     }
