@@ -4,7 +4,7 @@ use super::Durability;
 use super::file::{self, Bytes, EXPIRIES, File, ITEMS, LATEST, LOCKS, META, Shared, backend};
 use super::rows::{self, Kind, RowKey};
 use crate::{Error, Lock, Result, Version, VersionGenerator};
-use redb::{ReadableTable, Table, WriteTransaction};
+use redb::{ReadableTable, Table, TableDefinition, WriteTransaction};
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
@@ -173,23 +173,59 @@ fn prepare(
 
 /// The tables of one write transaction.
 struct Tables<'t> {
+    transaction: &'t WriteTransaction,
     items: Table<'t, Bytes, Bytes>,
-    locks: Table<'t, Bytes, Bytes>,
-    expiries: Table<'t, Bytes, ()>,
-    meta: Table<'t, Bytes, Bytes>,
+    locks: Later<'t, Bytes>,
+    expiries: Later<'t, ()>,
+    meta: Later<'t, Bytes>,
     /// How many rows were written or removed.
     written: usize,
+}
+
+/// A table that is opened when it is first used: looking one up costs as much as reading a row, and
+/// most works use few.
+struct Later<'t, V: redb::Value + 'static> {
+    definition: TableDefinition<'static, Bytes, V>,
+    table: Option<Table<'t, Bytes, V>>,
+}
+
+impl<'t, V: redb::Value + 'static> Later<'t, V> {
+    fn new(definition: TableDefinition<'static, Bytes, V>) -> Self {
+        Later {
+            definition,
+            table: None,
+        }
+    }
+
+    fn open(&mut self, transaction: &'t WriteTransaction) -> Result<&mut Table<'t, Bytes, V>> {
+        match &mut self.table {
+            Some(table) => Ok(table),
+            none => {
+                let table = transaction.open_table(self.definition).map_err(backend)?;
+                Ok(none.insert(table))
+            }
+        }
+    }
 }
 
 impl<'t> Tables<'t> {
     fn open(transaction: &'t WriteTransaction) -> Result<Self> {
         Ok(Tables {
+            transaction,
             items: transaction.open_table(ITEMS).map_err(backend)?,
-            locks: transaction.open_table(LOCKS).map_err(backend)?,
-            expiries: transaction.open_table(EXPIRIES).map_err(backend)?,
-            meta: transaction.open_table(META).map_err(backend)?,
+            locks: Later::new(LOCKS),
+            expiries: Later::new(EXPIRIES),
+            meta: Later::new(META),
             written: 0,
         })
+    }
+
+    fn locks(&mut self) -> Result<&mut Table<'t, Bytes, Bytes>> {
+        self.locks.open(self.transaction)
+    }
+
+    fn expiries(&mut self) -> Result<&mut Table<'t, Bytes, ()>> {
+        self.expiries.open(self.transaction)
     }
 
     fn apply(&mut self, work: &Work, versions: &VersionGenerator) -> Result<Answer> {
@@ -269,12 +305,8 @@ impl<'t> Tables<'t> {
     fn purge(&mut self, now: u64, most: usize) -> Result<usize> {
         let end = now.to_be_bytes();
         let mut expired = Vec::new();
-        for row in self
-            .expiries
-            .range::<&[u8]>(..end.as_slice())
-            .map_err(backend)?
-            .take(most)
-        {
+        let rows = self.expiries()?.range::<&[u8]>(..end.as_slice());
+        for row in rows.map_err(backend)?.take(most) {
             let (key, _) = row.map_err(backend)?;
             expired.push(RowKey::from_slice(key.value()));
         }
@@ -282,17 +314,17 @@ impl<'t> Tables<'t> {
             let (_, kind, key) = rows::read_expiry(place).ok_or_else(file::no_expiry)?;
             match kind {
                 Kind::Item => self.items.remove(key),
-                Kind::Lock => self.locks.remove(key),
+                Kind::Lock => self.locks()?.remove(key),
             }
             .map_err(backend)?;
-            self.expiries.remove(place.as_slice()).map_err(backend)?;
+            self.expiries()?.remove(place.as_slice()).map_err(backend)?;
         }
         self.written += expired.len();
         Ok(expired.len())
     }
 
-    fn lock_at(&self, key: &[u8]) -> Result<Option<(Version, u64)>> {
-        let row = self.locks.get(key).map_err(backend)?;
+    fn lock_at(&mut self, key: &[u8]) -> Result<Option<(Version, u64)>> {
+        let row = self.locks()?.get(key).map_err(backend)?;
         row.map(|row| rows::read_lock(row.value()).ok_or_else(file::no_lock))
             .transpose()
     }
@@ -306,7 +338,7 @@ impl<'t> Tables<'t> {
 
     fn put_lock(&mut self, key: &[u8], version: Version, ttl: u64) -> Result<()> {
         let row = rows::lock_row(version, ttl);
-        self.locks.insert(key, row.as_slice()).map_err(backend)?;
+        self.locks()?.insert(key, row.as_slice()).map_err(backend)?;
         self.written += 1;
         Ok(())
     }
@@ -314,7 +346,8 @@ impl<'t> Tables<'t> {
     /// Keeps a version that locks have now, so that no later run hands out a smaller one.
     fn remember(&mut self, version: Version) -> Result<()> {
         let row = version.as_u128().to_be_bytes();
-        self.meta.insert(LATEST, row.as_slice()).map_err(backend)?;
+        let meta = self.meta.open(self.transaction)?;
+        meta.insert(LATEST, row.as_slice()).map_err(backend)?;
         Ok(())
     }
 
@@ -344,7 +377,7 @@ impl<'t> Tables<'t> {
     }
 
     fn remove_lock(&mut self, key: &[u8]) -> Result<()> {
-        let removed = self.locks.remove(key).map_err(backend)?;
+        let removed = self.locks()?.remove(key).map_err(backend)?;
         let removed = removed.map(|old| rows::read_lock(old.value()).ok_or_else(file::no_lock));
         match removed.transpose()? {
             None => Ok(()),
@@ -368,11 +401,11 @@ impl<'t> Tables<'t> {
         }
         if let Some(ttl) = from.filter(|ttl| *ttl != rows::NEVER) {
             let place = rows::expiry_key(ttl, kind, key);
-            self.expiries.remove(place.as_slice()).map_err(backend)?;
+            self.expiries()?.remove(place.as_slice()).map_err(backend)?;
         }
         if let Some(ttl) = to.filter(|ttl| *ttl != rows::NEVER) {
             let place = rows::expiry_key(ttl, kind, key);
-            self.expiries
+            self.expiries()?
                 .insert(place.as_slice(), ())
                 .map_err(backend)?;
         }

@@ -95,6 +95,7 @@ fn panel(table: &Table, row: &crate::report::Row) -> String {
             NAMES - 7.0,
             escape(&cell.peer)
         );
+        let mut reach = length;
         if is_cut {
             let gap = NAMES + BARS - 18.0;
             let _ = writeln!(
@@ -105,6 +106,7 @@ fn panel(table: &Table, row: &crate::report::Row) -> String {
         } else if cell.low < cell.high {
             let place = |value: f64| NAMES + (BARS * value / end).clamp(0.0, BARS);
             let middle = y + BAR / 2.0;
+            reach = reach.max(place(cell.high) - NAMES);
             let _ = writeln!(
                 text,
                 "<path d=\"M {:.1} {middle:.1} H {:.1}\" stroke=\"{INK}\" stroke-width=\"1.5\"/>",
@@ -115,7 +117,7 @@ fn panel(table: &Table, row: &crate::report::Row) -> String {
         let _ = writeln!(
             text,
             "<text x=\"{:.1}\" y=\"{base:.1}\" fill=\"{INK}\">{}</text>",
-            NAMES + length + 7.0,
+            NAMES + reach + 7.0,
             table.number(cell.value)
         );
     }

@@ -1,5 +1,5 @@
-//! Instructions per operation, counted by callgrind: the same at every run on every machine of one
-//! kind, however busy.
+//! Instructions per operation, counted by callgrind: nearly the same at every run on every machine of
+//! one kind, however busy.
 //!
 //! For each store and shape the program runs itself once under valgrind. That run fills the store,
 //! then counts each operation in a loop of its own, at two lengths. The difference of the two

@@ -1,6 +1,7 @@
 //! Where and with what was measured.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::thread;
 
@@ -27,9 +28,25 @@ pub(crate) fn load() -> String {
     text.split(' ').next().unwrap_or("unknown").to_owned()
 }
 
+/// The kind of file system that `directory` is on, where the system tells.
+pub(crate) fn file_system(directory: &Path) -> Option<String> {
+    let directory = fs::canonicalize(directory).ok()?;
+    let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
+    let mounts = mounts.lines().filter_map(|line| {
+        let mut fields = line.split(' ').skip(1);
+        // A space in a name is written so.
+        let place = fields.next()?.replace("\\040", " ");
+        let kind = fields.next()?;
+        directory.starts_with(&place).then_some((place.len(), kind))
+    });
+    // The innermost, and of those on one place the last, which lies over the others.
+    let (_, kind) = mounts.max_by_key(|(length, _)| *length)?;
+    Some(kind.to_owned())
+}
+
 /// The versions of atomic-db and of everything that it is compared with.
 pub(crate) fn versions() -> String {
-    const NAMES: [&str; 13] = [
+    const NAMES: [&str; 14] = [
         "atomic-db",
         "dashmap",
         "papaya",
@@ -38,6 +55,7 @@ pub(crate) fn versions() -> String {
         "parking_lot",
         "surrealmx",
         "redb",
+        "fjall",
         "rusqlite",
         "libsqlite3-sys",
         "lru",

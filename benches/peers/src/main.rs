@@ -5,6 +5,7 @@ mod caches;
 mod callgrind;
 mod chart;
 mod counted;
+mod durable;
 mod figures;
 mod keys;
 mod machine;
@@ -17,12 +18,12 @@ mod zipf;
 
 use figures::Figures;
 use keys::Shape;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::{fs, io};
 
 const USAGE: &str = "\
-Usage: cargo run --release --manifest-path benches/peers/Cargo.toml [-- [PART...] [--quick] [--rounds N]]
+Usage: cargo run --release --manifest-path benches/peers/Cargo.toml [-- [PART...] [OPTION...]]
 
 Measures atomic-db and its peers, and writes the figures and pictures to benches/results/ and what
 they say to benches/BENCHMARKS.md. Without a PART all are measured; of the others the figures of their
@@ -33,14 +34,16 @@ Parts:
   timed     time per operation, as ratios, by 1, 2 and all hardware threads
   memory    bytes per item held
   cache     hits and time of the caches on a trace
+  durable   commits per second that outlive a power cut, by 1, 2, 8 and 32 threads, and reads
   report    nothing new: writes everything again from the figures that are there
 
 Or, to see what an operation is spent on among 1 k items: profile NAME OPERATION,
 such as profile MemoryDb 'get hit'
 
 Options:
-  --quick     counts up to 100 k items, and takes 5 rounds
-  --rounds N  takes each time N times; 21 otherwise
+  --quick          counts up to 100 k items, and takes 5 rounds
+  --rounds N       takes each time N times; 21 otherwise
+  --directory DIR  has the files of `durable` in DIR; in the system's temporary directory otherwise
 ";
 
 /// Where results go, beside this package.
@@ -50,6 +53,8 @@ struct Plan {
     parts: Vec<&'static str>,
     quick: bool,
     rounds: usize,
+    /// Where files are made and removed.
+    directory: PathBuf,
 }
 
 impl Plan {
@@ -58,6 +63,7 @@ impl Plan {
             parts: Vec::new(),
             quick: false,
             rounds: 21,
+            directory: std::env::temp_dir(),
         };
         let mut only_report = false;
         let mut rounds = None;
@@ -69,6 +75,12 @@ impl Plan {
                     let number = arguments.next().and_then(|text| text.parse().ok());
                     let number = number.filter(|number| *number > 0);
                     rounds = Some(number.ok_or("--rounds takes a number from 1")?);
+                }
+                "--directory" => {
+                    let directory = arguments.next().map(PathBuf::from);
+                    let directory = directory.filter(|directory| directory.is_dir());
+                    plan.directory =
+                        directory.ok_or("--directory takes a directory that is there")?;
                 }
                 "report" => only_report = true,
                 other => match report::PARTS.iter().find(|part| **part == other) {
@@ -143,7 +155,8 @@ fn measure(plan: &Plan) -> io::Result<()> {
             },
             "timed" => Some(timed::measure(plan.rounds)),
             "memory" => Some(memory::measure()),
-            _ => Some(trace::measure(plan.rounds)),
+            "cache" => Some(trace::measure(plan.rounds)),
+            _ => durable::measure(plan.rounds, &plan.directory)?,
         };
         if let Some(figures) = measured {
             save(part, figures, plan, &results)?;

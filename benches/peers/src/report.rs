@@ -2,13 +2,13 @@
 //! `BENCHMARKS.md` around them.
 
 use crate::figures::Figures;
-use crate::{chart, counted, memory, timed, trace};
+use crate::{chart, counted, durable, memory, timed, trace};
 use std::fmt::Write as _;
 use std::path::Path;
 use std::{fs, io};
 
 /// The databases of this repository, as the tables name them.
-const OURS: [&str; 2] = ["MemoryDb", "LruCache"];
+const OURS: [&str; 3] = ["MemoryDb", "LruCache", "RedbDb"];
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Better {
@@ -71,8 +71,8 @@ impl Table {
     fn new(title: &str) -> Self {
         let (better, decimals) = match title {
             timed::RATIO | trace::TIME => (Better::Less, 2),
-            timed::SPEEDUP => (Better::More, 2),
-            trace::HITS => (Better::More, 2),
+            timed::SPEEDUP | trace::HITS | durable::SHARE | durable::SPEEDUP => (Better::More, 2),
+            durable::RATE => (Better::More, 0),
             _ => (Better::Less, 0),
         };
         Table {
@@ -172,7 +172,7 @@ impl Row {
 }
 
 /// What a part's figures are kept under, and where the template has them.
-pub(crate) const PARTS: [&str; 4] = ["counted", "timed", "memory", "cache"];
+pub(crate) const PARTS: [&str; 5] = ["counted", "timed", "memory", "cache", "durable"];
 
 /// The hand-written text, with a place for each part.
 const TEMPLATE: &str = include_str!("BENCHMARKS.template.md");
@@ -220,9 +220,9 @@ pub(crate) fn write(results: &Path, document: &Path) -> io::Result<()> {
         let figures = Figures::load(&results.join(format!("{part}.csv")))?;
         let section = write_part(part, &figures, results)?;
         text = text.replace(&format!("{{{{{part}}}}}"), section.trim_end());
-        // The ratios say the same as the times that they are of.
+        // The ratios say the same as the numbers that they are of.
         let tables = Table::all(&figures).into_iter();
-        let tables = tables.filter(|table| table.title != timed::NANOS);
+        let tables = tables.filter(|table| ![timed::NANOS, durable::RATE].contains(&&*table.title));
         lost.extend(tables.flat_map(|table| table.lost()));
         all.all.extend(figures.all);
     }
@@ -261,6 +261,16 @@ pub(crate) fn goals(figures: &Figures) -> String {
         let peers = ["surrealmx", "redb in memory", "SQLite :memory:"];
         let ratios: Option<Vec<f64>> = peers.iter().map(of).collect();
         ratios.map(|ratios| ratios.into_iter().fold(f64::INFINITY, f64::min))
+    };
+    let gain = |commit: &str| figures.get(durable::SPEEDUP, &timed::at(commit, 8), "RedbDb");
+    let share =
+        |row: &str, threads, peer| figures.get(durable::SHARE, &timed::at(row, threads), peer);
+    let fastest = |commit: &str, threads: usize| {
+        let shares: Option<Vec<f64>> = durable::PEERS
+            .iter()
+            .map(|peer| share(commit, threads, peer))
+            .collect();
+        shares.map(|shares| shares.into_iter().fold(0.0, f64::max))
     };
     let purge = counted::PURGED.map(|(row, _)| figures.get(counted::PURGE, row, "MemoryDb"));
 
@@ -373,6 +383,36 @@ pub(crate) fn goals(figures: &Figures) -> String {
         "at most 2",
         ratio(purge[1], purge[0]),
         Limit::Most(2.0),
+    );
+    for commit in [durable::ONE, durable::GUARDED] {
+        goal(
+            &format!("durable {commit}, 8 threads against 1"),
+            "at least 4",
+            gain(commit),
+            Limit::Least(4.0),
+        );
+        for threads in [8, 32] {
+            goal(
+                &format!(
+                    "durable {commit}, the fastest of redb, SQLite and fjall, {threads} threads"
+                ),
+                "under 1 of ours",
+                fastest(commit, threads),
+                Limit::Below(1.0),
+            );
+        }
+        goal(
+            &format!("durable {commit}, against redb, 1 thread"),
+            "at least 0.9",
+            ratio(Some(1.0), share(commit, 1, "redb")),
+            Limit::Least(0.9),
+        );
+    }
+    goal(
+        "point read from a file, time against redb's with the same decoding",
+        "at most 1.5",
+        share(durable::READ, 1, "redb"),
+        Limit::Most(1.5),
     );
     text
 }

@@ -156,39 +156,49 @@ impl<S: Store> Contends for Contender<S> {
     }
 
     fn nanos(&self, work: &Work, threads: usize) -> f64 {
-        let (ready, stop) = (Barrier::new(threads + 1), AtomicBool::new(false));
-        thread::scope(|scope| {
-            let workers: Vec<_> = work.choices[..threads]
-                .iter()
-                .map(|choices| {
-                    let (ready, stop) = (&ready, &stop);
-                    scope.spawn(move || {
-                        let mut done = 0_u64;
-                        ready.wait();
-                        for some in choices.chunks(16).cycle() {
-                            if stop.load(Ordering::Relaxed) {
-                                break;
-                            }
-                            for choice in some {
-                                self.act(work.what, *choice);
-                            }
-                            done += some.len() as u64;
-                        }
-                        done
-                    })
-                })
-                .collect();
-            ready.wait();
-            let began = Instant::now();
-            thread::sleep(SLICE);
-            stop.store(true, Ordering::Relaxed);
-            let done: u64 = workers
-                .into_iter()
-                .map(|worker| worker.join().expect("a worker ends"))
-                .sum();
-            began.elapsed().as_nanos() as f64 / done.max(1) as f64
+        nanos(threads, SLICE, |number, stop| {
+            let mut done = 0;
+            for some in work.choices[number].chunks(16).cycle() {
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
+                for choice in some {
+                    self.act(work.what, *choice);
+                }
+                done += some.len() as u64;
+            }
+            done
         })
     }
+}
+
+/// Nanoseconds for each operation, of `threads` together. Each does `work`, which is given its
+/// number, until it is told to stop, and returns how many operations that was.
+pub(crate) fn nanos(
+    threads: usize,
+    slice: Duration,
+    work: impl Fn(usize, &AtomicBool) -> u64 + Sync,
+) -> f64 {
+    let (ready, stop) = (Barrier::new(threads + 1), AtomicBool::new(false));
+    thread::scope(|scope| {
+        let worker = |number: usize| {
+            let (ready, stop, work) = (&ready, &stop, &work);
+            scope.spawn(move || {
+                ready.wait();
+                work(number, stop)
+            })
+        };
+        let workers: Vec<_> = (0..threads).map(worker).collect();
+        ready.wait();
+        let began = Instant::now();
+        thread::sleep(slice);
+        stop.store(true, Ordering::Relaxed);
+        let done: u64 = workers
+            .into_iter()
+            .map(|worker| worker.join().expect("a worker ends"))
+            .sum();
+        began.elapsed().as_nanos() as f64 / done.max(1) as f64
+    })
 }
 
 fn contenders(shape: Shape) -> Vec<Box<dyn Contends>> {
@@ -210,6 +220,12 @@ pub(crate) fn at(name: &str, threads: usize) -> String {
         1 => format!("{name}, 1 thread"),
         _ => format!("{name}, {threads} threads"),
     }
+}
+
+/// Ratios of what was measured in the same rounds.
+pub(crate) fn divided(above: &[f64], below: &[f64]) -> Vec<f64> {
+    let pairs = above.iter().zip(below);
+    pairs.map(|(above, below)| above / below).collect()
 }
 
 pub(crate) fn measure(rounds: usize) -> Figures {
@@ -286,13 +302,6 @@ fn compare(
             let is_whole = work.what == What::Points || contender.total() == total;
             assert!(is_whole, "{} loses what it moves", contender.name());
         }
-        let divided = |above: &[f64], below: &[f64]| -> Vec<f64> {
-            above
-                .iter()
-                .zip(below)
-                .map(|(above, below)| above / below)
-                .collect()
-        };
         for (by_contender, threads) in nanos.iter().zip(counts) {
             let row = at(work.name, *threads);
             for (samples, contender) in by_contender.iter().zip(&able) {

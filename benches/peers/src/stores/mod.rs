@@ -4,12 +4,14 @@
 //! A caller keeps its keys in the form that the store likes best, made before anything is measured.
 //! What a store takes for its own (the key of a new entry, the entry itself) is made by the call.
 
+mod files;
 mod maps;
 mod memory_db;
 mod transactional;
 
 use crate::keys::Span;
 
+pub(crate) use files::{Bare, Files, Fjall, OneFile, Record, Wal};
 pub(crate) use maps::{Dash, Hashed, Ordered, Papaya, Scc};
 pub(crate) use memory_db::Memory;
 pub(crate) use transactional::{Redb, Sqlite, Surreal};

@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use std::ops::Range;
 
 /// A joined key: NUL sorts before all that a part has here, so the order is that of the pairs.
-fn joined(pk: &str, sk: &str) -> Box<[u8]> {
+pub(super) fn joined(pk: &str, sk: &str) -> Box<[u8]> {
     [pk.as_bytes(), b"\0", sk.as_bytes()].concat().into()
 }
 
@@ -278,10 +278,15 @@ const UPDATE: &str = "UPDATE items SET value = ?3 WHERE pk = ?1 AND sk = ?2";
 const DELETE: &str = "DELETE FROM items WHERE pk = ? AND sk = ?";
 const QUERY: &str = "SELECT value FROM items WHERE pk = ? AND sk >= ? AND sk < ? ORDER BY sk";
 
-fn execute(connection: &Connection, sql: &str, parameters: impl rusqlite::Params) {
+/// How many rows were written.
+pub(super) fn execute(
+    connection: &Connection,
+    sql: &str,
+    parameters: impl rusqlite::Params,
+) -> usize {
     let statement = connection.prepare_cached(sql);
     let done = statement.and_then(|mut statement| statement.execute(parameters));
-    done.expect("a write succeeds");
+    done.expect("a write succeeds")
 }
 
 fn select(connection: &Connection, (pk, sk): &(String, String)) -> Option<i64> {
@@ -291,7 +296,7 @@ fn select(connection: &Connection, (pk, sk): &(String, String)) -> Option<i64> {
 }
 
 /// Runs `body` in a transaction.
-fn atomically(connection: &Connection, body: impl FnOnce()) {
+pub(super) fn atomically(connection: &Connection, body: impl FnOnce()) {
     execute(connection, "BEGIN IMMEDIATE", []);
     body();
     execute(connection, "COMMIT", []);

@@ -1,0 +1,384 @@
+//! Databases in files, each by the fastest honest use of its own interface that keeps what it has
+//! acknowledged through a power cut. All hold the same records as the same JSON.
+
+use super::transactional::{atomically, execute, joined};
+use crate::keys::Pair;
+use atomic_db::{AtomicDb, Item, Key, Lock, RedbDb};
+use fjall::{KeyspaceCreateOptions, OptimisticTxDatabase, OptimisticTxKeyspace, PersistMode};
+use parking_lot::Mutex;
+use redb::{ReadableDatabase, ReadableTable, TableDefinition};
+use rusqlite::{Connection, OptionalExtension, params};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// What an item holds.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Record {
+    number: u64,
+    name: String,
+    amount: f64,
+    tags: Vec<String>,
+}
+
+impl Record {
+    pub(crate) fn new(number: u64) -> Self {
+        Record {
+            number,
+            name: format!("record {number}"),
+            amount: number as f64 / 8.0,
+            tags: vec!["durable".into(), "measured".into()],
+        }
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("a record can be written as JSON")
+    }
+
+    /// The number of the record in `json`, all of which is decoded.
+    fn number(json: &[u8]) -> u64 {
+        let record: Record = serde_json::from_slice(json).expect("this is a record");
+        record.number
+    }
+}
+
+/// A database in files under measurement. What is written is on the disk when a call returns.
+pub(crate) trait Files: Send + Sync + Sized {
+    const NAME: &'static str;
+
+    /// A key, in the form that the database likes best.
+    type Key: Send + Sync;
+
+    /// What a conditional write checks; its caller keeps it from one write to the next.
+    type Lock: Send;
+
+    /// Makes the database in `directory`, which has files of others too.
+    fn create(directory: &Path) -> Self;
+
+    fn key(pk: &str, sk: &str) -> Self::Key;
+
+    /// Writes records of these numbers, all at once.
+    fn load(&self, records: &[(Self::Key, u64)]);
+
+    /// The number of the record at `key`, all of which is decoded.
+    fn get(&self, key: &Self::Key) -> Option<u64>;
+
+    fn set(&self, key: &Self::Key, record: Record);
+
+    /// Makes a lock where none is.
+    fn get_lock(&self, key: Self::Key) -> Self::Lock;
+
+    /// Writes `record` and renews `lock` in one transaction, if nobody else has renewed it, which
+    /// nobody has; leaves `lock` as the write left it.
+    fn set_atomic(&self, key: &Self::Key, record: Record, lock: &mut Self::Lock);
+}
+
+/// A lock where the database has none of its own: a row whose number changes at every commit.
+pub(crate) struct Versioned<K> {
+    key: K,
+    version: u128,
+}
+
+impl<K> Versioned<K> {
+    fn row(&self) -> [u8; 16] {
+        self.version.to_be_bytes()
+    }
+
+    fn renewed(&self) -> [u8; 16] {
+        (self.version + 1).to_be_bytes()
+    }
+
+    /// Compares what is stored with what was handed on.
+    fn check(&self, stored: Option<&[u8]>) {
+        assert_eq!(stored, Some(&self.row()[..]), "nobody else writes");
+    }
+}
+
+/// atomic-db itself.
+pub(crate) struct OneFile(RedbDb<Record>);
+
+impl Files for OneFile {
+    const NAME: &'static str = "RedbDb";
+
+    type Key = Pair;
+    type Lock = Lock;
+
+    fn create(directory: &Path) -> Self {
+        let database = RedbDb::open(directory.join("atomic-db.redb"));
+        OneFile(database.expect("a file can be made"))
+    }
+
+    fn key(pk: &str, sk: &str) -> Pair {
+        Pair::new(pk, sk)
+    }
+
+    fn load(&self, records: &[(Pair, u64)]) {
+        let records = records.iter();
+        let items = records.map(|(key, number)| item(key, Record::new(*number)));
+        let items: Vec<Item<Record>> = items.collect();
+        self.0.set(&items).expect("a write succeeds");
+    }
+
+    fn get(&self, key: &Pair) -> Option<u64> {
+        let item = self.0.get(at(key)).expect("a read succeeds");
+        item.and_then(|item| item.data().map(|record| record.number))
+    }
+
+    fn set(&self, key: &Pair, record: Record) {
+        let written = self.0.set(&[item(key, record)]);
+        written.expect("a write succeeds");
+    }
+
+    fn get_lock(&self, key: Pair) -> Lock {
+        self.0.get_lock(at(&key)).expect("a lock is there")
+    }
+
+    fn set_atomic(&self, key: &Pair, record: Record, lock: &mut Lock) {
+        let items = [item(key, record)];
+        let version = self.0.set_atomic(&items, std::slice::from_ref(lock));
+        *lock = lock.clone().renewed(version.expect("nobody else writes"));
+    }
+}
+
+fn at(pair: &Pair) -> Key<'_> {
+    Key::new(&pair.pk, &pair.sk)
+}
+
+fn item(pair: &Pair, record: Record) -> Item<Record> {
+    Item::new(&pair.pk, &pair.sk, record)
+}
+
+/// redb itself, one transaction for each commit.
+pub(crate) struct Bare(redb::Database);
+
+const ROWS: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("rows");
+
+type Rows<'t> = redb::Table<'t, &'static [u8], &'static [u8]>;
+
+impl Bare {
+    fn write(&self, body: impl FnOnce(&mut Rows<'_>)) {
+        let transaction = self.0.begin_write().expect("a transaction begins");
+        let mut rows = transaction.open_table(ROWS).expect("the table is there");
+        body(&mut rows);
+        drop(rows);
+        transaction.commit().expect("a commit succeeds");
+    }
+}
+
+fn put(rows: &mut Rows<'_>, key: &[u8], row: &[u8]) {
+    rows.insert(key, row).expect("a write succeeds");
+}
+
+impl Files for Bare {
+    const NAME: &'static str = "redb";
+
+    type Key = Box<[u8]>;
+    type Lock = Versioned<Box<[u8]>>;
+
+    fn create(directory: &Path) -> Self {
+        let database = redb::Database::create(directory.join("bare.redb"));
+        Bare(database.expect("a file can be made"))
+    }
+
+    fn key(pk: &str, sk: &str) -> Box<[u8]> {
+        joined(pk, sk)
+    }
+
+    fn load(&self, records: &[(Box<[u8]>, u64)]) {
+        self.write(|rows| {
+            for (key, number) in records {
+                put(rows, key, &Record::new(*number).encode());
+            }
+        });
+    }
+
+    fn get(&self, key: &Box<[u8]>) -> Option<u64> {
+        let transaction = self.0.begin_read().expect("a transaction begins");
+        let rows = transaction.open_table(ROWS).expect("the table is there");
+        let row = rows.get(&**key).expect("a read succeeds");
+        row.map(|row| Record::number(row.value()))
+    }
+
+    fn set(&self, key: &Box<[u8]>, record: Record) {
+        let json = record.encode();
+        self.write(|rows| put(rows, key, &json));
+    }
+
+    fn get_lock(&self, key: Box<[u8]>) -> Versioned<Box<[u8]>> {
+        let lock = Versioned { key, version: 1 };
+        self.write(|rows| put(rows, &lock.key, &lock.row()));
+        lock
+    }
+
+    fn set_atomic(&self, key: &Box<[u8]>, record: Record, lock: &mut Versioned<Box<[u8]>>) {
+        let json = record.encode();
+        self.write(|rows| {
+            let held = rows.get(&*lock.key).expect("a read succeeds");
+            lock.check(held.as_ref().map(|row| row.value()));
+            drop(held);
+            put(rows, &lock.key, &lock.renewed());
+            put(rows, key, &json);
+        });
+        lock.version += 1;
+    }
+}
+
+/// One connection under a mutex: connections of one file wait for each other by sleeping, which
+/// costs more.
+pub(crate) struct Wal(Mutex<Connection>);
+
+const CREATE: &str = "CREATE TABLE rows (
+    pk TEXT NOT NULL, sk TEXT NOT NULL, data BLOB NOT NULL, PRIMARY KEY (pk, sk)
+) WITHOUT ROWID";
+const GET: &str = "SELECT data FROM rows WHERE pk = ? AND sk = ?";
+const SET: &str = "INSERT OR REPLACE INTO rows VALUES (?, ?, ?)";
+const RENEW: &str = "UPDATE rows SET data = ?3 WHERE pk = ?1 AND sk = ?2 AND data = ?4";
+
+impl Files for Wal {
+    const NAME: &'static str = "SQLite";
+
+    type Key = (String, String);
+    type Lock = Versioned<(String, String)>;
+
+    fn create(directory: &Path) -> Self {
+        let connection = Connection::open(directory.join("sqlite.db")).expect("a file can be made");
+        for (pragma, value) in [("journal_mode", "WAL"), ("synchronous", "FULL")] {
+            let set = connection.pragma_update(None, pragma, value);
+            set.expect("this is a pragma");
+        }
+        connection.set_prepared_statement_cache_capacity(16);
+        execute(&connection, CREATE, []);
+        Wal(Mutex::new(connection))
+    }
+
+    fn key(pk: &str, sk: &str) -> (String, String) {
+        (pk.to_owned(), sk.to_owned())
+    }
+
+    fn load(&self, records: &[((String, String), u64)]) {
+        let connection = self.0.lock();
+        atomically(&connection, || {
+            for ((pk, sk), number) in records {
+                let json = Record::new(*number).encode();
+                execute(&connection, SET, params![pk, sk, json]);
+            }
+        });
+    }
+
+    fn get(&self, (pk, sk): &(String, String)) -> Option<u64> {
+        let connection = self.0.lock();
+        let mut statement = connection.prepare_cached(GET).expect("this is SQL");
+        let number = statement.query_row(params![pk, sk], |row| {
+            Ok(Record::number(row.get_ref(0)?.as_blob()?))
+        });
+        number.optional().expect("a read succeeds")
+    }
+
+    fn set(&self, (pk, sk): &(String, String), record: Record) {
+        let json = record.encode();
+        execute(&self.0.lock(), SET, params![pk, sk, json]);
+    }
+
+    fn get_lock(&self, key: (String, String)) -> Versioned<(String, String)> {
+        let lock = Versioned { key, version: 1 };
+        let (pk, sk) = &lock.key;
+        execute(&self.0.lock(), SET, params![pk, sk, lock.row()]);
+        lock
+    }
+
+    fn set_atomic(
+        &self,
+        (pk, sk): &(String, String),
+        record: Record,
+        lock: &mut Versioned<(String, String)>,
+    ) {
+        let json = record.encode();
+        let connection = self.0.lock();
+        atomically(&connection, || {
+            let (lock_pk, lock_sk) = &lock.key;
+            let renewal = params![lock_pk, lock_sk, lock.renewed(), lock.row()];
+            let renewed = execute(&connection, RENEW, renewal);
+            assert_eq!(renewed, 1, "nobody else writes");
+            execute(&connection, SET, params![pk, sk, json]);
+        });
+        lock.version += 1;
+    }
+}
+
+/// fjall's optimistic transactions, each persisted by its commit.
+pub(crate) struct Fjall {
+    database: OptimisticTxDatabase,
+    rows: OptimisticTxKeyspace,
+}
+
+impl Fjall {
+    /// Runs `body` in transactions until one commits.
+    fn retry(&self, body: impl Fn(&mut fjall::OptimisticWriteTx)) {
+        loop {
+            let transaction = self.database.write_tx().expect("a transaction begins");
+            let mut transaction = transaction.durability(Some(PersistMode::SyncAll));
+            body(&mut transaction);
+            let committed = transaction.commit().expect("a commit succeeds");
+            if committed.is_ok() {
+                return;
+            }
+        }
+    }
+}
+
+impl Files for Fjall {
+    const NAME: &'static str = "fjall";
+
+    type Key = Box<[u8]>;
+    type Lock = Versioned<Box<[u8]>>;
+
+    fn create(directory: &Path) -> Self {
+        let database = OptimisticTxDatabase::builder(directory.join("fjall")).open();
+        let database = database.expect("files can be made");
+        let rows = database.keyspace("rows", KeyspaceCreateOptions::default);
+        Fjall {
+            rows: rows.expect("files can be made"),
+            database,
+        }
+    }
+
+    fn key(pk: &str, sk: &str) -> Box<[u8]> {
+        joined(pk, sk)
+    }
+
+    fn load(&self, records: &[(Box<[u8]>, u64)]) {
+        self.retry(|transaction| {
+            for (key, number) in records {
+                let json = Record::new(*number).encode();
+                transaction.insert(&self.rows, &**key, json);
+            }
+        });
+    }
+
+    fn get(&self, key: &Box<[u8]>) -> Option<u64> {
+        let row = self.rows.get(key).expect("a read succeeds");
+        row.map(|row| Record::number(&row))
+    }
+
+    fn set(&self, key: &Box<[u8]>, record: Record) {
+        let json = record.encode();
+        self.retry(|transaction| transaction.insert(&self.rows, &**key, &*json));
+    }
+
+    fn get_lock(&self, key: Box<[u8]>) -> Versioned<Box<[u8]>> {
+        let lock = Versioned { key, version: 1 };
+        self.retry(|transaction| transaction.insert(&self.rows, &*lock.key, lock.row()));
+        lock
+    }
+
+    fn set_atomic(&self, key: &Box<[u8]>, record: Record, lock: &mut Versioned<Box<[u8]>>) {
+        use fjall::Readable;
+        let json = record.encode();
+        self.retry(|transaction| {
+            let held = transaction.get(&self.rows, &lock.key);
+            lock.check(held.expect("a read succeeds").as_deref());
+            transaction.insert(&self.rows, &*lock.key, lock.renewed());
+            transaction.insert(&self.rows, &**key, &*json);
+        });
+        lock.version += 1;
+    }
+}
