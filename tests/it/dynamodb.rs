@@ -257,6 +257,8 @@ fn histories_of_threads_are_strictly_serializable() {
             true => Arc::new(LruCache::builder(db).capacity(6).clock(clock).build()),
         };
         let workload = Workload {
+            // A commit's version is made before it is sent.
+            lock_deletions: false,
             calls: 60,
             ..thousand(seed)
         };

@@ -39,6 +39,7 @@ fn short() -> Workload {
         shelves: 1,
         places: 2,
         notes: 2,
+        lock_deletions: true,
         threads: 3,
         calls: 6,
         // Of the schedule, so that it is replayed with it.
@@ -53,6 +54,7 @@ fn long() -> Workload {
         shelves: 2,
         places: 3,
         notes: 2,
+        lock_deletions: true,
         threads: 4,
         calls: 50,
         ..short()
