@@ -10,8 +10,8 @@ use std::time::Duration;
 ///
 /// A version is never handed out twice, also not after its lock was deleted, expired and made
 /// again, or after a restart. It is 128 bits: 48 bits of milliseconds since the Unix epoch, then
-/// 80 bits that no other version has. Later versions of one lock are greater;
-/// where several machines write to one database, as far as their clocks agree.
+/// 80 bits that no other version has. Later versions of one lock are greater; where several machines
+/// write to one database, as far as their clocks agree.
 ///
 /// Its text form is a ULID: 26 characters of Crockford's base 32, in the order of the versions.
 /// Reading takes lower case too.

@@ -27,7 +27,7 @@ use smallvec::SmallVec;
 use std::fmt;
 use std::marker::PhantomData;
 use std::time::Duration;
-use stripe::{Address, MAX_ROWS, NoLock, RemovedRows, Stripe, stripe_of};
+use stripe::{Address, Likely, MAX_ROWS, NoLock, RemovedRows, Stripe, stripe_of};
 
 /// A database in memory, for tests, tools and caches. It holds any data, without serializing it.
 ///
@@ -185,17 +185,21 @@ impl<T> MemoryDb<T> {
         stripes.map(|stripe| stripe.0.lock()).collect()
     }
 
-    /// What `found` comes to, which was at `at` just now and can expire.
-    fn live(&self, at: &Address, found: Item<T>) -> Option<Item<T>> {
-        if found.is_live(self.now()) {
-            return Some(found);
-        }
-        // Expired, but a live item may have replaced it by now. The second look is judged at a time
-        // before it, so its answer is right for as long as it holds the mutex.
+    /// The live item at `key`, of which [`Stripe::likely_item`] was no proof.
+    #[cold]
+    fn get_carefully(&self, at: &Address, key: Key<'_>, likely: Likely<T>) -> Option<Item<T>> {
         let now = self.now();
-        let mut removed = RemovedRows::new();
-        let mut stripe = self.lock_stripe(at.stripe as usize);
-        stripe.live_item(at, found.key(), now, &mut removed)
+        match likely {
+            Likely::Item(item) if item.is_at(key.bytes()) && item.is_live(now) => Some(item),
+            // It has expired, but a live item may have replaced it by now; or another key has its hash.
+            // The second look is judged at a time before it, so its answer is right for as long as it
+            // holds the mutex.
+            _ => {
+                let mut removed = RemovedRows::new();
+                let mut stripe = self.lock_stripe(at.stripe as usize);
+                stripe.live_item(at, key, now, &mut removed)
+            }
+        }
     }
 
     /// The lock at `key`, made or refreshed if need be.
@@ -376,11 +380,13 @@ impl<T> AtomicDb for MemoryDb<T> {
     #[inline]
     fn get(&self, key: Key<'_>) -> Result<Option<Item<T>>> {
         let at = self.address(key.bytes());
-        let found = self.lock_stripe(at.stripe as usize).item(&at, &key);
-        // The clock is asked only for items that can expire, and after unlocking.
-        match found {
-            Some(item) if item.ttl().is_some() => Ok(self.live(&at, item)),
-            found => Ok(found),
+        let likely = self.lock_stripe(at.stripe as usize).likely_item(&at);
+        // Its key is compared after unlocking, so that readers of one stripe wait less for each other,
+        // and the clock is asked only for items that can expire.
+        match likely {
+            Likely::Item(item) if item.ttl().is_none() && item.is_at(key.bytes()) => Ok(Some(item)),
+            Likely::Nothing => Ok(None),
+            likely => Ok(self.get_carefully(&at, key, likely)),
         }
     }
 

@@ -131,6 +131,17 @@ struct Partition {
     order: Order,
 }
 
+/// What a hash says of an item.
+#[derive(Debug)]
+pub(super) enum Likely<T> {
+    /// An item with the same hash, of this key unless two keys share it.
+    Item(Item<T>),
+    /// Nothing is there.
+    Nothing,
+    /// Something that is no item has the same hash.
+    Unclear,
+}
+
 /// Why a lock cannot be read.
 #[derive(Debug, PartialEq)]
 pub(super) enum NoLock {
@@ -218,19 +229,14 @@ impl<T> Stripe<T> {
             .copied()
     }
 
-    /// The item at `key`, live or not.
+    /// What is most likely at the address, judged by its hash alone.
     #[inline]
-    pub(super) fn item(&self, at: &Address, key: &Key<'_>) -> Option<Item<T>> {
-        match &self.rows[self.first_at(at)? as usize] {
-            Row::Item { item, .. } if item.is_at(key.bytes()) => Some(item.clone()),
-            _ => self.item_among_equal_hashes(at, key),
+    pub(super) fn likely_item(&self, at: &Address) -> Likely<T> {
+        match self.first_at(at).map(|row| &self.rows[row as usize]) {
+            None => Likely::Nothing,
+            Some(Row::Item { item, .. }) => Likely::Item(item.clone()),
+            Some(_) => Likely::Unclear,
         }
-    }
-
-    #[cold]
-    fn item_among_equal_hashes(&self, at: &Address, key: &Key<'_>) -> Option<Item<T>> {
-        let row = self.find_among_equal_hashes(at, key.bytes())?;
-        self.rows[row as usize].item().cloned()
     }
 
     /// The item at `key` that is live at `now`. One that has expired is removed.
