@@ -235,7 +235,8 @@ impl<T> MemoryDb<T> {
     /// The one instant at which `writes` are judged and happen.
     fn apply(&self, writes: &Writes<'_, T>) -> Result<Version> {
         let mut steps = Steps::new();
-        // `for_each`, for a chain of iterators is walked link by link so.
+        // `for_each` walks a chain of iterators link by link; a loop would ask at each key which link
+        // it is at.
         let step = |key: &KeyBuf| self.step(key.bytes());
         writes.keys().for_each(|key| steps.push(step(key)));
         let steps = steps.as_mut_slice();
@@ -243,13 +244,13 @@ impl<T> MemoryDb<T> {
         if share_hashes(&order) {
             writes.validate()?;
         }
-        // In the order of `Writes::keys`.
         let now = self.shared.clock.now();
         let seconds = now.as_secs();
 
         let mut removed = RemovedRows::new();
         let mut guards = self.lock_stripes(steps, &order);
         let stripes = guards.as_mut_slice();
+        // In the order of `Writes::keys`.
         let (locks, rest) = steps.split_at_mut(writes.locks.len());
         let (checks, rest) = rest.split_at(writes.checks.len());
         let (sets, rest) = rest.split_at(writes.sets.len());
