@@ -1,7 +1,7 @@
 //! One open file: how it is opened and checked, what is read from it, and what redb's errors mean.
 
+use super::builder::{Durability, Options};
 use super::rows::{self, Kind, RowKey, after_all};
-use super::{Durability, Options};
 use crate::sync::{Arc, RwLock};
 use crate::{Error, Query, Result, Source, Version, VersionGenerator};
 use redb::{

@@ -1,6 +1,6 @@
 //! What callers have written, and how the work of several becomes one transaction of redb's.
 
-use super::Durability;
+use super::builder::Durability;
 use super::file::{self, Bytes, EXPIRIES, File, ITEMS, LATEST, LOCKS, META, Shared, backend};
 use super::rows::{self, Kind, RowKey};
 use crate::{Error, Lock, Result, Version, VersionGenerator};
