@@ -98,8 +98,8 @@ impl<T> RedbDbBuilder<T> {
     }
 
     /// Opens the file without changing it, beside other processes that do the same. Every write,
-    /// and a [`get_lock`](AtomicDb::get_lock) that would be one, is
-    /// [`InvalidInput`](Error::InvalidInput).
+    /// and a [`get_lock`](crate::AtomicDb::get_lock) that would be one, is
+    /// [`InvalidInput`](crate::Error::InvalidInput).
     #[must_use]
     pub fn read_only(mut self) -> Self {
         self.options.read_only = true;
@@ -125,12 +125,12 @@ impl<T> RedbDbBuilder<T> {
     ///
     /// The file is left as it was in all of these cases, or not made, or empty.
     ///
-    /// - [`Error::Unavailable`]: another process, or another handle of this one that is no clone,
-    ///   has it open.
-    /// - [`Error::InvalidInput`]: it is a directory, a device or no file of this database; it has a
-    ///   format that this version does not know; it is for reading only and needs a repair.
-    /// - [`Error::Backend`]: it is damaged; or it could not be opened, made or written, because of
-    ///   rights, a read-only or full disk, or a directory that is not there.
+    /// - [`Error::Unavailable`](crate::Error::Unavailable): another process, or another handle of this
+    ///   one that is no clone, has it open.
+    /// - [`Error::InvalidInput`](crate::Error::InvalidInput): it is a directory, a device or no file of
+    ///   this database; it has a format that this version does not know; it is for reading only and needs a repair.
+    /// - [`Error::Backend`](crate::Error::Backend): it is damaged; or it could not be opened, made or
+    ///   written, because of rights, a read-only or full disk, or a directory that is not there.
     pub fn open(self, path: impl AsRef<Path>) -> Result<RedbDb<T>> {
         let file = File::open(path.as_ref(), &self.options)?;
         self.over(file)
@@ -154,7 +154,7 @@ impl<T> RedbDbBuilder<T> {
     /// # Errors
     ///
     /// Those of [`open`](RedbDbBuilder::open). What the storage itself returns is an
-    /// [`Error::Backend`].
+    /// [`Error::Backend`](crate::Error::Backend).
     pub fn open_with(self, storage: impl redb::StorageBackend) -> Result<RedbDb<T>> {
         let file = File::open_with(storage, &self.options)?;
         self.over(file)
