@@ -25,11 +25,11 @@ use smallvec::SmallVec;
 /// ```
 #[derive(Clone, Debug)]
 pub struct Batch<T> {
-    locks: Vec<Lock>,
-    checks: Vec<Lock>,
-    sets: Vec<Item<T>>,
-    creates: Vec<Item<T>>,
-    deletes: Vec<KeyBuf>,
+    pub(crate) locks: Vec<Lock>,
+    pub(crate) checks: Vec<Lock>,
+    pub(crate) sets: Vec<Item<T>>,
+    pub(crate) creates: Vec<Item<T>>,
+    pub(crate) deletes: Vec<KeyBuf>,
 }
 
 impl<T> Batch<T> {

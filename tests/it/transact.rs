@@ -221,6 +221,40 @@ fn a_key_is_not_locked_and_written_in_one_transaction() {
     assert!(is_invalid(db.transact(|tx| tx.lock(KEY).map(drop))));
 }
 
+#[test]
+fn a_transaction_of_many_keys_knows_each_of_them() {
+    for count in 1..40 {
+        let db = MemoryDb::new();
+        let keys: Vec<String> = (0..count).map(|number| number.to_string()).collect();
+        db.transact(|tx| {
+            let mut locks = Vec::new();
+            for key in &keys {
+                locks.push(tx.lock(Key::new(key, "lock"))?);
+                tx.set(Item::new(key, "written", 1))?;
+                tx.set(Item::new(key, "deleted", 1))?;
+            }
+            for (key, lock) in keys.iter().zip(locks) {
+                assert_eq!(tx.lock(Key::new(key, "lock"))?, lock);
+                assert!(is_invalid(tx.delete(Key::new(key, "lock"))));
+                assert!(is_invalid(tx.lock(Key::new(key, "written")).map(drop)));
+                tx.set(Item::new(key, "written", 2))?;
+                tx.delete(Key::new(key, "deleted"))?;
+            }
+            for key in &keys {
+                let written = tx.get(Key::new(key, "written"))?;
+                assert_eq!(written.and_then(Item::into_data), Some(2));
+                assert_eq!(tx.get(Key::new(key, "deleted"))?, None);
+            }
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(db.len(), keys.len());
+        for key in &keys {
+            assert_eq!(data(&db, Key::new(key, "written")), Some(2));
+        }
+    }
+}
+
 #[derive(Debug, PartialEq)]
 enum Refusal {
     Poor { balance: u32 },

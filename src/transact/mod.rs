@@ -1,10 +1,14 @@
-use crate::sync::Arc;
-use crate::version::random_u64;
-use crate::{AtomicDb, Batch, Clock, Error, Item, Key, KeyBuf, Lock, Result, SystemClock};
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
+//! Transactions that run again after a race, and the calls for one item.
+
+mod retry;
+mod steps;
+
+pub use retry::Retry;
+
+use crate::{AtomicDb, Batch, Error, Item, Key, Lock, Result};
+use retry::Attempts;
 use std::fmt;
-use std::time::Duration;
+use steps::{Step, Steps};
 
 mod private {
     pub trait Sealed {}
@@ -188,28 +192,15 @@ impl<D: AtomicDb + ?Sized> AtomicDbExt for D {}
 /// transaction's own writes.
 pub struct Transaction<'a, D: AtomicDb + ?Sized> {
     db: &'a D,
-    locks: BTreeMap<KeyBuf, Guard>,
-    writes: BTreeMap<KeyBuf, Write<D::Data>>,
+    steps: Steps<D::Data>,
     has_read: bool,
-}
-
-struct Guard {
-    lock: Lock,
-    renew: bool,
-}
-
-enum Write<T> {
-    Set(Item<T>),
-    Create(Item<T>),
-    Delete,
 }
 
 impl<'a, D: AtomicDb + ?Sized> Transaction<'a, D> {
     fn new(db: &'a D) -> Self {
         Transaction {
             db,
-            locks: BTreeMap::new(),
-            writes: BTreeMap::new(),
+            steps: Steps::new(),
             has_read: false,
         }
     }
@@ -237,23 +228,29 @@ impl<'a, D: AtomicDb + ?Sized> Transaction<'a, D> {
     }
 
     fn guard(&mut self, key: Key<'_>, renew: bool) -> Result<Lock> {
-        if self.writes.contains_key(&key.to_buf()) {
-            return Err(locked_and_written(key));
+        if let Some(step) = self.steps.find(key) {
+            return match step {
+                Step::Lock(lock) | Step::Check(lock) => {
+                    let lock = lock.clone();
+                    if renew {
+                        *step = Step::Lock(lock.clone());
+                    }
+                    Ok(lock)
+                }
+                _ => Err(locked_and_written(key)),
+            };
         }
-        let guard = match self.locks.entry(key.to_buf()) {
-            Entry::Occupied(guard) => guard.into_mut(),
-            Entry::Vacant(_) if self.has_read => {
-                return Err(Error::InvalidInput(format!(
-                    "the lock {key} is asked for after a get: in a transaction all locks come first, for a lock that is read after the data proves nothing about it"
-                )));
-            }
-            Entry::Vacant(place) => place.insert(Guard {
-                lock: self.db.get_lock(key)?,
-                renew,
-            }),
-        };
-        guard.renew |= renew;
-        Ok(guard.lock.clone())
+        if self.has_read {
+            return Err(Error::InvalidInput(format!(
+                "the lock {key} is asked for after a get: in a transaction all locks come first, for a lock that is read after the data proves nothing about it"
+            )));
+        }
+        let lock = self.db.get_lock(key)?;
+        self.steps.add(match renew {
+            true => Step::Lock(lock.clone()),
+            false => Step::Check(lock.clone()),
+        });
+        Ok(lock)
     }
 
     /// Reads the live item at `key`: what this transaction writes there, or else what the database
@@ -265,10 +262,10 @@ impl<'a, D: AtomicDb + ?Sized> Transaction<'a, D> {
     pub fn get<'k>(&mut self, key: impl Into<Key<'k>>) -> Result<Option<Item<D::Data>>> {
         let key = key.into();
         self.has_read = true;
-        match self.writes.get(&key.to_buf()) {
-            Some(Write::Set(item) | Write::Create(item)) => Ok(Some(item.clone())),
-            Some(Write::Delete) => Ok(None),
-            None => self.db.get_fresh(key),
+        match self.steps.find(key) {
+            Some(Step::Set(item) | Step::Create(item)) => Ok(Some(item.clone())),
+            Some(Step::Delete(_)) => Ok(None),
+            Some(Step::Lock(_) | Step::Check(_)) | None => self.db.get_fresh(key),
         }
     }
 
@@ -279,13 +276,13 @@ impl<'a, D: AtomicDb + ?Sized> Transaction<'a, D> {
     ///
     /// [`InvalidInput`](Error::InvalidInput): the key is one of this transaction's locks.
     pub fn set(&mut self, item: Item<D::Data>) -> Result<()> {
-        let key = self.writable(item.key())?;
-        let write = match self.writes.get(&key) {
+        match self.steps.find(item.key()) {
+            Some(Step::Lock(_) | Step::Check(_)) => return Err(locked_and_written(item.key())),
             // That nothing was there is still demanded.
-            Some(Write::Create(_)) => Write::Create(item),
-            _ => Write::Set(item),
-        };
-        self.writes.insert(key, write);
+            Some(step @ Step::Create(_)) => *step = Step::Create(item),
+            Some(step) => *step = Step::Set(item),
+            None => self.steps.add(Step::Set(item)),
+        }
         Ok(())
     }
 
@@ -297,13 +294,15 @@ impl<'a, D: AtomicDb + ?Sized> Transaction<'a, D> {
     /// - [`AlreadyExists`](Error::AlreadyExists): this transaction writes an item there itself.
     /// - [`InvalidInput`](Error::InvalidInput): the key is one of this transaction's locks.
     pub fn create(&mut self, item: Item<D::Data>) -> Result<()> {
-        let key = self.writable(item.key())?;
-        let write = match self.writes.get(&key) {
-            None => Write::Create(item),
-            Some(Write::Delete) => Write::Set(item),
-            Some(Write::Set(_) | Write::Create(_)) => return Err(Error::AlreadyExists { key }),
-        };
-        self.writes.insert(key, write);
+        match self.steps.find(item.key()) {
+            Some(Step::Lock(_) | Step::Check(_)) => return Err(locked_and_written(item.key())),
+            Some(Step::Set(_) | Step::Create(_)) => {
+                let key = item.key().to_buf();
+                return Err(Error::AlreadyExists { key });
+            }
+            Some(step @ Step::Delete(_)) => *step = Step::Set(item),
+            None => self.steps.add(Step::Create(item)),
+        }
         Ok(())
     }
 
@@ -314,43 +313,26 @@ impl<'a, D: AtomicDb + ?Sized> Transaction<'a, D> {
     /// [`InvalidInput`](Error::InvalidInput): the key is one of this transaction's locks, or an item
     /// that it creates: a commit cannot demand that nothing is there and leave it so.
     pub fn delete<'k>(&mut self, key: impl Into<Key<'k>>) -> Result<()> {
-        let key = self.writable(key.into())?;
-        if let Some(Write::Create(_)) = self.writes.get(&key) {
-            return Err(Error::InvalidInput(format!(
-                "{key} is created and deleted in one transaction"
-            )));
+        let key = key.into();
+        match self.steps.find(key) {
+            Some(Step::Lock(_) | Step::Check(_)) => return Err(locked_and_written(key)),
+            Some(Step::Create(_)) => {
+                return Err(Error::InvalidInput(format!(
+                    "{key} is created and deleted in one transaction"
+                )));
+            }
+            Some(step) => *step = Step::Delete(key.to_buf()),
+            None => self.steps.add(Step::Delete(key.to_buf())),
         }
-        self.writes.insert(key, Write::Delete);
         Ok(())
     }
 
-    fn writable(&self, key: Key<'_>) -> Result<KeyBuf> {
-        let key = key.to_buf();
-        if self.locks.contains_key(&key) {
-            return Err(locked_and_written(key.as_key()));
-        }
-        Ok(key)
-    }
-
     fn commit(self) -> Result<()> {
-        let mut batch = Batch::new();
-        for guard in self.locks.into_values() {
-            batch = match guard.renew {
-                true => batch.lock(guard.lock),
-                false => batch.check(guard.lock),
-            };
+        let batch = self.steps.into_batch();
+        match batch.is_empty() {
+            true => Ok(()),
+            false => self.db.commit(&batch).map(drop),
         }
-        for (key, write) in self.writes {
-            batch = match write {
-                Write::Set(item) => batch.set(item),
-                Write::Create(item) => batch.create(item),
-                Write::Delete => batch.delete(key),
-            };
-        }
-        if batch.is_empty() {
-            return Ok(());
-        }
-        self.db.commit(&batch).map(drop)
     }
 }
 
@@ -363,149 +345,7 @@ fn locked_and_written(key: Key<'_>) -> Error {
 impl<D: AtomicDb + ?Sized> fmt::Debug for Transaction<'_, D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Transaction")
-            .field("locks", &self.locks.keys())
-            .field("writes", &self.writes.keys())
+            .field("steps", &self.steps)
             .finish_non_exhaustive()
     }
-}
-
-/// How often, how long and how fast a transaction is tried again after it lost a race.
-///
-/// The pause before each further attempt is drawn evenly between nothing and a ceiling that
-/// doubles each time ("full jitter"), so that those who collided once do not collide again in step.
-///
-/// # Defaults
-///
-/// 32 attempts, no deadline, a first ceiling of 200 microseconds and a last one of 250
-/// milliseconds, on the [`SystemClock`]. That is a mean of some 3 seconds if every attempt loses.
-///
-/// ```
-/// use atomic_db::{AtomicDbExt, MemoryDb, Retry};
-/// use std::time::Duration;
-///
-/// let retry = Retry::new()
-///     .attempts(10)
-///     .deadline(Duration::from_secs(2))
-///     .backoff(Duration::from_millis(5), Duration::from_millis(500));
-/// let db = MemoryDb::<u32>::new();
-/// db.transact_with(&retry, |tx| tx.lock(("account#1", "lock")).map(drop))?;
-/// # Ok::<(), atomic_db::Error>(())
-/// ```
-#[derive(Clone, Debug)]
-pub struct Retry {
-    attempts: u32,
-    deadline: Option<Duration>,
-    first: Duration,
-    ceiling: Duration,
-    clock: Arc<dyn Clock>,
-}
-
-impl Retry {
-    /// The defaults.
-    #[must_use]
-    pub fn new() -> Self {
-        Retry {
-            attempts: 32,
-            deadline: None,
-            first: Duration::from_micros(200),
-            ceiling: Duration::from_millis(250),
-            clock: Arc::new(SystemClock),
-        }
-    }
-
-    /// How often the body is run at most; zero counts as one.
-    #[must_use]
-    pub fn attempts(mut self, attempts: u32) -> Self {
-        self.attempts = attempts.max(1);
-        self
-    }
-
-    /// How long after the beginning of the first attempt another one may begin. A pause is cut
-    /// short where it would pass the deadline.
-    #[must_use]
-    pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.deadline = Some(deadline);
-        self
-    }
-
-    /// The ceiling of the first pause, which doubles with each further one, and the ceiling that it
-    /// grows to.
-    #[must_use]
-    pub fn backoff(mut self, first: Duration, ceiling: Duration) -> Self {
-        self.first = first;
-        self.ceiling = ceiling;
-        self
-    }
-
-    /// The clock that pauses and deadline are measured on.
-    #[must_use]
-    pub fn clock(mut self, clock: impl Clock + 'static) -> Self {
-        self.clock = Arc::new(clock);
-        self
-    }
-}
-
-impl Default for Retry {
-    fn default() -> Self {
-        Retry::new()
-    }
-}
-
-/// The attempts that one transaction has made.
-struct Attempts<'a> {
-    retry: &'a Retry,
-    made: u32,
-    began: Option<Duration>,
-}
-
-impl<'a> Attempts<'a> {
-    fn new(retry: &'a Retry) -> Self {
-        Attempts {
-            retry,
-            made: 0,
-            // A transaction without a deadline asks no clock.
-            began: retry.deadline.map(|_| retry.clock.now()),
-        }
-    }
-
-    /// Counts an attempt that ended in `race`, and pauses before the next one.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Exhausted`] if there is to be no next one.
-    fn pause_after(&mut self, race: Error) -> Result<()> {
-        self.made += 1;
-        let left = self.time_left();
-        if self.made >= self.retry.attempts || left == Some(Duration::ZERO) {
-            return Err(Error::Exhausted {
-                attempts: self.made,
-                source: Box::new(race),
-            });
-        }
-        let doubled = 2_u32.checked_pow(self.made - 1).unwrap_or(u32::MAX);
-        let ceiling = self
-            .retry
-            .first
-            .saturating_mul(doubled)
-            .min(self.retry.ceiling);
-        let pause = random_below(ceiling);
-        self.retry
-            .clock
-            .sleep(left.map_or(pause, |left| pause.min(left)));
-        Ok(())
-    }
-
-    fn time_left(&self) -> Option<Duration> {
-        let deadline = self.began?.saturating_add(self.retry.deadline?);
-        Some(deadline.saturating_sub(self.retry.clock.now()))
-    }
-}
-
-/// A duration between nothing and `ceiling`, both included.
-fn random_below(ceiling: Duration) -> Duration {
-    let nanos = u64::try_from(ceiling.as_nanos()).unwrap_or(u64::MAX);
-    Duration::from_nanos(match nanos.checked_add(1) {
-        Some(choices) => random_u64() % choices,
-        None => random_u64(),
-    })
 }
