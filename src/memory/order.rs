@@ -72,10 +72,10 @@ impl Order {
     pub(super) fn place(&self, before: impl Fn(u32) -> bool) -> Place {
         let block = match &self.0 {
             Blocks::One(_) => 0,
-            // The first block that reaches up to the place, or else the last one.
-            Blocks::Many(blocks) => blocks
-                .partition_point(|rows| rows.last().is_some_and(|row| before(*row)))
-                .min(blocks.len() - 1),
+            // The first block that reaches up to the place. If none does, it is the end.
+            Blocks::Many(blocks) => {
+                blocks.partition_point(|rows| rows.last().is_some_and(|row| before(*row)))
+            }
         };
         let index = self.block(block).partition_point(|row| before(*row));
         Place { block, index }
@@ -86,19 +86,20 @@ impl Order {
     }
 
     pub(super) fn end(&self) -> Place {
-        let block = self.blocks() - 1;
-        let index = self.block(block).len();
-        Place { block, index }
+        let block = self.blocks();
+        Place { block, index: 0 }
     }
 
     /// Adds `row`; `compare` compares a row of the order with it.
     pub(super) fn insert(&mut self, row: u32, compare: impl Fn(u32) -> Ordering) {
-        let end = self.end();
-        let last = self.block(end.block).last();
+        let block = self.blocks() - 1;
+        let rows = self.block(block);
         // Keys often arrive in order, and then the place needs no search.
-        let at_end = last.is_some_and(|last| compare(*last).is_lt());
-        let place = match at_end {
-            true => end,
+        let place = match rows.last().is_some_and(|last| compare(*last).is_lt()) {
+            true => Place {
+                block,
+                index: rows.len(),
+            },
             false => self.place(|other| compare(other).is_lt()),
         };
         match &mut self.0 {
@@ -148,11 +149,8 @@ impl Order {
     /// The rows between two places, in order, block by block; from both ends.
     pub(super) fn slices(&self, from: Place, to: Place) -> impl DoubleEndedIterator<Item = &[u32]> {
         // Backwards bounds are an empty range: a prefix and an `after` need not meet.
-        let blocks = match from < to {
-            true => from.block..to.block + 1,
-            false => 0..0,
-        };
-        blocks.map(move |number| {
+        let to = to.max(from);
+        (from.block..to.block + 1).map(move |number| {
             let rows = self.block(number);
             let start = if number == from.block { from.index } else { 0 };
             let end = if number == to.block {
@@ -226,6 +224,10 @@ mod tests {
                     "block {number} is empty"
                 );
             }
+            if let Blocks::Many(blocks) = &self.0 {
+                let few = blocks.len() == 1 && blocks[0].len() <= MERGE;
+                assert!(!few, "a few rows have a sequence of blocks");
+            }
             let rows: Vec<u32> = self.range(self.start(), self.end()).collect();
             assert!(rows.is_sorted_by(|a, b| a < b), "out of order");
             assert_eq!(rows.len(), self.count(self.start(), self.end()));
@@ -255,7 +257,8 @@ mod tests {
             scrambled(8_192).collect(),
         ] {
             let mut order = Order::of(arrivals[0]);
-            for row in &arrivals[1..] {
+            for (count, row) in (1..).zip(&arrivals[1..]) {
+                assert!(count > 2 * BLOCK || order.validate().len() == count);
                 insert(&mut order, *row);
             }
             assert!(order.validate().into_iter().eq(0..8_192));
