@@ -181,7 +181,8 @@ fn insert_splitting(blocks: &mut Vec<Vec<u32>>, mut place: Place, row: u32) {
 }
 
 /// Merges the block with a neighbour where the two have become small, so that rows which come and
-/// go leave no trail of blocks with a few rows each.
+/// go leave no trail of blocks with a few rows each. A block that is empty has a neighbour: the last
+/// one is no longer of a sequence by then.
 fn merge_around(blocks: &mut Vec<Vec<u32>>, block: usize) {
     let small = |left: usize| {
         left + 1 < blocks.len() && blocks[left].len() + blocks[left + 1].len() <= MERGE
@@ -190,7 +191,7 @@ fn merge_around(blocks: &mut Vec<Vec<u32>>, block: usize) {
         Some(before) if small(before) => before,
         _ if small(block) => block,
         // Too large a neighbour to merge with, but nothing left here.
-        _ if blocks[block].is_empty() && blocks.len() > 1 => {
+        _ if blocks[block].is_empty() => {
             blocks.remove(block);
             return;
         }
@@ -294,6 +295,26 @@ mod tests {
         }
         assert!(order.is_empty());
         assert_eq!(order.first(), None);
+    }
+
+    #[test]
+    fn a_block_merges_with_a_neighbour_that_has_room_or_leaves_when_it_is_empty() {
+        let blocks = |lengths: &[usize]| -> Vec<Vec<u32>> {
+            lengths.iter().map(|length| vec![0; *length]).collect()
+        };
+        for (before, after) in [
+            ([MERGE - 1, 1, MERGE - 1], &[MERGE, MERGE - 1] as &[usize]),
+            ([MERGE, 1, MERGE - 1], &[MERGE, MERGE]),
+            ([MERGE, 1, MERGE], &[MERGE, 1, MERGE]),
+            ([MERGE + 1, 0, MERGE + 1], &[MERGE + 1, MERGE + 1]),
+        ] {
+            let mut merged = blocks(&before);
+            merge_around(&mut merged, 1);
+            assert_eq!(merged, blocks(after), "of {before:?}");
+        }
+        let mut at_the_end = blocks(&[1, MERGE - 1]);
+        merge_around(&mut at_the_end, 1);
+        assert_eq!(at_the_end, blocks(&[MERGE]));
     }
 
     #[test]
