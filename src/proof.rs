@@ -7,10 +7,10 @@
 //!
 //! # What is done
 //!
-//! - **Conformance** (`tests/it/suites.rs`): the suite that any backend can run, over every database
-//!   and wrapper here, in twelve configurations. Dozens of plain databases with one fault
-//!   each fail it, in the case that names the promise, and every case fails one of them
-//!   (`tests/it/broken.rs`).
+//! - **Conformance** (`tests/it/suites.rs`, `tests/it/dynamodb.rs`): the suite that any backend can
+//!   run, over every database and wrapper here, each in several configurations. Dozens of plain
+//!   databases with one fault each fail it, in the case that names the promise, and every case fails
+//!   one of them (`tests/it/broken.rs`).
 //! - **Model checking** (`tests/model`): loom runs two threads through *every* order in which they
 //!   can take the library's locks, and three threads through all with a bounded number of
 //!   preemptions; shuttle runs the same bodies, and longer ones, through very many schedules. Commits
@@ -30,6 +30,12 @@
 //!   structures, their links and counts are walked.
 //! - **Fuzzing** (`fuzz/`): the same bodies, fed by libFuzzer; what it found worth keeping runs as
 //!   ordinary tests.
+//! - **Files** (`tests/it/redb`): processes that are killed at random moments while eight threads write;
+//!   power cuts at every operation of a disk in memory, which keeps any of what was not synced, and
+//!   again within the repair; disks that fail or panic under a group of commits. What was acknowledged
+//!   is there, nothing is there in part, and nobody is told what is not so.
+//! - **A network** (`tests/it/dynamodb`): a proxy that delays, repeats, cuts and loses requests and
+//!   answers between `DynamoDb` and DynamoDB Local.
 //! - **Mutation**: cargo-mutants changes the lines of the engine, the cache and the transactions one
 //!   at a time, and the tests must notice. Those that they cannot notice, for the program does the
 //!   same without the change, are listed in `.ci/mutants.toml`, each with the reason.
@@ -40,7 +46,7 @@
 //!
 #![doc = include_str!("proof.md")]
 //!
-//! `.ci/prove` runs the short form of the first three, in a few minutes; `.ci/prove long` runs the long
+//! `.ci/prove` runs the short form of model checking and histories, in a few minutes; `.ci/prove long` runs the long
 //! form of all, in some hours, and writes the table above. `.ci/prove long mutants`, or another of its
 //! steps by name, runs that one and writes its rows.
 //!
