@@ -47,10 +47,15 @@ enum Told<W, R> {
 }
 
 impl<W, R> Group<W, R> {
-    /// A leader yields to other threads up to `patience` times before it ends, for as long as fewer
-    /// have come than may be hoped for: callers who were answered together come back together, and a
-    /// leader who did not wait for them would leave them out. A caller who is alone never waits, for
-    /// then there is no other to hope for.
+    /// A leader that finds the queue empty yields to other threads, up to `patience` times in all, for
+    /// as long as fewer have come than may be hoped for: callers who were answered together come back
+    /// together, and a leader who did not wait for them would leave them out. A caller who is alone
+    /// never waits, for then there is no other to hope for.
+    ///
+    /// Eight threads on two cores, on a disk that syncs in 0.25 ms, make groups of 7.8 with 64 yields.
+    /// One group takes 0.75 ms: 0.63 in redb's commit, 0.07 in writing what is drawn, which hides most
+    /// of the waiting, and 0.04 until the next leader begins; that the last leader tells the others for
+    /// 0.03 ms of it delays nobody who leads.
     pub(super) fn new(patience: u32) -> Self {
         Group {
             queue: Mutex::new(Queue {
