@@ -1,19 +1,21 @@
 //! Group commit: one of the callers that wait does the work of all, and tells each what came of it.
 //!
-//! It knows nothing of files. Whoever comes while nobody leads is the *leader*: it takes all the work
-//! that waits, in the order of arrival, does it as one, tells each caller its own answer, and hands
-//! the lead to the first of those who came meanwhile. There is no thread of its own.
+//! It knows nothing of files. Whoever comes while nobody leads is the *leader*: it does its own work
+//! and takes all that waits, in the order of arrival, and what comes while it takes; ends it all as
+//! one, hands the lead to the first of those who came after that, and tells each caller its own
+//! answer. There is no thread of its own.
 //!
 //! # Locks
 //!
-//! 1. A queue's mutex is held to add, count or take work, a seat's to leave or take what it is told;
-//!    no call ever holds two. Work is done and dropped while none is held.
+//! 1. A queue's mutex is held to add or take work, a seat's to leave or take what it is told; no call
+//!    ever holds two. Work is done and dropped while none is held.
 //! 2. `led` is set exactly while somebody leads, or has been told to. Work is in the queue only then,
 //!    so nobody waits without a leader.
-//! 3. A leader that ends, by an answer or by a panic, has told every seat that it took, and has handed
-//!    over: `Shift`'s `Drop` sees to both.
+//! 3. A leader that ends, by an answer or by a panic, has handed over, and has told every seat that it
+//!    took: `Shift`'s `Drop` sees to both.
 
 use crate::sync::{Arc, Condvar, Mutex, thread};
+use std::collections::VecDeque;
 use std::fmt;
 use std::vec;
 
@@ -24,35 +26,42 @@ pub(super) struct Group<W, R> {
 }
 
 struct Queue<W, R> {
-    waiting: Vec<(W, Arc<Seat<R>>)>,
+    waiting: VecDeque<(W, Arc<Seat<W, R>>)>,
     led: bool,
-    /// How much work the last leader took. As many may be back soon.
-    served: usize,
+    /// How many callers the next leader may hope for: those who were served last and may be back
+    /// soon, and those who waited meanwhile.
+    expected: usize,
 }
 
 /// Where one caller waits.
-struct Seat<R> {
-    told: Mutex<Told<R>>,
+struct Seat<W, R> {
+    told: Mutex<Told<W, R>>,
     wake: Condvar,
 }
 
-enum Told<R> {
+enum Told<W, R> {
     Nothing,
-    Lead,
+    /// To lead, with its own work.
+    Lead(W),
     Answer(R),
 }
 
 impl<W, R> Group<W, R> {
-    /// A leader yields to other threads up to `patience` times before it begins, for as long as less
-    /// work waits than the last leader took: callers who were answered together come back together,
-    /// and a leader who did not wait for them would leave them out. A caller who is alone never
-    /// waits, for then the last leader took one.
+    /// A leader that finds the queue empty yields to other threads, up to `patience` times in all, for
+    /// as long as fewer have come than may be hoped for: callers who were answered together come back
+    /// together, and a leader who did not wait for them would leave them out. A caller who is alone
+    /// never waits, for then there is no other to hope for.
+    ///
+    /// Eight threads on two cores, on a disk that syncs in 0.25 ms, make groups of 7.8 with 64 yields.
+    /// One group takes 0.75 ms: 0.63 in redb's commit, 0.07 in writing what is drawn, which hides most
+    /// of the waiting, and 0.04 until the next leader begins; that the last leader tells the others for
+    /// 0.03 ms of it delays nobody who leads.
     pub(super) fn new(patience: u32) -> Self {
         Group {
             queue: Mutex::new(Queue {
-                waiting: Vec::new(),
+                waiting: VecDeque::new(),
                 led: false,
-                served: 0,
+                expected: 0,
             }),
             patience,
         }
@@ -60,70 +69,55 @@ impl<W, R> Group<W, R> {
 
     /// Does `work`, with whatever else waits, and returns what came of it.
     ///
-    /// `apply` is called at most once, on this thread if it leads: it is given all the work that
-    /// waits, in the order of arrival, and returns the answers in the same order. Whoever it gives
-    /// none, because it panicked or returned too few, is given an `unanswered`.
+    /// `apply` is called at most once, on this thread if it leads: it draws the work of all, its own
+    /// first and the others' in the order of arrival, and returns the answers in the same order. What
+    /// it does not draw is for the next leader. Whoever it gives no answer, because it panicked or
+    /// returned too few, is given an `unanswered`.
     pub(super) fn run(
         &self,
         work: W,
-        apply: impl FnOnce(Vec<W>) -> Vec<R>,
+        apply: impl FnOnce(&mut dyn Iterator<Item = W>) -> Vec<R>,
         unanswered: impl Fn() -> R,
     ) -> R {
-        let seat = Arc::new(Seat::new());
-        let leads = {
-            let mut queue = self.queue.lock();
-            queue.waiting.push((work, Arc::clone(&seat)));
-            !std::mem::replace(&mut queue.led, true)
+        let work = match self.join(work) {
+            Ok(work) => work,
+            Err(seat) => match seat.wait() {
+                Ok(answer) => return answer,
+                Err(work) => work,
+            },
         };
-        if !leads {
-            if let Some(answer) = seat.wait() {
-                return answer;
-            }
-        }
-        self.lead(apply, &unanswered);
-        // The work of this caller was among what it took, so its seat was told.
-        seat.wait().unwrap_or_else(unanswered)
-    }
-
-    fn lead(&self, apply: impl FnOnce(Vec<W>) -> Vec<R>, unanswered: &impl Fn() -> R) {
-        self.gather();
-        let taken = {
-            let mut queue = self.queue.lock();
-            queue.served = queue.waiting.len();
-            std::mem::take(&mut queue.waiting)
-        };
-        let (works, seats): (Vec<W>, Vec<_>) = taken.into_iter().unzip();
         let mut shift = Shift {
             group: self,
-            seats: seats.into_iter(),
-            unanswered,
+            own: Some(work),
+            seats: Vec::new(),
+            patience: self.patience,
+            answers: Vec::new().into_iter(),
+            unanswered: &unanswered,
         };
-        for answer in apply(works) {
-            if let Some(seat) = shift.seats.next() {
-                seat.tell(Told::Answer(answer));
-            }
-        }
+        shift.answers = apply(&mut shift.by_ref().fuse()).into_iter();
+        shift.answer()
     }
 
-    fn gather(&self) {
-        for _ in 0..self.patience {
-            let queue = self.queue.lock();
-            if queue.waiting.len() >= queue.served {
-                return;
-            }
-            drop(queue);
-            thread::yield_now();
-        }
-    }
-
-    /// Ends a lead: the first who waits takes it over, if anybody does.
-    fn hand_over(&self) {
+    /// The work back if its caller is to lead, or else where to wait.
+    fn join(&self, work: W) -> Result<W, Arc<Seat<W, R>>> {
         let mut queue = self.queue.lock();
-        let next = queue.waiting.first().map(|(_, seat)| Arc::clone(seat));
+        if !std::mem::replace(&mut queue.led, true) {
+            return Ok(work);
+        }
+        let seat = Arc::new(Seat::new());
+        queue.waiting.push_back((work, Arc::clone(&seat)));
+        Err(seat)
+    }
+
+    /// Ends a lead that served so many: the first who waits takes it over, if anybody does.
+    fn hand_over(&self, served: usize) {
+        let mut queue = self.queue.lock();
+        queue.expected = served + queue.waiting.len();
+        let next = queue.waiting.pop_front();
         queue.led = next.is_some();
         drop(queue);
-        if let Some(seat) = next {
-            seat.tell(Told::Lead);
+        if let Some((work, seat)) = next {
+            seat.tell(Told::Lead(work));
         }
     }
 }
@@ -136,7 +130,7 @@ impl<W, R> fmt::Debug for Group<W, R> {
     }
 }
 
-impl<R> Seat<R> {
+impl<W, R> Seat<W, R> {
     fn new() -> Self {
         Seat {
             told: Mutex::new(Told::Nothing),
@@ -144,38 +138,77 @@ impl<R> Seat<R> {
         }
     }
 
-    fn tell(&self, what: Told<R>) {
+    fn tell(&self, what: Told<W, R>) {
         *self.told.lock() = what;
         self.wake.notify_one();
     }
 
-    /// The answer, or `None` if this caller is to lead.
-    fn wait(&self) -> Option<R> {
+    /// The answer, or the caller's own work if it is to lead.
+    fn wait(&self) -> Result<R, W> {
         let mut told = self.told.lock();
         loop {
             match std::mem::replace(&mut *told, Told::Nothing) {
-                Told::Answer(answer) => return Some(answer),
-                Told::Lead => return None,
+                Told::Answer(answer) => return Ok(answer),
+                Told::Lead(work) => return Err(work),
                 Told::Nothing => told = self.wake.wait(told),
             }
         }
     }
 }
 
-/// One leader's turn, from the taking of the work to the handing over.
+/// One leader's turn, from its own work to the telling of the others; the work, one by one.
 struct Shift<'a, W, R, U: Fn() -> R> {
     group: &'a Group<W, R>,
-    /// Those who have not been told.
-    seats: vec::IntoIter<Arc<Seat<R>>>,
+    own: Option<W>,
+    /// Whose work was drawn after the leader's own.
+    seats: Vec<Arc<Seat<W, R>>>,
+    patience: u32,
+    answers: vec::IntoIter<R>,
     unanswered: &'a U,
 }
 
+impl<W, R, U: Fn() -> R> Shift<'_, W, R, U> {
+    fn answer(&mut self) -> R {
+        self.answers.next().unwrap_or_else(self.unanswered)
+    }
+
+    /// The leader and those it has drawn.
+    fn served(&self) -> usize {
+        1 + self.seats.len()
+    }
+}
+
+impl<W, R, U: Fn() -> R> Iterator for Shift<'_, W, R, U> {
+    type Item = W;
+
+    fn next(&mut self) -> Option<W> {
+        if let Some(own) = self.own.take() {
+            return Some(own);
+        }
+        loop {
+            let mut queue = self.group.queue.lock();
+            if let Some((work, seat)) = queue.waiting.pop_front() {
+                drop(queue);
+                self.seats.push(seat);
+                return Some(work);
+            }
+            if self.served() >= queue.expected {
+                return None;
+            }
+            drop(queue);
+            self.patience = self.patience.checked_sub(1)?;
+            thread::yield_now();
+        }
+    }
+}
+
+/// The next one may begin, and its disk may work, while those who were served are still being told.
 impl<W, R, U: Fn() -> R> Drop for Shift<'_, W, R, U> {
     fn drop(&mut self) {
-        for seat in self.seats.by_ref() {
-            seat.tell(Told::Answer((self.unanswered)()));
+        self.group.hand_over(self.served());
+        for seat in std::mem::take(&mut self.seats) {
+            seat.tell(Told::Answer(self.answer()));
         }
-        self.group.hand_over();
     }
 }
 
@@ -186,10 +219,12 @@ mod tests {
     use std::sync::mpsc;
 
     type Numbers = Group<u32, Option<u32>>;
+    type Works<'a> = &'a mut dyn Iterator<Item = u32>;
 
-    /// Doubles all that waits, and keeps what it was given.
+    /// Doubles all that it draws, and keeps what it was given.
     fn doubled(group: &Numbers, number: u32, seen: &Mutex<Vec<Vec<u32>>>) -> Option<u32> {
-        let apply = |numbers: Vec<u32>| {
+        let apply = |numbers: Works| {
+            let numbers: Vec<u32> = numbers.collect();
             let answers = numbers.iter().map(|number| Some(number * 2)).collect();
             seen.lock().push(numbers);
             answers
@@ -223,7 +258,7 @@ mod tests {
         let (leads, led) = mpsc::channel();
         thread::scope(|scope| {
             scope.spawn(|| {
-                let apply = |_| {
+                let apply = |_: Works| {
                     leads.send(()).unwrap();
                     lead_until_others_wait(&group, 5, || vec![Some(0)])
                 };
@@ -243,13 +278,52 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_while_a_leader_draws_is_drawn_too() {
+        let group = Numbers::new(0);
+        let (leads, led) = mpsc::channel();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let apply = |numbers: Works| {
+                    let mut drawn = vec![numbers.next()];
+                    leads.send(()).unwrap();
+                    lead_until_others_wait(&group, 1, || drawn.extend(numbers.map(Some)));
+                    drawn
+                };
+                assert_eq!(group.run(1, apply, || None), Some(1));
+            });
+            led.recv().unwrap();
+            let apply = |_: Works| panic!("somebody else leads");
+            assert_eq!(group.run(2, apply, || None), Some(2));
+        });
+    }
+
+    #[test]
+    fn a_leader_waits_for_those_who_were_served_last() {
+        let (group, seen) = (Numbers::new(u32::MAX), Mutex::new(Vec::new()));
+        let (leads, led) = mpsc::channel();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let apply = |_: Works| {
+                    leads.send(()).unwrap();
+                    lead_until_others_wait(&group, 1, || vec![Some(0)])
+                };
+                assert_eq!(group.run(0, apply, || None), Some(0));
+                assert_eq!(doubled(&group, 2, &seen), Some(4));
+            });
+            led.recv().unwrap();
+            assert_eq!(doubled(&group, 1, &seen), Some(2));
+        });
+        assert_eq!(*seen.lock(), [[1, 2]]);
+    }
+
+    #[test]
     fn a_leader_that_panics_leaves_nobody_waiting() {
         let (group, seen) = (Numbers::new(0), Mutex::new(Vec::new()));
         let (leads, led) = mpsc::channel();
         thread::scope(|scope| {
             scope.spawn(|| {
-                // Taken alone: what comes meanwhile is for the next leader.
-                let apply = |_| {
+                // It draws nothing: what comes meanwhile is for the next leader.
+                let apply = |_: Works| {
                     leads.send(()).unwrap();
                     lead_until_others_wait(&group, 3, || vec![Some(0)])
                 };
@@ -257,7 +331,11 @@ mod tests {
             });
             led.recv().unwrap();
             let panics = scope.spawn(|| {
-                let run = || group.run(1, |_| panic!("the leader fails"), || None);
+                let apply = |numbers: Works| {
+                    assert_eq!(numbers.count(), 3);
+                    panic!("the leader fails")
+                };
+                let run = || group.run(1, apply, || None);
                 catch_unwind(AssertUnwindSafe(run)).is_err()
             });
             while waiting(&group) < 1 {
@@ -278,8 +356,9 @@ mod tests {
     #[test]
     fn whoever_is_given_no_answer_is_told_so() {
         let group = Numbers::new(0);
-        assert_eq!(group.run(1, |_| Vec::new(), || None), None);
-        assert_eq!(group.run(1, |_| vec![Some(1), Some(2)], || None), Some(1));
+        assert_eq!(group.run(1, |_: Works| Vec::new(), || None), None);
+        let too_many = |_: Works| vec![Some(1), Some(2)];
+        assert_eq!(group.run(1, too_many, || None), Some(1));
     }
 }
 
@@ -325,7 +404,8 @@ mod model {
             let run = |number: u32| {
                 let (group, applied) = (Shared::clone(&group), Shared::clone(&applied));
                 move || {
-                    let apply = |works: Vec<u32>| {
+                    let apply = |works: &mut dyn Iterator<Item = u32>| {
+                        let works: Vec<u32> = works.collect();
                         let mut applied = applied.lock();
                         let first = applied.len() as u32;
                         applied.extend(&works);
@@ -354,9 +434,12 @@ mod model {
             let run = |panics: bool| {
                 let group = Shared::clone(&group);
                 move || {
-                    let apply = |works: Vec<bool>| match works.contains(&true) {
-                        true => resume_unwind(Box::new("planted")),
-                        false => works.iter().map(|_| true).collect(),
+                    let apply = |works: &mut dyn Iterator<Item = bool>| {
+                        let done = |panics| match panics {
+                            true => resume_unwind(Box::new("planted")),
+                            false => true,
+                        };
+                        works.map(done).collect()
                     };
                     let run = || group.run(panics, apply, || false);
                     catch_unwind(AssertUnwindSafe(run)).ok()

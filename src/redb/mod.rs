@@ -294,7 +294,7 @@ impl<T> RedbDb<T> {
     /// Joins the group with `work`, and leads it if nobody does.
     fn join(&self, work: Work) -> Result<Answer, Failure> {
         let Shared { file, versions, .. } = &*self.shared;
-        let write = |works: Vec<Work>| write::write(file, versions, &works);
+        let write = |works: &mut dyn Iterator<Item = Work>| write::write(file, versions, works);
         self.shared.group.run(work, write, write::unanswered)
     }
 

@@ -107,18 +107,25 @@ pub(super) fn unanswered() -> Outcome {
 ///
 /// Those whose work wrote nothing are told that nothing was written also where the commit's outcome
 /// is unknown; but not what was found, for that may never have been.
-pub(super) fn write(file: &File, versions: &VersionGenerator, works: &[Work]) -> Vec<Outcome> {
-    let mut answers = Vec::with_capacity(works.len());
+pub(super) fn write(
+    file: &File,
+    versions: &VersionGenerator,
+    works: &mut dyn Iterator<Item = Work>,
+) -> Vec<Outcome> {
+    let mut answers = Vec::new();
+    let drawn = Cell::new(0);
+    let mut works = works.inspect(|_| drawn.set(drawn.get() + 1));
     // redb's `commit` rolls back or cannot tell. Before it is called, nothing is written.
     let committing = Cell::new(false);
     let write = || {
         file.writing(|mut transaction| {
-            prepare(&mut transaction, file.durability, works)?;
+            let mut flush = false;
             let mut tables = Tables::open(&transaction)?;
-            for work in works {
+            for work in works.by_ref() {
                 let before = tables.written;
-                let answer = tables.apply(work, versions)?;
+                let answer = tables.apply(&work, versions)?;
                 answers.push((answer, tables.written != before));
+                flush |= matches!(work, Work::Flush);
             }
             let written = tables.written > 0;
             drop(tables);
@@ -126,6 +133,7 @@ pub(super) fn write(file: &File, versions: &VersionGenerator, works: &[Work]) ->
                 // Dropping it rolls nothing back; nobody need wait for the disk.
                 return Ok(None);
             }
+            prepare(&mut transaction, file.durability, flush)?;
             committing.set(true);
             Ok(transaction.commit().err())
         })
@@ -142,6 +150,8 @@ pub(super) fn write(file: &File, versions: &VersionGenerator, works: &[Work]) ->
         }
         Err(panic) => Failure::NotWritten(Cause::of(file::panicked(&*panic))),
     };
+    // Where nothing was committed, there may be work that was not drawn. It fails for the same reason.
+    works.by_ref().for_each(drop);
     let wrote = answers.iter().map(|(_, wrote)| *wrote);
     let failures = wrote
         .chain(std::iter::repeat(true))
@@ -151,15 +161,10 @@ pub(super) fn write(file: &File, versions: &VersionGenerator, works: &[Work]) ->
             }
             failure => failure.clone(),
         });
-    failures.map(Err).take(works.len()).collect()
+    failures.map(Err).take(drawn.get()).collect()
 }
 
-fn prepare(
-    transaction: &mut WriteTransaction,
-    durability: Durability,
-    works: &[Work],
-) -> Result<()> {
-    let flush = works.iter().any(|work| matches!(work, Work::Flush));
+fn prepare(transaction: &mut WriteTransaction, durability: Durability, flush: bool) -> Result<()> {
     match durability {
         Durability::Immediate => {}
         Durability::QuickRepair => transaction.set_quick_repair(true),

@@ -1,6 +1,7 @@
 //! The database in a file, besides what every database promises.
 
 mod crash;
+mod full;
 mod opening;
 mod power;
 mod reopened;

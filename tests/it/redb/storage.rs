@@ -1,4 +1,4 @@
-//! A disk in memory that fails, or loses what was not synced, at a chosen operation.
+//! A disk in memory that fails, or loses what was not synced, at a chosen operation, or is full.
 
 use redb::StorageBackend;
 use std::io;
@@ -16,6 +16,15 @@ pub(crate) enum Fault {
     Error,
     /// The thread that is at it panics.
     Panic,
+}
+
+/// What fails on a disk that is full.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Room {
+    /// A file does not become longer than so many bytes.
+    Length(usize),
+    /// It does, but nothing can be written beyond so many.
+    Written(usize),
 }
 
 /// A handle; clones are handles to the same disk.
@@ -36,6 +45,7 @@ struct State {
     operations: usize,
     fault: Option<(usize, Fault)>,
     cut: bool,
+    room: Option<Room>,
     /// Whether a sync only says that it did.
     lies: bool,
 }
@@ -84,6 +94,11 @@ impl Disk {
     pub(crate) fn failing_at(self, operation: usize, fault: Fault) -> Self {
         self.state.lock().unwrap().fault = Some((operation, fault));
         self
+    }
+
+    /// How much fits on the disk from now on; anything if it is not said.
+    pub(crate) fn set_room(&self, room: Option<Room>) {
+        self.state.lock().unwrap().room = room;
     }
 
     pub(crate) fn lying(self) -> Self {
@@ -163,6 +178,10 @@ impl StorageBackend for Disk {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
+        let room = self.state.lock().unwrap().room;
+        if matches!(room, Some(Room::Length(room)) if room < len as usize) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         self.operation(|state| {
             let change = Change::Length(len as usize);
             change.apply(&mut state.current);
@@ -180,6 +199,10 @@ impl StorageBackend for Disk {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let room = self.state.lock().unwrap().room;
+        if matches!(room, Some(Room::Written(room)) if room < offset as usize + data.len()) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         self.operation(|state| {
             let mut start = offset as usize;
             let mut rest = data;
