@@ -81,16 +81,16 @@
 //! # How does the database in a file write?
 //!
 //! A commit waits for the disk, hundreds of microseconds in which nothing else happens. So those who
-//! come while one waits are served together: the caller who is first takes all the work that waits,
-//! judges each by what those before it left, writes it in one transaction of redb's, and syncs once for
-//! all. A commit is judged before it writes its first row, so one that loses its race leaves nothing
+//! come while one waits are served together: the caller who is first takes all the work that waits, and
+//! what comes while it does, judges each by what those before it left, writes it in one transaction of
+//! redb's, and syncs once for all. A commit is judged before it writes its first row, so one that loses its race leaves nothing
 //! to undo, and no savepoint is needed. A group in which nobody wrote is not synced at all.
 //!
 //! The leader is one of the callers, and there is no thread in the background: a program that has one
 //! writer pays for no hand-over, and one that ends has nothing to stop. Callers who were answered
-//! together come back together, some microseconds later; a leader yields to them for about as long, but
-//! only if more were served the last time than wait now. Without that, groups of seven and of one
-//! would take turns.
+//! together come back together, some microseconds later; a leader with nothing left to do yields to
+//! them for about as long, but only if fewer have come than were served last and waited meanwhile.
+//! Without that, groups of seven and of one would take turns.
 //!
 //! An answer is the truth or no answer. What fails before redb is asked to commit was not written; what
 //! fails in that call may have been, and every caller whose work wrote something is told that nobody

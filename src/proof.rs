@@ -32,10 +32,10 @@
 //!   ordinary tests.
 //! - **Files** (`tests/it/redb`): processes that are killed at random moments while eight threads write;
 //!   power cuts at every operation of a disk in memory, which keeps any of what was not synced, and
-//!   again within the repair; disks that fail or panic under a group of commits. What was acknowledged
-//!   is there, nothing is there in part, and nobody is told what is not so.
-//! - **A network** (`tests/it/dynamodb`): a proxy that delays, repeats, cuts and loses requests and
-//!   answers between `DynamoDb` and DynamoDB Local.
+//!   again within the repair; disks that are full, fail or panic under a group of commits. What was
+//!   acknowledged is there, nothing is there in part, and nobody is told what is not so.
+//! - **A network** (`tests/it/dynamodb`): a proxy that loses requests and answers, cuts them short or
+//!   delivers them late, between `DynamoDb` and DynamoDB Local.
 //! - **Mutation**: cargo-mutants changes the lines of the engine, the cache and the transactions one
 //!   at a time, and the tests must notice. Those that they cannot notice, for the program does the
 //!   same without the change, are listed in `.ci/mutants.toml`, each with the reason.
@@ -46,9 +46,9 @@
 //!
 #![doc = include_str!("proof.md")]
 //!
-//! `.ci/prove` runs the short form of model checking and histories, in a few minutes; `.ci/prove long` runs the long
-//! form of all, in some hours, and writes the table above. `.ci/prove long mutants`, or another of its
-//! steps by name, runs that one and writes its rows.
+//! `.ci/prove` runs the short form of model checking and histories, in a few minutes; `.ci/prove long`
+//! runs the long form of all, in some hours, and writes the table above. `.ci/prove long mutants`, or
+//! another of its steps by name, runs that one and writes its rows.
 //!
 //! # What it does not show
 //!

@@ -501,7 +501,7 @@ pub fn a_stream_is_fused<D: Database>(subject: &Subject<D>) {
 /// A stream holds nothing of the database between two items: its body may call any method.
 pub fn a_streams_body_may_call_any_method<D: Database>(subject: &Subject<D>) {
     let db = std::sync::Arc::clone(&subject.db);
-    within(Duration::from_secs(10), move || {
+    within(Duration::from_secs(60), move || {
         let db = &*db;
         let sks: Vec<String> = (0..40).map(|number| format!("{number:02}")).collect();
         let items: Vec<Item<String>> = sks.iter().map(|sk| item("pk", sk, "")).collect();
