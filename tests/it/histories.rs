@@ -605,6 +605,53 @@ fn a_deletion_ends_one_life_only() {
 }
 
 #[test]
+fn as_many_lives_as_deletions_are_too_many_if_these_come_too_late_for_some() {
+    let mut script = Script::default();
+    script.during(0, 49, read_lock("a", 10));
+    for version in [20, 21, 22, 23] {
+        script.during(0, 9, read_lock("a", version));
+    }
+    for (version, invoked) in [(30, 0), (31, 0), (32, 20), (33, 20)] {
+        script.during(invoked, 49, deletion("a", version));
+    }
+    assert_eq!(ahead(&script), Some(Kind::LockMadeTwice));
+    script.during(0, 49, deletion("a", 34));
+    assert_eq!(ahead(&script), None);
+}
+
+#[test]
+fn what_a_deletion_wrote_besides_is_there_as_soon_as_a_life_is_over() {
+    let with_a_write = || {
+        let writes = [("b", "x", Some(9)), ("a", "lock", None)];
+        commit(&[("b", 31)], &writes).renewed_to(90)
+    };
+    let old = || read(&[(item("b", "x"), Some(3))]);
+
+    // The life is known to be over from the next one.
+    let mut script = written();
+    let start = script.now;
+    script
+        .during(start, start + 50, with_a_write())
+        .during(start + 1, start + 2, old())
+        .during(start + 3, start + 4, read_lock("a", 40));
+    assert_eq!(ahead(&script), None);
+    script.during(start + 5, start + 6, old());
+    assert_eq!(ahead(&script), Some(Kind::LockMadeTwice));
+
+    // Or from a commit that lost.
+    let mut script = written();
+    let start = script.now;
+    let lost = || commit(&[("a", 30)], &[("a", "x", Some(8))]).lost(&["a"]);
+    script
+        .during(start, start + 50, with_a_write())
+        .during(start + 1, start + 2, old())
+        .during(start + 3, start + 4, lost());
+    assert_eq!(ahead(&script), None);
+    script.during(start + 5, start + 6, old());
+    assert_eq!(ahead(&script), Some(Kind::StaleRead));
+}
+
+#[test]
 fn two_lives_are_never_at_the_same_time() {
     // Both are seen before and after the other one, whatever was deleted meanwhile.
     let mut script = Script::default();
@@ -666,6 +713,16 @@ fn a_refusal_because_a_life_is_over_needs_a_deletion_in_time() {
         ahead(&script)
     };
     let unjustified = Some(Kind::UnjustifiedRefusal);
+    let mut late = Script::default();
+    late.during(10, 11, read_lock("a", 20))
+        .during(
+            20,
+            29,
+            commit(&[("a", 20)], &[("a", "x", Some(1))]).lost(&["a"]),
+        )
+        .during(30, 39, deletion("a", 30))
+        .during(30, 39, deletion("a", 31));
+    assert_eq!(ahead(&late), unjustified);
     assert_eq!(refused(None), unjustified);
     assert_eq!(refused(Some((0, 9))), unjustified);
     assert_eq!(refused(Some((30, 31))), unjustified);

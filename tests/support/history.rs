@@ -342,6 +342,7 @@ impl History {
             } else if let Some(by) = locks.ends.get(&(key, *version)) {
                 graph.edge(*by, number, Why::Refused, key);
             } else if locks.versions == Versions::AtTheInstant {
+                // Where deletions have no known places, `lives` looks for one.
                 return Err(self.alone(Kind::UnjustifiedRefusal, &[number]));
             }
         }
