@@ -644,7 +644,7 @@ fn what_a_deletion_wrote_besides_is_there_as_soon_as_a_life_is_over() {
         .during(start + 3, start + 4, lost());
     assert_eq!(ahead(&script), None);
     script.during(start + 5, start + 6, old());
-    assert_eq!(ahead(&script), Some(Kind::StaleRead));
+    assert_eq!(ahead(&script), Some(Kind::UnjustifiedRefusal));
 }
 
 #[test]
