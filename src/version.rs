@@ -10,8 +10,14 @@ use std::time::Duration;
 ///
 /// A version is never handed out twice, also not after its lock was deleted, expired and made
 /// again, or after a restart. It is 128 bits: 48 bits of milliseconds since the Unix epoch, then
-/// 80 bits that no other version has. Later versions of one lock are greater; where several machines
-/// write to one database, as far as their clocks agree.
+/// 80 bits that no other version has.
+///
+/// In memory and in a file, a later version of a lock is greater than all that it had before. On
+/// DynamoDB a version is made before the request that writes it. There, a commit's version is
+/// greater than those that it replaces if the same handle made them, or a clone of it; of others, if
+/// its clock shows a later millisecond. And a lock that is made again may have a lesser version
+/// than before, where a call that began earlier is done later. To tell whether a lock has changed,
+/// ask whether two versions are equal.
 ///
 /// Its text form is a ULID: 26 characters of Crockford's base 32, in the order of the versions.
 /// Reading takes lower case too.

@@ -10,7 +10,7 @@ mod history;
 use atomic_db::{AtomicDb, LruCache, ManualClock, MemoryDb};
 use history::faulty::{Fault, Faulty};
 use history::workload::{Job, Workload};
-use history::{History, Op};
+use history::{History, Op, Versions};
 use shuttle::rand::RngCore;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -39,7 +39,6 @@ fn short() -> Workload {
         shelves: 1,
         places: 2,
         notes: 2,
-        lock_deletions: true,
         threads: 3,
         calls: 6,
         // Of the schedule, so that it is replayed with it.
@@ -54,7 +53,6 @@ fn long() -> Workload {
         shelves: 2,
         places: 3,
         notes: 2,
-        lock_deletions: true,
         threads: 4,
         calls: 50,
         ..short()
@@ -74,13 +72,13 @@ fn cached<D: AtomicDb>(db: D, clock: &ManualClock, capacity: usize) -> LruCache<
         .build()
 }
 
-fn record<D>(workload: Workload, make: impl Fn(&ManualClock) -> D) -> History
+fn record<D>(workload: Workload, versions: Versions, make: impl Fn(&ManualClock) -> D) -> History
 where
     D: AtomicDb<Data = String> + Send + Sync + 'static,
 {
     let clock = ManualClock::new(1_700_000_000);
     let (history, sum) = workload.run(&Arc::new(make(&clock)), Some(&clock), on_threads);
-    if let Err(anomaly) = history.check() {
+    if let Err(anomaly) = history.check(versions) {
         panic!("{workload}: {anomaly}");
     }
     assert_eq!(sum, workload.sum(), "{workload}");
@@ -89,7 +87,7 @@ where
 
 /// Checks histories of what `make` makes, under schedules chosen at random and such as put few
 /// threads off at the worst of moments.
-fn check<D>(name: &str, make: fn(&ManualClock) -> D)
+fn check<D>(name: &str, versions: Versions, make: fn(&ManualClock) -> D)
 where
     D: AtomicDb<Data = String> + Send + Sync + 'static,
 {
@@ -102,7 +100,7 @@ where
         let body = {
             let (operations, overlapping) = (Arc::clone(&operations), Arc::clone(&overlapping));
             move || {
-                let history = record(workload(), make);
+                let history = record(workload(), versions, make);
                 operations.fetch_add(history.ops.len(), Ordering::Relaxed);
                 overlapping.fetch_add(history.overlaps().0, Ordering::Relaxed);
             }
@@ -121,47 +119,60 @@ where
 
 #[test]
 fn histories_of_memory_are_strictly_serializable_under_every_schedule_tried() {
-    check("memory", memory);
+    check("memory", Versions::AtTheInstant, memory);
 }
 
 #[test]
 fn histories_of_a_cache_of_few_are_strictly_serializable_under_every_schedule_tried() {
-    check("a cache of two", |clock| cached(memory(clock), clock, 2));
+    check("a cache of two", Versions::AtTheInstant, |clock| {
+        cached(memory(clock), clock, 2)
+    });
 }
 
 #[test]
 fn histories_of_a_cache_of_all_are_strictly_serializable_under_every_schedule_tried() {
-    check("a cache of all", |clock| cached(memory(clock), clock, 100));
+    check("a cache of all", Versions::AtTheInstant, |clock| {
+        cached(memory(clock), clock, 100)
+    });
 }
 
 #[test]
 fn histories_of_stacked_caches_are_strictly_serializable_under_every_schedule_tried() {
-    check("a cache before a cache", |clock| {
+    check("a cache before a cache", Versions::AtTheInstant, |clock| {
         cached(cached(memory(clock), clock, 2), clock, 4)
     });
 }
 
 #[test]
 fn a_database_without_a_fault_has_sound_histories() {
-    check("one mutex", |clock| Faulty::new(Fault::None, clock.clone()));
+    check("one mutex", Versions::AtTheInstant, |clock| {
+        Faulty::new(Fault::None, Versions::AtTheInstant, clock.clone())
+    });
+    check("versions made ahead", Versions::Ahead, |clock| {
+        Faulty::new(Fault::None, Versions::Ahead, clock.clone())
+    });
 }
 
 #[test]
 fn every_fault_of_a_database_is_found_by_some_schedule() {
     const TRIES: usize = 30_000;
-    for fault in Fault::ALL {
+    let both = [Versions::AtTheInstant, Versions::Ahead];
+    let each = |fault| both.map(|versions| (fault, versions));
+    for (fault, versions) in Fault::ALL.iter().flat_map(each) {
         let tries = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&tries);
         let body = move || {
             count.fetch_add(1, Ordering::Relaxed);
-            record(short(), |clock| Faulty::new(*fault, clock.clone()));
+            record(short(), versions, |clock| {
+                Faulty::new(*fault, versions, clock.clone())
+            });
         };
         let found = catch_unwind(AssertUnwindSafe(|| shuttle::check_random(body, TRIES)));
         let tries = tries.load(Ordering::Relaxed);
         assert!(
             found.is_err(),
-            "{fault:?} was not found in {TRIES} schedules"
+            "{fault:?}, versions {versions:?}, was not found in {TRIES} schedules"
         );
-        println!("{fault:?}: found in schedule {tries}");
+        println!("{fault:?}, versions {versions:?}: found in schedule {tries}");
     }
 }

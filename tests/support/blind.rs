@@ -27,61 +27,78 @@
 //! may find it gone once the clock is being moved past that second; the clock is asked before the
 //! rows are, so the moving then comes before the call.
 
-use super::{Action, Edge};
+use super::{Action, Edge, lives};
 use super::{Anomaly, Graph, History, Kind, Locks, Value, Why};
 use atomic_db::KeyBuf;
 use std::collections::BTreeMap;
 
-/// One key that is written blindly.
-#[derive(Default)]
-struct Register {
-    writes: Vec<Blind>,
+/// One key, and who wrote and saw what there, in no order.
+pub(super) struct Register {
+    pub(super) writes: Vec<Blind>,
     /// Who saw what.
-    reads: Vec<(usize, Option<Value>)>,
+    pub(super) reads: Vec<(usize, Option<Value>)>,
+    /// What it is if somebody saw nothing and nothing explains that.
+    unexplained: Kind,
 }
 
+/// Calls are named by their nodes in the graph.
 #[derive(Clone, Copy)]
-struct Blind {
-    op: usize,
+pub(super) struct Blind {
+    pub(super) op: usize,
     /// `None` deletes.
-    value: Option<Value>,
+    pub(super) value: Option<Value>,
     /// Who moved the clock past its last second.
-    expiry: Option<usize>,
+    pub(super) expiry: Option<usize>,
 }
 
 /// What explains that nothing was there.
 #[derive(Clone, Copy)]
-enum Absence {
+pub(super) enum Absence {
     Beginning,
     Deletion(Blind),
     /// What was written so, and by whose moving of the clock it was gone.
     Expiry(Blind, usize),
 }
 
-/// Adds to `graph`, which has no cycle, what blind writes and their reads demand.
+/// Edges that are not in the graph yet.
+#[derive(Default)]
+pub(super) struct Demanded<'a> {
+    /// From what came before a read, and from what it saw.
+    pub(super) sure: Vec<Edge<'a>>,
+    /// From what a write that a read saw has made unseen.
+    buried: Vec<Edge<'a>>,
+}
+
+/// Adds to `graph`, which has no cycle, what blind writes and their reads demand, and the lives of
+/// locks if versions do not tell their order.
 pub(super) fn order<'a>(
     history: &'a History,
     locks: &Locks<'a>,
     graph: &mut Graph<'a>,
 ) -> Result<(), Anomaly> {
     let registers = registers(history, locks);
-    if registers.is_empty() {
+    let lives = lives::of(history, locks);
+    if registers.is_empty() && lives.is_empty() {
         return Ok(());
     }
     nothing_outlives_its_last_second(history, &registers)?;
     loop {
-        let before = Before::of(graph, history.ops.len());
-        let (mut sure, mut buried) = (Vec::new(), Vec::new());
+        let before = Before::of(graph);
+        let mut demanded = Demanded::default();
         for (key, register) in &registers {
-            register.demand(history, &before, key, &mut sure, &mut buried)?;
+            register.demand(history, locks, &before, key, &mut demanded)?;
+        }
+        for (key, lives) in &lives {
+            lives.demand(history, locks, &before, key, &mut demanded)?;
         }
         // An overlooked write tells more than one that readers disagree about, so it goes first.
-        let more = match sure.is_empty() {
-            true => buried,
-            false => sure,
+        let more = match demanded.sure.is_empty() {
+            true => demanded.buried,
+            false => demanded.sure,
         };
         if more.is_empty() {
-            return Ok(());
+            let mut lives = lives.values();
+            return lives.try_for_each(|lives| lives.each_has_room(history, locks, &before));
         }
         graph.edges.extend(more);
         if let Some(cycle) = graph.cycle() {
@@ -104,7 +121,8 @@ fn registers<'a>(history: &'a History, locks: &Locks<'a>) -> BTreeMap<&'a KeyBuf
         let unguarded = op.written().iter().filter(|write| write.guard.is_none());
         for write in unguarded.filter(|write| !locks.order.contains_key(&write.key)) {
             let past = |ttl| ticks.get(ticks.partition_point(|(now, _)| *now <= ttl));
-            let register = registers.entry(&write.key).or_default();
+            let register = registers.entry(&write.key);
+            let register = register.or_insert_with(|| Register::new(Kind::LostWrite));
             register.writes.push(Blind {
                 op: number,
                 value: write.value,
@@ -142,22 +160,30 @@ fn nothing_outlives_its_last_second(
 }
 
 impl Register {
+    pub(super) fn new(unexplained: Kind) -> Self {
+        Register {
+            writes: Vec::new(),
+            reads: Vec::new(),
+            unexplained,
+        }
+    }
+
     /// Who wrote what was seen, if it was something.
-    fn writer(&self, value: Option<Value>) -> Option<Blind> {
+    pub(super) fn writer(&self, value: Option<Value>) -> Option<Blind> {
         let named = |write: &&Blind| value.is_some() && write.value == value;
         self.writes.iter().find(named).copied()
     }
 
-    /// What the reads demand that is not known yet: edges that are certain from what came before
-    /// the reads, and from what they saw.
-    fn demand<'a>(
+    /// What the reads demand that is not known yet.
+    pub(super) fn demand<'a>(
         &self,
         history: &History,
+        locks: &Locks<'_>,
         before: &Before,
         key: &'a KeyBuf,
-        sure: &mut Vec<Edge<'a>>,
-        buried: &mut Vec<Edge<'a>>,
+        demanded: &mut Demanded<'a>,
     ) -> Result<(), Anomaly> {
+        let Demanded { sure, buried } = demanded;
         let edge = |from, to, why| Edge {
             from,
             to,
@@ -175,8 +201,11 @@ impl Register {
                         [] => {
                             let of_it = self.writes.iter().map(|write| write.op);
                             let seen = of_it.filter(|write| before.comes(*write, read));
-                            let story: Vec<usize> = seen.chain([read]).collect();
-                            return Err(history.alone(Kind::LostWrite, &story));
+                            let story = seen.chain([read]);
+                            return Err(Anomaly {
+                                kind: self.unexplained,
+                                story: story.filter_map(|node| history.tell(node, locks)).collect(),
+                            });
                         }
                         [Absence::Beginning] => (None, None),
                         [Absence::Deletion(last)] => (Some(*last), None),
@@ -193,7 +222,8 @@ impl Register {
             };
             let last = last.map(|last| last.op);
             for other in self.writes.iter().map(|write| write.op) {
-                if last == Some(other) {
+                // Who makes a lock saw nothing there right before.
+                if last == Some(other) || read == other {
                     continue;
                 }
                 if last.is_none_or(|last| before.comes(last, other)) {
@@ -211,7 +241,7 @@ impl Register {
     }
 
     /// All that can explain that `read` found nothing.
-    fn absences(&self, before: &Before, read: usize) -> Vec<Absence> {
+    pub(super) fn absences(&self, before: &Before, read: usize) -> Vec<Absence> {
         let sets = self.writes.iter().filter(|write| write.value.is_some());
         let earlier: Vec<usize> = sets
             .map(|write| write.op)
@@ -238,21 +268,21 @@ impl Register {
     }
 }
 
-/// Which calls come before each node of a graph, in one bit each.
-struct Before {
+/// Which calls and makings of locks come before each node of a graph, in one bit each.
+pub(super) struct Before {
     bits: Vec<u64>,
     words: usize,
 }
 
 impl Before {
-    fn of(graph: &Graph<'_>, calls: usize) -> Self {
-        let words = calls.div_ceil(64);
+    fn of(graph: &Graph<'_>) -> Self {
+        let words = graph.first_moment.div_ceil(64);
         let mut bits = vec![0; graph.nodes * words];
         let outgoing = graph.outgoing();
         let (nodes, _) = graph.in_order(&outgoing);
         for node in nodes {
             let mut so_far = bits[node * words..][..words].to_vec();
-            if node < calls {
+            if node < graph.first_moment {
                 so_far[node / 64] |= 1 << (node % 64);
             }
             for edge in graph.out(&outgoing, node) {
@@ -266,7 +296,7 @@ impl Before {
         Before { bits, words }
     }
 
-    fn comes(&self, call: usize, node: usize) -> bool {
+    pub(super) fn comes(&self, call: usize, node: usize) -> bool {
         self.bits[node * self.words + call / 64] >> (call % 64) & 1 == 1
     }
 }

@@ -1,6 +1,7 @@
 //! What the checker is worth: a database of rows in one map under one mutex, with one fault. It is
 //! sound without the fault.
 
+use super::Versions;
 use atomic_db::{
     AtomicDb, Batch, Clock, Error, Item, Key, KeyBuf, Lock, ManualClock, Page, Query, Result,
     Version,
@@ -111,6 +112,7 @@ type Rows = BTreeMap<KeyBuf, Row>;
 
 pub(crate) struct Faulty {
     fault: Fault,
+    making: Versions,
     clock: ManualClock,
     rows: Mutex<Rows>,
     /// Copies of items, where a cache is at fault.
@@ -125,9 +127,10 @@ pub(crate) struct Faulty {
 }
 
 impl Faulty {
-    pub(crate) fn new(fault: Fault, clock: ManualClock) -> Self {
+    pub(crate) fn new(fault: Fault, making: Versions, clock: ManualClock) -> Self {
         Faulty {
             fault,
+            making,
             clock,
             rows: Mutex::default(),
             cached: Mutex::default(),
@@ -170,6 +173,18 @@ impl Faulty {
 
     fn version(&self) -> Version {
         Version::from_u128(u128::from(self.versions.fetch_add(1, Ordering::SeqCst)))
+    }
+
+    /// A version for a critical section that is still to come, if they are made ahead.
+    fn version_ahead(&self) -> Option<Version> {
+        match self.making {
+            Versions::AtTheInstant => None,
+            Versions::Ahead => {
+                let version = self.version();
+                self.gap();
+                Some(version)
+            }
+        }
     }
 
     fn is_live(&self, item: &Item<String>) -> bool {
@@ -288,6 +303,7 @@ impl AtomicDb for Faulty {
     }
 
     fn get_lock(&self, key: Key<'_>) -> Result<Lock> {
+        let ahead = self.version_ahead();
         let mut rows = self.rows();
         if let Some(Row::Lock(lock)) = rows.get(&key.to_buf()) {
             return Ok(lock.clone());
@@ -298,7 +314,7 @@ impl AtomicDb for Faulty {
             rows = self.rows();
         }
         let buried = self.buried.lock().unwrap().remove(&key.to_buf());
-        let version = buried.unwrap_or_else(|| self.version());
+        let version = buried.or(ahead).unwrap_or_else(|| self.version());
         let lock = Lock::new(key, version, u64::MAX);
         rows.insert(key.to_buf(), Row::Lock(lock.clone()));
         Ok(lock)
@@ -330,6 +346,7 @@ impl AtomicDb for Faulty {
             return Ok(self.version());
         }
         let turn = self.commits.fetch_add(1, Ordering::SeqCst) + 1;
+        let ahead = self.version_ahead();
         let mut rows = self.rows();
         let reads_old = self.has(Fault::OldReads) || self.has(Fault::OldStream);
         if reads_old && turn % 4 == 0 {
@@ -364,7 +381,7 @@ impl AtomicDb for Faulty {
         let reused = self.has(Fault::VersionReused) && turn % 8 == 0;
         let version = match self.versions.load(Ordering::SeqCst) {
             made if reused && made > 0 => Version::from_u128(u128::from(made - 1)),
-            _ => self.version(),
+            _ => ahead.unwrap_or_else(|| self.version()),
         };
         for lock in batch.locks() {
             let lock = lock.clone().renewed(version);

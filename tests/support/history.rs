@@ -15,6 +15,7 @@
 //!    versions of a lock, from its making to its deletion, are a chain.
 //! 2. The lives of one lock that is deleted and made again follow each other in the order of their
 //!    versions: later versions of one lock are greater. A deletion has the version of its commit.
+//!    Where versions are made ahead of the instant that they stand for, [`lives`] has another rule.
 //! 3. An item is written only by commits that renew its guard, always the same lock. So its
 //!    versions are in the order of the guard's.
 //!
@@ -28,6 +29,7 @@
 
 mod blind;
 pub(crate) mod faulty;
+mod lives;
 pub(crate) mod workload;
 
 use atomic_db::{KeyBuf, Version};
@@ -94,6 +96,16 @@ pub(crate) enum Outcome {
     Committed(Version),
     Raced(Vec<KeyBuf>),
     Exists(KeyBuf),
+}
+
+/// When a database makes the version of a commit or of a new lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Versions {
+    /// At the instant of the commit, or of the making. So the order of the versions of one lock is
+    /// the order of these.
+    AtTheInstant,
+    /// Before it: of two calls that race, the one with the greater version may be the earlier.
+    Ahead,
 }
 
 /// What all threads did, in any order.
@@ -230,6 +242,16 @@ impl fmt::Display for Op {
     }
 }
 
+impl Commit {
+    /// The locks that it was refused because of.
+    fn lost(&self) -> &[KeyBuf] {
+        match &self.outcome {
+            Outcome::Raced(lost) => lost,
+            Outcome::Committed(_) | Outcome::Exists(_) => &[],
+        }
+    }
+}
+
 impl Op {
     /// The commit that this is and the version that it made, if it succeeded.
     fn committed(&self) -> Option<(&Commit, Version)> {
@@ -273,12 +295,13 @@ impl History {
         (overlapping.count(), times.len().saturating_sub(1))
     }
 
-    /// Whether one order of the calls explains the history. The cost is in proportion to its
-    /// length, but for sorting, for how many writes of a key one read that found nothing overlaps,
-    /// and for blind writes.
-    pub(crate) fn check(&self) -> Result<(), Anomaly> {
+    /// Whether one order of the calls explains the history of a database that makes versions so.
+    /// The cost is in proportion to its length, but for sorting, for how many writes of a key one
+    /// read that found nothing overlaps, for blind writes, and for lives of locks whose order
+    /// versions do not tell.
+    pub(crate) fn check(&self, versions: Versions) -> Result<(), Anomaly> {
         let mut graph = Graph::new(self);
-        let locks = Locks::of(self, &mut graph)?;
+        let locks = Locks::of(self, versions, &mut graph)?;
         let items = Items::of(self, &locks, &mut graph)?;
         for (number, op) in self.ops.iter().enumerate() {
             match &op.action {
@@ -312,16 +335,14 @@ impl History {
         items: &Items<'a>,
     ) -> Result<(), Anomaly> {
         let named = || commit.locks.iter().chain(&commit.checks);
-        let lost: &[KeyBuf] = match &commit.outcome {
-            Outcome::Raced(lost) => lost,
-            Outcome::Committed(_) | Outcome::Exists(_) => &[],
-        };
+        let lost = commit.lost();
         for (key, version) in named() {
             if !lost.contains(key) {
                 locks.tie(graph, number, key, *version);
             } else if let Some(by) = locks.ends.get(&(key, *version)) {
                 graph.edge(*by, number, Why::Refused, key);
-            } else {
+            } else if locks.versions == Versions::AtTheInstant {
+                // Where deletions have no known places, `lives` looks for one.
                 return Err(self.alone(Kind::UnjustifiedRefusal, &[number]));
             }
         }
@@ -331,8 +352,11 @@ impl History {
                 .iter()
                 .try_for_each(|(key, value)| items.tie(graph, number, key, *value)),
             Outcome::Raced(lost) => {
-                let unnamed = |key: &KeyBuf| !named().any(|(name, _)| name == key);
-                match lost.is_empty() || lost.iter().any(unnamed) {
+                let named_once = |key: &KeyBuf| {
+                    let times = lost.iter().filter(|other| *other == key).count();
+                    times == 1 && named().any(|(name, _)| name == key)
+                };
+                match lost.is_empty() || !lost.iter().all(named_once) {
                     true => Err(self.alone(Kind::UnjustifiedRefusal, &[number])),
                     false => Ok(()),
                 }
@@ -356,11 +380,22 @@ impl History {
         }
     }
 
+    /// The call or the making of a lock that a node of the graph is, unless it is a moment.
+    fn tell(&self, node: usize, locks: &Locks<'_>) -> Option<String> {
+        if let Some(op) = self.ops.get(node) {
+            return Some(op.to_string());
+        }
+        let making = locks.makings.get(node - self.ops.len())?;
+        Some(format!("the making of {}={}", making.key, making.version))
+    }
+
     /// The anomaly that a cycle shows.
     fn name(&self, cycle: &[Edge<'_>], locks: &Locks<'_>) -> Anomaly {
         let count = |why: Why| cycle.iter().filter(|edge| edge.why == why).count();
         let overlooked = || cycle.iter().filter(|edge| edge.why == Why::Overlooked);
-        let writes = |op: usize, key: Option<&KeyBuf>| match self.ops[op].committed() {
+        // Some are no calls, but makings of locks.
+        let committed = |node: usize| self.ops.get(node).and_then(Op::committed);
+        let writes = |node: usize, key: Option<&KeyBuf>| match committed(node) {
             Some((commit, _)) => {
                 let locks = commit.locks.iter().map(|(key, _)| key);
                 let mut keys = locks.chain(commit.writes.iter().map(|write| &write.key));
@@ -369,17 +404,22 @@ impl History {
             None => false,
         };
         let deletes = |edge: &Edge<'_>| {
-            let written = self.ops[edge.to].written().iter();
-            let mut gone = written.filter(|write| write.value.is_none());
+            let written = self.ops.get(edge.to).map_or(&[][..], Op::written);
+            let mut gone = written.iter().filter(|write| write.value.is_none());
             gone.any(|write| Some(&write.key) == edge.key)
         };
-        let is_commit = |edge: &Edge<'_>| matches!(self.ops[edge.from].action, Action::Commit(_));
-        let refused =
-            |edge: &Edge<'_>| is_commit(edge) && self.ops[edge.from].committed().is_none();
+        let is_commit = |edge: &Edge<'_>| {
+            let op = self.ops.get(edge.from);
+            op.is_some_and(|op| matches!(op.action, Action::Commit(_)))
+        };
+        let refused = |edge: &Edge<'_>| is_commit(edge) && committed(edge.from).is_none();
         let timed = count(Why::Time) > 0;
+        let of_lock = |edge: &Edge<'_>| edge.key.is_some_and(|key| locks.order.contains_key(key));
+        let mut buried = cycle.iter().filter(|edge| edge.why == Why::Buried);
         let kind = match count(Why::Overlooked) {
-            _ if count(Why::Buried) > 0 => Kind::DisputedOrder,
-            0 if count(Why::Refused) == 0 => Kind::CyclicFlow,
+            _ if buried.clone().any(of_lock) => Kind::LockMadeTwice,
+            _ if buried.next().is_some() => Kind::DisputedOrder,
+            0 if count(Why::Refused) + count(Why::Over) == 0 => Kind::CyclicFlow,
             _ if overlooked().all(refused) => Kind::UnjustifiedRefusal,
             _ if overlooked().any(|edge| writes(edge.from, edge.key)) => Kind::LostUpdate,
             _ if overlooked().all(is_commit) => Kind::WriteSkew,
@@ -389,11 +429,7 @@ impl History {
         };
         let mut story = Vec::new();
         for edge in cycle {
-            if let Some(op) = self.ops.get(edge.from) {
-                story.push(op.to_string());
-            } else if let Some(making) = locks.makings.get(edge.from - self.ops.len()) {
-                story.push(format!("the making of {}={}", making.key, making.version));
-            }
+            story.extend(self.tell(edge.from, locks));
             // Of many moments in a row one is enough.
             if edge.why != Why::Time || edge.from < self.ops.len() {
                 let key = edge.key.map(KeyBuf::to_string).unwrap_or_default();
@@ -413,6 +449,8 @@ struct Making<'a> {
     version: Version,
     /// When the first call that saw it began.
     invoked: u64,
+    /// When the first call that saw it returned.
+    returned: u64,
 }
 
 #[derive(Clone, Copy)]
@@ -423,6 +461,7 @@ enum Maker<'a> {
 
 /// Who made and who ended each version of each lock.
 struct Locks<'a> {
+    versions: Versions,
     makings: Vec<Making<'a>>,
     makers: HashMap<Version, Maker<'a>>,
     ends: HashMap<(&'a KeyBuf, Version), usize>,
@@ -433,8 +472,13 @@ struct Locks<'a> {
 }
 
 impl<'a> Locks<'a> {
-    fn of(history: &'a History, graph: &mut Graph<'a>) -> Result<Self, Anomaly> {
+    fn of(
+        history: &'a History,
+        versions: Versions,
+        graph: &mut Graph<'a>,
+    ) -> Result<Self, Anomaly> {
         let mut locks = Locks {
+            versions,
             makings: Vec::new(),
             makers: HashMap::new(),
             ends: HashMap::new(),
@@ -466,7 +510,10 @@ impl<'a> Locks<'a> {
                 }
             }
         }
-        locks.follow(history, graph)?;
+        match versions {
+            Versions::AtTheInstant => locks.follow_versions(history, graph)?,
+            Versions::Ahead => locks.follow_time(history, graph),
+        }
         Ok(locks)
     }
 
@@ -479,7 +526,9 @@ impl<'a> Locks<'a> {
         version: Version,
     ) -> Result<(), Anomaly> {
         self.order.entry(key).or_default();
-        let invoked = history.ops[op].invoked;
+        let Op {
+            invoked, returned, ..
+        } = history.ops[op];
         match self.makers.get(&version) {
             Some(Maker::Commit(maker)) => {
                 let commit = history.ops[*maker].committed();
@@ -494,6 +543,7 @@ impl<'a> Locks<'a> {
             Some(Maker::Making(made, node)) => {
                 let making = &mut self.makings[*node - self.first];
                 making.invoked = making.invoked.min(invoked);
+                making.returned = making.returned.min(returned);
                 match *made == key {
                     true => Ok(()),
                     false => Err(history.alone(Kind::VersionReuse, &[op])),
@@ -505,6 +555,7 @@ impl<'a> Locks<'a> {
                     key,
                     version,
                     invoked,
+                    returned,
                 });
                 self.makers.insert(version, Maker::Making(key, node));
                 Ok(())
@@ -512,8 +563,12 @@ impl<'a> Locks<'a> {
         }
     }
 
-    /// Follows every lock through its lives.
-    fn follow(&mut self, history: &'a History, graph: &mut Graph<'a>) -> Result<(), Anomaly> {
+    /// Follows every lock through its lives, which are in the order of their versions.
+    fn follow_versions(
+        &mut self,
+        history: &'a History,
+        graph: &mut Graph<'a>,
+    ) -> Result<(), Anomaly> {
         let mut events: BTreeMap<&KeyBuf, Vec<(Version, usize)>> = BTreeMap::new();
         for (number, making) in self.makings.iter().enumerate() {
             let node = self.first + number;
@@ -534,7 +589,7 @@ impl<'a> Locks<'a> {
             events.sort_unstable();
             let mut latest: Option<usize> = None;
             let mut alive: Option<Version> = None;
-            for (version, node) in events {
+            for (_, node) in events {
                 if let Some(latest) = latest {
                     graph.edge(latest, node, Why::Replaced, key);
                 }
@@ -554,21 +609,47 @@ impl<'a> Locks<'a> {
                         }],
                     });
                 }
-                let order = self.order.entry(key).or_default();
-                let mut current = version;
-                while let Some(&by) = self.ends.get(&(key, current)) {
-                    graph.edge(latest.unwrap_or(by), by, Why::Replaced, key);
-                    order.push(by);
-                    latest = Some(by);
-                    match history.ops[by].committed() {
-                        Some((_, next)) => current = next,
-                        None => break,
-                    }
-                }
-                alive = Some(current);
+                let (last, version) = self.follow_life(history, graph, node);
+                latest = Some(last);
+                alive = Some(version);
             }
         }
         Ok(())
+    }
+
+    /// Follows every lock through its lives, which are in the order in which callers were told of
+    /// them first. Where a lock was renewed, that is the order in which it lived: who renews a lock
+    /// was told of it before, and of a later life nobody can be told until that is over. Where it
+    /// was not, nothing rests on the order.
+    fn follow_time(&mut self, history: &'a History, graph: &mut Graph<'a>) {
+        let mut makings: Vec<usize> = (0..self.makings.len()).collect();
+        makings.sort_by_key(|making| self.makings[*making].returned);
+        for making in makings {
+            self.follow_life(history, graph, self.first + making);
+        }
+    }
+
+    /// Follows a lock from its making through all that renewed it. Returns who was the last, and
+    /// its version then.
+    fn follow_life(
+        &mut self,
+        history: &'a History,
+        graph: &mut Graph<'a>,
+        making: usize,
+    ) -> (usize, Version) {
+        let Making { key, version, .. } = self.makings[making - self.first];
+        let order = self.order.entry(key).or_default();
+        let (mut latest, mut current) = (making, version);
+        while let Some(&by) = self.ends.get(&(key, current)) {
+            graph.edge(latest, by, Why::Replaced, key);
+            order.push(by);
+            latest = by;
+            match history.ops[by].committed() {
+                Some((_, next)) => current = next,
+                None => break,
+            }
+        }
+        (latest, current)
     }
 
     /// Ties `op`, at whose instant the lock had this version, to who made it and who ended it.
@@ -788,6 +869,8 @@ enum Why {
     Overlooked,
     /// The second was refused because of the first.
     Refused,
+    /// The second was refused because the lock that the first saw was no more.
+    Over,
     /// Somebody for whom the first had happened saw what the second made, so that came later.
     Buried,
     /// The first had returned before the second began.
@@ -801,6 +884,7 @@ impl Why {
             Why::Replaced => "comes before, for it made what this one replaced:",
             Why::Overlooked => "comes before, for it did not see what this one made of",
             Why::Refused => "comes before, for it is why this one was refused:",
+            Why::Over => "comes before, for what it saw was over when this one was refused:",
             Why::Buried => "comes before, for who came after it saw what this one made of",
             Why::Time => "comes before, for it had returned when this one began",
         }

@@ -24,9 +24,6 @@ pub(crate) struct Workload {
     /// On each shelf, beside the places.
     pub(crate) notes: usize,
     pub(crate) threads: usize,
-    /// Whether locks are deleted. The checker takes the version of such a commit for its place among
-    /// the lives of the lock, which it is not where versions are made before the commit's instant.
-    pub(crate) lock_deletions: bool,
     /// By each thread, or a few more.
     pub(crate) calls: usize,
     /// Chooses what is called. What the threads meet is up to them.
@@ -230,8 +227,7 @@ impl<D: AtomicDb<Data = String>> Actor<D> {
                 10..=12 => self.restock(),
                 13..=15 => self.look_in_passing(),
                 16 => self.create_blindly(),
-                17 if self.shape.lock_deletions => self.delete_a_lock(),
-                17 => self.create_blindly(),
+                17 => self.delete_a_lock(),
                 18..=19 => self.set_notes(),
                 20 => self.delete_notes(),
                 21..=22 => self.commit_notes(),
