@@ -88,6 +88,8 @@ use table::Row;
 ///   new version there proves that the commit happened. What is unknown after that is
 ///   [`Error::OutcomeUnknown`], never a race. Locks, and the items that are created, are judged by
 ///   the clock as it was when the call began.
+/// - **A version is made before it is written.** So a lock that is made again may have a lesser version
+///   than it had before, and of versions only equality tells anything.
 /// - **A `get_many` or a `query` sees no one instant.** Each item is as it was at some time during
 ///   the call, and of a commit that happens meanwhile some items may be seen and others not. What was
 ///   read together and must fit together is guarded by a lock. A `query` of many pages is no
