@@ -238,3 +238,22 @@ impl fmt::Debug for KeyBuf {
         write!(f, "KeyBuf{self}")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::same_bytes;
+
+    #[test]
+    fn bytes_are_the_same_only_if_each_of_them_is() {
+        for length in 0..40 {
+            let one = vec![b'a'; length];
+            assert!(same_bytes(&one, &one.clone()), "{length}");
+            for place in 0..length {
+                let mut other = one.clone();
+                other[place] = b'b';
+                assert!(!same_bytes(&one, &other), "{place} of {length}");
+                assert!(!same_bytes(&one[..place], &one), "{place} and {length}");
+            }
+        }
+    }
+}
