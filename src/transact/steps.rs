@@ -75,7 +75,6 @@ impl<T> Steps<T> {
         }
     }
 
-    #[cold]
     fn index_new(&mut self) {
         let Index { hasher, places } = self.index.get_or_insert_with(|| Index {
             hasher: KeyHasher::default(),
