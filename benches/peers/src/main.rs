@@ -25,8 +25,8 @@ use std::{fs, io};
 const USAGE: &str = "\
 Usage: cargo run --release --manifest-path benches/peers/Cargo.toml [-- [PART...] [OPTION...]]
 
-Measures atomic-db and its peers, and writes the figures and pictures to benches/results/ and what
-they say to benches/BENCHMARKS.md. Without a PART all are measured; of the others the figures of their
+Measures atomic-db and its peers, and writes the figures and pictures to benches/results/, what they
+say to benches/BENCHMARKS.md, and the shortest of it to a line of README.md. Without a PART all are measured; of the others the figures of their
 last run are shown.
 
 Parts:
@@ -162,7 +162,11 @@ fn measure(plan: &Plan) -> io::Result<()> {
             save(part, figures, plan, &results)?;
         }
     }
-    report::write(&results, &benches.join("BENCHMARKS.md"))?;
+    report::write(
+        &results,
+        &benches.join("BENCHMARKS.md"),
+        &benches.join("../README.md"),
+    )?;
     print!("{}", fs::read_to_string(results.join("goals.md"))?);
     Ok(())
 }

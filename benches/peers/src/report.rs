@@ -200,12 +200,12 @@ fn write_part(part: &str, figures: &Figures, results: &Path) -> io::Result<Strin
     Ok(text)
 }
 
-/// Writes the pictures and `BENCHMARKS.md` from all that `results` holds.
+/// Writes the pictures, `BENCHMARKS.md` and a line of `README.md` from all that `results` holds.
 ///
 /// # Errors
 ///
 /// Those of reading and writing files.
-pub(crate) fn write(results: &Path, document: &Path) -> io::Result<()> {
+pub(crate) fn write(results: &Path, document: &Path, readme: &Path) -> io::Result<()> {
     for entry in fs::read_dir(results)? {
         let path = entry?.path();
         // Of a table that is no longer, no picture stays.
@@ -238,40 +238,87 @@ pub(crate) fn write(results: &Path, document: &Path) -> io::Result<()> {
     let text = text
         .replace("{{goals}}", goals.trim_end())
         .replace("{{lost}}", &lost);
-    fs::write(document, text)
+    fs::write(document, text)?;
+    match headline(&all) {
+        Some(line) => write_line(readme, HEADLINE, &line),
+        None => Ok(()),
+    }
+}
+
+/// How the line of `README.md` begins.
+const HEADLINE: &str = "In the last run, ";
+
+/// Writes `line` over the line of the file that has the same `beginning`.
+fn write_line(file: &Path, beginning: &str, line: &str) -> io::Result<()> {
+    let text = fs::read_to_string(file)?;
+    let lines = text.lines().map(|old| match old.starts_with(beginning) {
+        true => line,
+        false => old,
+    });
+    fs::write(file, lines.collect::<Vec<_>>().join("\n") + "\n")
+}
+
+/// The figures in one sentence, if all were measured.
+fn headline(figures: &Figures) -> Option<String> {
+    let small = |row, peer| small(figures, row, peer);
+    let get = ratio(small(GET, "MemoryDb"), small(GET, "DashMap"))?;
+    let set = ratio(small(SET, "MemoryDb"), small(SET, "DashMap"))?;
+    let hit = ratio(small(counted::HIT, "LruCache"), small(counted::HIT, "moka"))?;
+    let [one, two] = [1, 2].map(|threads| ahead(figures, threads));
+    let durable = ratio(Some(1.0), fastest(figures, durable::GUARDED, 8))?;
+    Some(format!(
+        "{HEADLINE}`get` took {get:.2} of DashMap's instructions, `set` {set:.2} of its insert's, and a hit of `LruCache` {hit:.2} of moka's; a transfer between two accounts was {:.1} times as fast as the fastest transactional peer's on one thread and {:.1} times on two; and eight threads committed {durable:.1} times as much to a file as the fastest of redb, SQLite and fjall.",
+        one?, two?
+    ))
+}
+
+const GET: &str = "get hit";
+const SET: &str = "set of an existing key";
+
+fn ratio(above: Option<f64>, below: Option<f64>) -> Option<f64> {
+    Some(above? / below?)
+}
+
+/// Instructions where there are few items.
+fn small(figures: &Figures, row: &str, peer: &str) -> Option<f64> {
+    figures.get(&counted::table(counted::SHAPES[0]), row, peer)
+}
+
+/// How many times our time the fastest transactional peer takes for a transfer.
+fn ahead(figures: &Figures, threads: usize) -> Option<f64> {
+    let row = timed::at(timed::TRANSFER, threads);
+    let of = |peer: &&str| figures.get(timed::RATIO, &row, peer);
+    let peers = ["surrealmx", "redb in memory", "SQLite :memory:"];
+    let ratios: Option<Vec<f64>> = peers.iter().map(of).collect();
+    ratios.map(|ratios| ratios.into_iter().fold(f64::INFINITY, f64::min))
+}
+
+/// What part of our commits the fastest peer makes.
+fn fastest(figures: &Figures, commit: &str, threads: usize) -> Option<f64> {
+    let row = timed::at(commit, threads);
+    let of = |peer: &&str| figures.get(durable::SHARE, &row, peer);
+    let shares: Option<Vec<f64>> = durable::PEERS.iter().map(of).collect();
+    shares.map(|shares| shares.into_iter().fold(0.0, f64::max))
 }
 
 /// What is wanted, what was measured, and whether that is enough.
 pub(crate) fn goals(figures: &Figures) -> String {
     let shapes = counted::SHAPES.map(counted::table);
     let counted = |table: &str, row: &str, peer: &str| figures.get(table, row, peer);
-    let small = |row: &str, peer: &str| counted(&shapes[0], row, peer);
-    let (get, set, transfer) = ("get hit", "set of an existing key", "transfer");
+    let small = |row: &str, peer: &str| small(figures, row, peer);
+    let (get, set, transfer) = (GET, SET, "transfer");
     let query = "query of 100 items";
-    let ratio = |above: Option<f64>, below: Option<f64>| Some(above? / below?);
     let [many, single] = memory::SHAPES.map(|shape| shape.to_string());
     let bytes = |row: &str| {
         let of = |peer| figures.get(memory::TABLE, row, peer);
         ratio(of("MemoryDb"), of("DashMap"))
     };
     let speedup = |row: &str, peer: &str| figures.get(timed::SPEEDUP, &timed::at(row, 2), peer);
-    let ahead = |threads: usize| {
-        let row = timed::at(timed::TRANSFER, threads);
-        let of = |peer: &&str| figures.get(timed::RATIO, &row, peer);
-        let peers = ["surrealmx", "redb in memory", "SQLite :memory:"];
-        let ratios: Option<Vec<f64>> = peers.iter().map(of).collect();
-        ratios.map(|ratios| ratios.into_iter().fold(f64::INFINITY, f64::min))
-    };
+    let ahead = |threads| ahead(figures, threads);
     let gain = |commit: &str| figures.get(durable::SPEEDUP, &timed::at(commit, 8), "RedbDb");
     let share =
         |row: &str, threads, peer| figures.get(durable::SHARE, &timed::at(row, threads), peer);
-    let fastest = |commit: &str, threads: usize| {
-        let shares: Option<Vec<f64>> = durable::PEERS
-            .iter()
-            .map(|peer| share(commit, threads, peer))
-            .collect();
-        shares.map(|shares| shares.into_iter().fold(0.0, f64::max))
-    };
+    let fastest = |commit, threads| fastest(figures, commit, threads);
     let purge = counted::PURGED.map(|(row, _)| figures.get(counted::PURGE, row, "MemoryDb"));
 
     let mut text = String::from("| figure | goal | measured | reached |\n|---|---|---:|---|\n");
