@@ -249,10 +249,10 @@ fn histories_of_threads_are_strictly_serializable() {
     let Some(endpoint) = local::endpoint() else {
         return;
     };
-    for (seed, cached) in seeds()
-        .zip([false, true].into_iter().cycle())
-        .take(count(2))
-    {
+    let count = count(2);
+    let mut operations = 0;
+    let seeds = seeds().zip([false, true].into_iter().cycle());
+    for (seed, cached) in seeds.take(count) {
         let clock = ManualClock::new(START);
         let db = table::<String>(endpoint, clock.clone());
         let db: Arc<dyn AtomicDb<Data = String> + Send + Sync> = match cached {
@@ -270,7 +270,9 @@ fn histories_of_threads_are_strictly_serializable() {
             panic!("cached: {cached}, {workload}: {anomaly}");
         }
         assert_eq!(sum, workload.sum(), "cached: {cached}, {workload}");
+        operations += history.ops.len();
     }
+    println!("histories {count}, operations {operations}");
 }
 
 /// A read of many keys as reads of one, all at the same time.
