@@ -60,33 +60,42 @@ mod more {
 
 #[cfg(feature = "redb")]
 mod redb {
-    use super::{cached, suite};
+    use super::suite;
     use crate::redb::temporary::Temporary;
-    use atomic_db::{AtomicDb, Durability, ManualClock, RedbDb};
-    use std::sync::Arc;
+    use atomic_db::{Durability, ManualClock, RedbDb};
 
     fn in_a_file(clock: ManualClock, durability: Durability) -> Temporary<RedbDb<String>> {
         Temporary::open(RedbDb::builder().clock(clock).durability(durability))
     }
 
     suite! { a_file: |clock| in_a_file(clock, Durability::Immediate) }
-    suite! { a_file_with_quick_repair: |clock| in_a_file(clock, Durability::QuickRepair) }
-    suite! { a_file_that_is_flushed_later: |clock| in_a_file(clock, Durability::Deferred) }
-    suite! {
-        a_file_without_a_cache: |clock| {
-            Temporary::open(RedbDb::builder().clock(clock).cache_size(0))
+
+    #[cfg(not(mutants))]
+    mod more {
+        use super::{in_a_file, suite};
+        use crate::redb::temporary::Temporary;
+        use crate::suites::cached;
+        use atomic_db::{AtomicDb, Durability, ManualClock, RedbDb};
+        use std::sync::Arc;
+
+        suite! { a_file_with_quick_repair: |clock| in_a_file(clock, Durability::QuickRepair) }
+        suite! { a_file_that_is_flushed_later: |clock| in_a_file(clock, Durability::Deferred) }
+        suite! {
+            a_file_without_a_cache: |clock| {
+                Temporary::open(RedbDb::builder().clock(clock).cache_size(0))
+            }
         }
-    }
-    suite! {
-        a_cache_before_a_file: |clock: ManualClock| {
-            cached(in_a_file(clock.clone(), Durability::Immediate), clock, 20)
+        suite! {
+            a_cache_before_a_file: |clock: ManualClock| {
+                cached(in_a_file(clock.clone(), Durability::Immediate), clock, 20)
+            }
         }
-    }
-    suite! {
-        a_cache_before_a_shared_file: |clock: ManualClock| {
-            let file = in_a_file(clock.clone(), Durability::Deferred);
-            let db: Arc<dyn AtomicDb<Data = String> + Send + Sync> = Arc::new(file);
-            cached(db, clock, 1)
+        suite! {
+            a_cache_before_a_shared_file: |clock: ManualClock| {
+                let file = in_a_file(clock.clone(), Durability::Deferred);
+                let db: Arc<dyn AtomicDb<Data = String> + Send + Sync> = Arc::new(file);
+                cached(db, clock, 1)
+            }
         }
     }
 }

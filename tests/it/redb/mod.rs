@@ -1,8 +1,10 @@
 //! The database in a file, besides what every database promises.
 
+#[cfg(not(mutants))]
 mod crash;
 mod full;
 mod opening;
+#[cfg(not(mutants))]
 mod power;
 mod reopened;
 mod storage;
