@@ -37,8 +37,8 @@
 //! - **A network** (`tests/it/dynamodb`): a proxy that loses requests and answers, cuts them short or
 //!   delivers them late, between `DynamoDb` and DynamoDB Local.
 //! - **Mutation**: cargo-mutants changes the lines of the engine, the cache, the transactions and what
-//!   writes a file one at a time, and the tests must notice. Those that they cannot notice, for the program does the
-//!   same without the change, are listed in `.ci/mutants.toml`, each with the reason.
+//!   writes a file one at a time, and the tests must notice. Those that they cannot notice, for the
+//!   program does the same without the change, are listed in `.ci/mutants.toml`, each with the reason.
 //! - **Counted allocations** (`tests/it/allocations.rs`) and a **real trace** of 113,872 block
 //!   requests (`tests/it/trace.rs`), on which the cache's hits are those of another exact LRU.
 //!
