@@ -211,8 +211,6 @@ fn take(model: &mut Model, removed: RemovedRows<usize>) -> Vec<Held> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(128))]
-
     #[test]
     fn a_stripe_does_what_an_ordered_map_of_items_and_locks_does(steps in steps()) {
         let hasher = KeyHasher::default();
@@ -263,6 +261,7 @@ proptest! {
                         prop_assert!(!held.is_live(now), "{:?} was live", held);
                     }
                     let expected = match model.get(&key) {
+                        Some(held) if !held.is_live(now) => panic!("{held:?} has expired"),
                         Some(Held::Item(_)) => Err(NoLock::Item),
                         Some(Held::Lock(lock)) => {
                             Ok(Lock::new(key, lock.version(), lock.refreshed_ttl(now)))
@@ -476,6 +475,27 @@ fn a_full_stripe_has_no_room_for_a_lock_until_something_leaves_it() {
     );
     assert!(lock(&mut stripe, "another").is_ok());
     stripe.validate();
+}
+
+#[test]
+fn a_lock_is_not_taken_for_another_with_its_hash_and_its_version() {
+    let mut stripe = empty(MAX_ROWS);
+    let [a, b] = ["a", "b"].map(|sk| Key::new("pk", sk));
+    let at = address(&stripe, a);
+    // As a commit leaves two locks that it renews.
+    let [lock_a, lock_b] = [a, b].map(|key| {
+        let made = stripe.lock(&at, key, 0, || version(1), &mut RemovedRows::new());
+        made.expect("there is room")
+    });
+    assert_ne!(
+        stripe.unchanged(&at, &lock_a, 0),
+        stripe.unchanged(&at, &lock_b, 0)
+    );
+    for (key, gone, left) in [(a, &lock_a, Some(&lock_b)), (b, &lock_b, None)] {
+        assert!(stripe.remove(&at, key).is_some());
+        assert_eq!(stripe.unchanged(&at, gone, 0), None);
+        assert!(left.is_none_or(|left| stripe.unchanged(&at, left, 0).is_some()));
+    }
 }
 
 #[test]
