@@ -499,6 +499,26 @@ fn a_lock_is_not_taken_for_another_with_its_hash_and_its_version() {
 }
 
 #[test]
+fn a_partition_is_not_taken_for_another() {
+    // So many that a table's own short hashes are shared all over.
+    const PARTITIONS: u32 = 2_000;
+    let mut stripe = empty(MAX_ROWS);
+    for number in 0..PARTITIONS {
+        put(&mut stripe, Item::new(format!("{number}"), "sk", number));
+    }
+    for number in (0..PARTITIONS).step_by(2) {
+        assert_eq!(remove(&mut stripe, Key::new(&format!("{number}"), "sk")), 1);
+    }
+    stripe.validate();
+    for number in 0..2 * PARTITIONS {
+        let there = number < PARTITIONS && number % 2 == 1;
+        let expected = if there { vec![number] } else { vec![] };
+        let query = Query::new(format!("{number}"));
+        assert_eq!(all(&mut stripe, &query, 0), expected);
+    }
+}
+
+#[test]
 fn vacant_rows_are_used_again() {
     let mut stripe = empty(MAX_ROWS);
     for round in 0..100 {
