@@ -580,6 +580,17 @@ mod tests {
     }
 
     #[test]
+    fn there_are_eight_stripes_per_core_unless_told_otherwise() {
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let db = MemoryDb::<u32>::new();
+        assert_eq!(db.shared.stripes.len(), (8 * cores).next_power_of_two());
+        for (asked, stripes) in [(0, 1), (1, 1), (5, 8), (64, 64), (usize::MAX, 1 << 16)] {
+            let db = MemoryDb::<u32>::builder().stripes(asked).build();
+            assert_eq!(db.shared.stripes.len(), stripes, "{asked} asked for");
+        }
+    }
+
+    #[test]
     fn what_a_stripe_has_no_room_for_is_refused_whole() {
         let db = with_room_for(4);
         let lock = db.get_lock(Key::new("pk", "lock")).unwrap();
