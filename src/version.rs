@@ -149,8 +149,8 @@ impl VersionGenerator {
         if millis == MILLIS_MAX {
             // There is no later time, so this one goes on after the other one, at a distance that
             // nobody can foresee: versions after `latest` may have been handed out as well.
-            let distance = random_u64() >> 8;
-            versions.base = (latest.0 & ((1 << 80) - 1)) + 1 + u128::from(distance);
+            let distance = u128::from(random_u64() >> 8).max(1);
+            versions.base = (latest.0 & ((1 << 80) - 1)) + distance;
         }
         versions
     }
@@ -179,4 +179,47 @@ impl Default for VersionGenerator {
 /// system's random numbers, and no two of one thread alike.
 pub(crate) fn random_u64() -> u64 {
     RandomState::new().build_hasher().finish()
+}
+
+#[cfg(all(test, feature = "redb", not(any(loom, shuttle))))]
+mod tests {
+    use super::*;
+
+    /// The milliseconds and the count of the first version after `latest`, when the clock shows
+    /// `millis`.
+    fn first_after(latest: (u64, u128), millis: u64) -> (u64, u128) {
+        let latest = Version(u128::from(latest.0) << 80 | latest.1);
+        let first = VersionGenerator::after(latest).next(Duration::from_millis(millis));
+        assert!(first > latest);
+        ((first.0 >> 80) as u64, first.0 & ((1 << 80) - 1))
+    }
+
+    #[test]
+    fn the_versions_after_another_run_are_later_and_begin_anew() {
+        // More than a beginning can be, less than what a run adds to it.
+        let count = (1 << 79) + 5;
+        for (latest, now, expected) in [
+            (7, 0, 8),
+            (7, 8, 8),
+            (7, 9, 9),
+            (MILLIS_MAX - 1, 0, MILLIS_MAX),
+            (1, u64::MAX, MILLIS_MAX),
+        ] {
+            let (millis, begins) = first_after((latest, count), now);
+            assert_eq!(millis, expected, "after {latest} at {now}");
+            assert!(begins < 1 << 79, "it goes on where the other ended");
+        }
+    }
+
+    #[test]
+    fn at_the_end_of_time_versions_go_on_at_a_distance() {
+        let count = (1 << 79) + 5;
+        let distances = [(); 3].map(|()| {
+            let (millis, begins) = first_after((MILLIS_MAX, count), 0);
+            assert_eq!(millis, MILLIS_MAX);
+            begins - count
+        });
+        assert!(distances.iter().all(|distance| *distance < 1 << 56));
+        assert!(distances[0] != distances[1] || distances[1] != distances[2]);
+    }
 }

@@ -16,7 +16,6 @@
 
 use crate::sync::{Arc, Condvar, Mutex, thread};
 use std::collections::VecDeque;
-use std::fmt;
 use std::vec;
 
 /// Work of type `W` that is done together, and answered one by one with an `R`.
@@ -28,8 +27,8 @@ pub(super) struct Group<W, R> {
 struct Queue<W, R> {
     waiting: VecDeque<(W, Arc<Seat<W, R>>)>,
     led: bool,
-    /// How many callers the next leader may hope for: those who were served last and may be back
-    /// soon, and those who waited meanwhile.
+    /// How many others the next leader may hope for: of those who were served last, and may be back
+    /// soon, and those who waited meanwhile, all but one, which is the next leader.
     expected: usize,
 }
 
@@ -109,24 +108,16 @@ impl<W, R> Group<W, R> {
         Err(seat)
     }
 
-    /// Ends a lead that served so many: the first who waits takes it over, if anybody does.
-    fn hand_over(&self, served: usize) {
+    /// Ends a lead that served so many others: the first who waits takes it over, if anybody does.
+    fn hand_over(&self, others: usize) {
         let mut queue = self.queue.lock();
-        queue.expected = served + queue.waiting.len();
+        queue.expected = others + queue.waiting.len();
         let next = queue.waiting.pop_front();
         queue.led = next.is_some();
         drop(queue);
         if let Some((work, seat)) = next {
             seat.tell(Told::Lead(work));
         }
-    }
-}
-
-impl<W, R> fmt::Debug for Group<W, R> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Group")
-            .field("patience", &self.patience)
-            .finish_non_exhaustive()
     }
 }
 
@@ -171,11 +162,6 @@ impl<W, R, U: Fn() -> R> Shift<'_, W, R, U> {
     fn answer(&mut self) -> R {
         self.answers.next().unwrap_or_else(self.unanswered)
     }
-
-    /// The leader and those it has drawn.
-    fn served(&self) -> usize {
-        1 + self.seats.len()
-    }
 }
 
 impl<W, R, U: Fn() -> R> Iterator for Shift<'_, W, R, U> {
@@ -192,7 +178,7 @@ impl<W, R, U: Fn() -> R> Iterator for Shift<'_, W, R, U> {
                 self.seats.push(seat);
                 return Some(work);
             }
-            if self.served() >= queue.expected {
+            if self.seats.len() >= queue.expected {
                 return None;
             }
             drop(queue);
@@ -205,7 +191,7 @@ impl<W, R, U: Fn() -> R> Iterator for Shift<'_, W, R, U> {
 /// The next one may begin, and its disk may work, while those who were served are still being told.
 impl<W, R, U: Fn() -> R> Drop for Shift<'_, W, R, U> {
     fn drop(&mut self) {
-        self.group.hand_over(self.served());
+        self.group.hand_over(self.seats.len());
         for seat in std::mem::take(&mut self.seats) {
             seat.tell(Told::Answer(self.answer()));
         }
@@ -299,21 +285,30 @@ mod tests {
 
     #[test]
     fn a_leader_waits_for_those_who_were_served_last() {
-        let (group, seen) = (Numbers::new(u32::MAX), Mutex::new(Vec::new()));
+        let group = &Numbers::new(u32::MAX);
         let (leads, led) = mpsc::channel();
+        let (draws, drawing) = mpsc::channel();
         thread::scope(|scope| {
-            scope.spawn(|| {
+            scope.spawn(move || {
                 let apply = |_: Works| {
                     leads.send(()).unwrap();
-                    lead_until_others_wait(&group, 1, || vec![Some(0)])
+                    lead_until_others_wait(group, 1, || vec![Some(0)])
                 };
                 assert_eq!(group.run(0, apply, || None), Some(0));
-                assert_eq!(doubled(&group, 2, &seen), Some(4));
+                // It is back when the next leader has begun.
+                drawing.recv().unwrap();
+                let apply = |_: Works| panic!("somebody else leads");
+                assert_eq!(group.run(2, apply, || None), Some(2));
             });
             led.recv().unwrap();
-            assert_eq!(doubled(&group, 1, &seen), Some(2));
+            let apply = |numbers: Works| {
+                let mut drawn = vec![numbers.next()];
+                draws.send(()).unwrap();
+                drawn.extend(numbers.map(Some));
+                drawn
+            };
+            assert_eq!(group.run(1, apply, || None), Some(1));
         });
-        assert_eq!(*seen.lock(), [[1, 2]]);
     }
 
     #[test]
