@@ -185,6 +185,9 @@ pub(crate) fn random_u64() -> u64 {
 mod tests {
     use super::*;
 
+    /// More than a beginning is, and not its own mirror image.
+    const COUNT: u128 = (1 << 79) + (1 << 70) + 5;
+
     /// The milliseconds and the count of the first version after `latest`, when the clock shows
     /// `millis`.
     fn first_after(latest: (u64, u128), millis: u64) -> (u64, u128) {
@@ -196,8 +199,6 @@ mod tests {
 
     #[test]
     fn the_versions_after_another_run_are_later_and_begin_anew() {
-        // More than a beginning can be, less than what a run adds to it.
-        let count = (1 << 79) + 5;
         for (latest, now, expected) in [
             (7, 0, 8),
             (7, 8, 8),
@@ -205,7 +206,7 @@ mod tests {
             (MILLIS_MAX - 1, 0, MILLIS_MAX),
             (1, u64::MAX, MILLIS_MAX),
         ] {
-            let (millis, begins) = first_after((latest, count), now);
+            let (millis, begins) = first_after((latest, COUNT), now);
             assert_eq!(millis, expected, "after {latest} at {now}");
             assert!(begins < 1 << 79, "it goes on where the other ended");
         }
@@ -213,11 +214,10 @@ mod tests {
 
     #[test]
     fn at_the_end_of_time_versions_go_on_at_a_distance() {
-        let count = (1 << 79) + 5;
         let distances = [(); 3].map(|()| {
-            let (millis, begins) = first_after((MILLIS_MAX, count), 0);
+            let (millis, begins) = first_after((MILLIS_MAX, COUNT), 0);
             assert_eq!(millis, MILLIS_MAX);
-            begins - count
+            begins - COUNT
         });
         assert!(distances.iter().all(|distance| *distance < 1 << 56));
         assert!(distances[0] != distances[1] || distances[1] != distances[2]);
