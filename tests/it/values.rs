@@ -2,9 +2,11 @@
 
 use crate::instruments::{Call, Hooked, Moment};
 use atomic_db::{
-    AtomicDb, Batch, Clock, Item, Key, KeyBuf, Lock, ManualClock, MemoryDb, Query, SystemClock,
-    Version, VersionGenerator,
+    AtomicDb, Batch, Clock, Item, Key, Lock, ManualClock, MemoryDb, Query, SystemClock, Version,
+    VersionGenerator,
 };
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -55,16 +57,30 @@ fn a_lock_says_what_it_is_and_is_live_up_to_its_last_second() {
 }
 
 #[test]
-fn keys_that_are_owned_are_ordered_like_those_that_are_not() {
-    let keys = [("", ""), ("", "b"), ("a", ""), ("a", "b"), ("ab", "")];
+fn keys_that_are_owned_are_compared_and_hashed_like_those_that_are_not() {
+    let hasher = RandomState::new();
+    let keys = [("", ""), ("", "b"), ("a", ""), ("a", "b"), ("ab", "")].map(Key::from);
     for left in keys {
         for right in keys {
-            let order = Key::from(left).cmp(&Key::from(right));
-            let (left, right) = (KeyBuf::from(left), KeyBuf::from(right));
-            assert_eq!(left.cmp(&right), order);
-            assert_eq!(left.partial_cmp(&right), Some(order));
+            let (order, equal) = (left.cmp(&right), left == right);
+            let (kept_left, kept_right) = (left.to_buf(), right.to_buf());
+            assert_eq!(kept_left.cmp(&kept_right), order);
+            assert_eq!(kept_left.partial_cmp(&kept_right), Some(order));
+            assert_eq!(kept_left == kept_right, equal);
+            assert_eq!(kept_left == right, equal);
+            assert_eq!(left == kept_right, equal);
         }
+        assert_eq!(hasher.hash_one(left.to_buf()), hasher.hash_one(left));
     }
+}
+
+#[test]
+fn keys_show_both_their_parts() {
+    let key = Key::new("a:b", "c\"");
+    assert_eq!(key.to_string(), r#"("a:b", "c\"")"#);
+    assert_eq!(key.to_buf().to_string(), key.to_string());
+    assert_eq!(format!("{key:?}"), r#"Key("a:b", "c\"")"#);
+    assert_eq!(format!("{:?}", key.to_buf()), r#"KeyBuf("a:b", "c\"")"#);
 }
 
 #[test]
