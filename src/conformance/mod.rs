@@ -48,7 +48,7 @@ pub use writing::*;
 
 use crate::sync::{Arc, thread};
 use crate::{AtomicDb, Item, Key, ManualClock, Query, Result};
-use crossbeam_channel::{RecvTimeoutError, bounded};
+use crossbeam_channel::{RecvTimeoutError, unbounded};
 use std::fmt;
 use std::panic::resume_unwind;
 use std::time::{Duration, Instant};
@@ -140,7 +140,7 @@ pub fn check<D: Database>(
     capabilities: Capabilities,
 ) {
     let subject = Subject::new(make, capabilities);
-    within(Duration::from_secs(120), move || case(&subject));
+    within(Duration::from_secs(120), move |_| case(&subject));
 }
 
 /// Calls a macro with the name of every behaviour.
@@ -251,17 +251,23 @@ macro_rules! list {
 
 __conformance_cases! { [list] () }
 
-/// Runs `body` on a thread of its own, and panics if it has not ended within `limit`: a call that
-/// never returns must fail a test, not stop it.
-fn within(limit: Duration, body: impl FnOnce() + Send + 'static) {
-    let (done, ended) = bounded::<()>(0);
+/// Runs `body` on a thread of its own, and panics once it has neither ended nor told of a step for
+/// as long as `limit`: a call that never returns must fail a test, not stop it.
+fn within(limit: Duration, body: impl FnOnce(&dyn Fn()) + Send + 'static) {
+    let (steps, stepped) = unbounded::<()>();
     let thread = thread::spawn(move || {
-        // Dropped when the body has ended, also by a panic.
-        let _done = done;
-        body();
+        // The channel goes when the body has ended, also by a panic.
+        body(&|| {
+            // Nobody listens any more if it was too slow.
+            let _ = steps.send(());
+        });
     });
-    if ended.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
-        panic!("a call hangs: not done after {limit:?}");
+    loop {
+        match stepped.recv_timeout(limit) {
+            Ok(()) => {}
+            Err(RecvTimeoutError::Timeout) => panic!("a call hangs: nothing done for {limit:?}"),
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
     }
     if let Err(panic) = thread.join() {
         resume_unwind(panic);
