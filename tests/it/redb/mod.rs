@@ -4,7 +4,6 @@
 mod crash;
 mod full;
 mod opening;
-#[cfg(not(mutants))]
 mod power;
 mod reopened;
 mod storage;
