@@ -422,3 +422,116 @@ fn ttl_of(row: &[u8]) -> Result<u64> {
     let (ttl, _) = rows::read_item(row).ok_or_else(file::no_item)?;
     Ok(ttl)
 }
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use super::*;
+    use crate::redb::RedbDb;
+    use crate::sync::Arc;
+    use redb::StorageBackend;
+    use redb::backends::InMemoryBackend;
+    use std::io;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    /// A disk in memory that stops to sync when it is told to.
+    #[derive(Debug)]
+    struct Disk {
+        memory: InMemoryBackend,
+        fails: Arc<AtomicBool>,
+    }
+
+    impl StorageBackend for Disk {
+        fn len(&self) -> io::Result<u64> {
+            self.memory.len()
+        }
+
+        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            self.memory.read(offset, out)
+        }
+
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            self.memory.set_len(len)
+        }
+
+        fn sync_data(&self) -> io::Result<()> {
+            match self.fails.load(Ordering::Relaxed) {
+                true => Err(io::ErrorKind::StorageFull.into()),
+                false => self.memory.sync_data(),
+            }
+        }
+
+        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+            self.memory.write(offset, data)
+        }
+    }
+
+    fn opened() -> (RedbDb<()>, Arc<AtomicBool>) {
+        let fails = Arc::new(AtomicBool::new(false));
+        let disk = Disk {
+            memory: InMemoryBackend::new(),
+            fails: Arc::clone(&fails),
+        };
+        (RedbDb::builder().open_with(disk).unwrap(), fails)
+    }
+
+    fn set(sk: &str) -> Work {
+        let row = rows::item_header(None).to_vec();
+        Work::Change(Change {
+            sets: vec![(rows::row_key(crate::Key::new("pk", sk)), row)],
+            ..Change::default()
+        })
+    }
+
+    /// A commit under a lock that nobody has.
+    fn lost() -> Work {
+        let lock = rows::row_key(crate::Key::new("pk", "lock"));
+        Work::Change(Change {
+            locks: vec![(lock, Version::from_u128(1))],
+            renewed: 1,
+            ..Change::default()
+        })
+    }
+
+    fn written(db: &RedbDb<()>, works: &mut dyn Iterator<Item = Work>) -> Vec<Outcome> {
+        write(&db.shared.file, &db.shared.versions, works)
+    }
+
+    #[test]
+    fn whoever_wrote_nothing_is_told_so_also_when_the_disk_fails() {
+        let (db, fails) = opened();
+        fails.store(true, Ordering::Relaxed);
+        let outcomes = written(&db, &mut [lost(), set("a"), lost()].into_iter());
+        assert!(
+            matches!(
+                &outcomes[..],
+                [
+                    Err(Failure::NotWritten(Cause::Backend(_))),
+                    Err(Failure::Unknown(_)),
+                    Err(Failure::NotWritten(Cause::Backend(_))),
+                ]
+            ),
+            "{outcomes:?}"
+        );
+    }
+
+    #[test]
+    fn a_panic_before_the_commit_leaves_nothing_unknown() {
+        let (db, _) = opened();
+        let mut panicked = false;
+        let panics = std::iter::from_fn(|| match std::mem::replace(&mut panicked, true) {
+            false => panic!("it is drawn"),
+            true => None,
+        });
+        let outcomes = written(&db, &mut [set("a"), set("b")].into_iter().chain(panics));
+        assert_eq!(outcomes.len(), 2);
+        for outcome in outcomes {
+            let not_written = matches!(outcome, Err(Failure::NotWritten(Cause::Backend(_))));
+            assert!(not_written, "{outcome:?}");
+        }
+        assert!(db.is_empty().unwrap());
+        assert!(matches!(
+            &written(&db, &mut [set("a")].into_iter())[..],
+            [Ok(Answer::Committed(_))]
+        ));
+    }
+}
