@@ -181,7 +181,8 @@ pub(crate) fn random_u64() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 
-#[cfg(all(test, feature = "redb", not(any(loom, shuttle))))]
+#[cfg(test)]
+#[cfg(all(feature = "redb", not(any(loom, shuttle))))]
 mod tests {
     use super::*;
 

@@ -561,7 +561,8 @@ impl<T> MemoryDbBuilder<T> {
     }
 }
 
-#[cfg(all(test, not(any(loom, shuttle))))]
+#[cfg(test)]
+#[cfg(not(any(loom, shuttle)))]
 mod tests {
     use super::*;
     use crate::ManualClock;

@@ -198,7 +198,8 @@ impl<W, R, U: Fn() -> R> Drop for Shift<'_, W, R, U> {
     }
 }
 
-#[cfg(all(test, not(any(loom, shuttle))))]
+#[cfg(test)]
+#[cfg(not(any(loom, shuttle)))]
 mod tests {
     use super::*;
     use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -358,7 +359,8 @@ mod tests {
 }
 
 /// Every order of few callers, or very many orders of more.
-#[cfg(all(test, any(loom, shuttle)))]
+#[cfg(test)]
+#[cfg(any(loom, shuttle))]
 mod model {
     use super::*;
     use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};

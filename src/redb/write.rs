@@ -423,7 +423,8 @@ fn ttl_of(row: &[u8]) -> Result<u64> {
     Ok(ttl)
 }
 
-#[cfg(all(test, not(any(loom, shuttle))))]
+#[cfg(test)]
+#[cfg(not(any(loom, shuttle)))]
 mod tests {
     use super::*;
     use crate::redb::RedbDb;
