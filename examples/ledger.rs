@@ -238,7 +238,7 @@ impl Ledger {
 
     /// Beside others who read. A file that needs a repair is opened for writing, which does it.
     fn open_to_read(file: &Path) -> Result<Self, Failure> {
-        match RedbDb::builder().read_only().open(file) {
+        match RedbDb::builder().read_only(true).open(file) {
             Ok(db) => Ok(Ledger(db)),
             Err(Error::InvalidInput(_)) => Ledger::open(file),
             Err(_) => Ledger::open_existing(file),

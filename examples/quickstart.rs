@@ -56,7 +56,7 @@ fn a_commit_by_hand(db: &MemoryDb<u32>) -> Result<()> {
 
     // The commit told its new version, so whoever made it may go on without reading the lock.
     let seen = balance(db)?;
-    db.set_atomic(&[new_balance(seen + 10)], &[mine.renewed(version)])?;
+    db.set_atomic(&[new_balance(seen + 10)], &[mine.with_version(version)])?;
     println!("   I go on with the renewed lock: {}", balance(db)?);
     println!();
     Ok(())
@@ -130,7 +130,7 @@ fn time_to_live() -> Result<()> {
     let db = MemoryDb::builder().clock(clock.clone()).build();
     let session = Key::new("session", "abc");
 
-    db.set(&[Item::new(session.pk, session.sk, "Ada").with_ttl(1_800_000_060)])?;
+    db.set(&[Item::new(session.pk, session.sk, "Ada").expires_at(1_800_000_060)])?;
     clock.advance(Duration::from_secs(60));
     println!("   in its last second: {:?}", data(&db, session)?);
     clock.advance(Duration::from_secs(1));

@@ -127,8 +127,8 @@ impl<T> Batch<T> {
         self.writes().validate()
     }
 
-    pub(crate) fn writes(&self) -> Writes<'_, T> {
-        Writes {
+    pub(crate) fn writes(&self) -> BatchRef<'_, T> {
+        BatchRef {
             locks: &self.locks,
             checks: &self.checks,
             sets: &self.sets,
@@ -145,7 +145,7 @@ impl<T> Default for Batch<T> {
 }
 
 /// A batch, borrowed: also what a `set_atomic` comes to, without building a batch for it.
-pub(crate) struct Writes<'a, T> {
+pub(crate) struct BatchRef<'a, T> {
     pub(crate) locks: &'a [Lock],
     pub(crate) checks: &'a [Lock],
     pub(crate) sets: &'a [Item<T>],
@@ -153,19 +153,19 @@ pub(crate) struct Writes<'a, T> {
     pub(crate) deletes: &'a [KeyBuf],
 }
 
-impl<'a, T> Writes<'a, T> {
+impl<'a, T> BatchRef<'a, T> {
     /// The writes of `set_atomic`.
     ///
     /// # Errors
     ///
     /// [`Error::InvalidInput`] if there are items and no lock.
-    pub(crate) fn guarded(items: &'a [Item<T>], locks: &'a [Lock]) -> Result<Self> {
+    pub(crate) fn for_set_atomic(items: &'a [Item<T>], locks: &'a [Lock]) -> Result<Self> {
         if locks.is_empty() && !items.is_empty() {
             return Err(Error::InvalidInput(
                 "set_atomic was given items and no lock: use commit for an all-or-nothing write that checks nothing".into(),
             ));
         }
-        Ok(Writes {
+        Ok(BatchRef {
             locks,
             checks: &[],
             sets: items,

@@ -69,7 +69,7 @@ impl Clock for SystemClock {
 ///
 /// let clock = ManualClock::new(1_000);
 /// let db = MemoryDb::builder().clock(clock.clone()).build();
-/// db.set(&[Item::new("session", "abc", ()).with_ttl(1_060)])?;
+/// db.set(&[Item::new("session", "abc", ()).expires_at(1_060)])?;
 ///
 /// clock.advance(Duration::from_secs(60));
 /// assert!(db.get(Key::new("session", "abc"))?.is_some());

@@ -1,4 +1,4 @@
-use crate::batch::Writes;
+use crate::batch::BatchRef;
 use crate::query::Stream;
 use crate::sync::Arc;
 use crate::{Batch, Item, Key, Lock, Page, Query, Result, Version};
@@ -34,7 +34,7 @@ use crate::{Batch, Item, Key, Lock, Page, Query, Result, Version};
 ///
 /// # Contract
 ///
-/// This is what every database promises and what the `conformance` suite checks; an implementor
+/// This is what every database promises and what the conformance suite checks; an implementor
 /// runs that suite against its own work.
 ///
 /// - An expired item (`now > ttl`) exists on no read path, whatever the store still holds.
@@ -91,7 +91,7 @@ pub trait AtomicDb {
     ///
     /// # Errors
     ///
-    /// - [`InvalidInput`](crate::Error::InvalidInput), [`Limit`](crate::Error::Limit): this
+    /// - [`InvalidInput`](crate::Error::InvalidInput), [`LimitExceeded`](crate::Error::LimitExceeded): this
     ///   database cannot hold such a key.
     /// - [`Codec`](crate::Error::Codec): what is stored is no `Data`.
     /// - [`Unavailable`](crate::Error::Unavailable), [`Backend`](crate::Error::Backend): it could
@@ -120,7 +120,7 @@ pub trait AtomicDb {
     /// Reads the lock at `key`, and makes it if there is none or it has expired.
     ///
     /// A new lock has a new version and lives for [24 hours](Lock::LIFETIME); of any number of
-    /// callers at once all get the same one. A lock within [the last hour](Lock::REFRESH_WITHIN)
+    /// callers at once all get the same one. A lock within [the last hour](Lock::REFRESH_WINDOW)
     /// of its life is given 24 hours more and keeps its version: a refresh is no modification, and
     /// fails nobody.
     ///
@@ -128,7 +128,7 @@ pub trait AtomicDb {
     ///
     /// - [`InvalidInput`](crate::Error::InvalidInput): a live item is at `key`, or this database
     ///   cannot hold such a key. Nothing was written.
-    /// - [`Limit`](crate::Error::Limit): this database can hold no such key, or no more. Nothing was
+    /// - [`LimitExceeded`](crate::Error::LimitExceeded): this database can hold no such key, or no more. Nothing was
     ///   written.
     /// - [`Unavailable`](crate::Error::Unavailable), [`Backend`](crate::Error::Backend): it could
     ///   not be read or made. A lock that nobody has read may be there.
@@ -141,7 +141,7 @@ pub trait AtomicDb {
     ///
     /// # Errors
     ///
-    /// - [`InvalidInput`](crate::Error::InvalidInput), [`Limit`](crate::Error::Limit),
+    /// - [`InvalidInput`](crate::Error::InvalidInput), [`LimitExceeded`](crate::Error::LimitExceeded),
     ///   [`Codec`](crate::Error::Codec): an item cannot be written here. None was.
     /// - [`Unavailable`](crate::Error::Unavailable), [`Backend`](crate::Error::Backend): some items
     ///   may have been written and others not.
@@ -164,7 +164,7 @@ pub trait AtomicDb {
     ///   was to be created. Nothing was written.
     /// - [`InvalidInput`](crate::Error::InvalidInput): a key appears twice, or cannot be held here.
     ///   Nothing was written.
-    /// - [`Limit`](crate::Error::Limit), [`Codec`](crate::Error::Codec): the batch or an item cannot
+    /// - [`LimitExceeded`](crate::Error::LimitExceeded), [`Codec`](crate::Error::Codec): the batch or an item cannot
     ///   be written here. Nothing was written.
     /// - [`Unavailable`](crate::Error::Unavailable), [`Backend`](crate::Error::Backend): nothing was
     ///   written.
@@ -202,7 +202,7 @@ pub trait AtomicDb {
     /// Those of [`commit`](AtomicDb::commit), and
     /// [`InvalidInput`](crate::Error::InvalidInput) if there are items and no lock.
     fn set_atomic(&self, items: &[Item<Self::Data>], locks: &[Lock]) -> Result<Version> {
-        Writes::guarded(items, locks)?;
+        BatchRef::for_set_atomic(items, locks)?;
         let mut batch = Batch::new();
         for lock in locks {
             batch = batch.lock(lock.clone());
@@ -222,7 +222,7 @@ pub trait AtomicDb {
     ///
     /// Those of [`page`](AtomicDb::page), for the whole call: there is no partial answer.
     fn query(&self, query: &Query) -> Result<Vec<Item<Self::Data>>> {
-        Stream::new(self, query.clone()).collect()
+        Stream::new(query.clone(), |query, after| self.page(query, after)).collect()
     }
 
     /// Reads all that `query` asks for, a page at a time.
@@ -240,7 +240,7 @@ pub trait AtomicDb {
     where
         Self: Sized,
     {
-        Stream::new(self, query)
+        Stream::new(query, |query, after| self.page(query, after))
     }
 }
 
@@ -292,7 +292,7 @@ macro_rules! forward {
 
             // A trait object has no `stream` of its own; what is behind the pointer is paged.
             fn stream(&self, query: Query) -> impl Iterator<Item = Result<Item<Self::Data>>> {
-                Stream::new(&**self, query)
+                Stream::new(query, |query, after| (**self).page(query, after))
             }
         }
     )*};

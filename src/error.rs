@@ -1,10 +1,10 @@
-use crate::KeyBuf;
+use crate::{Key, KeyBuf};
 
 /// What a call of this crate returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Where an error came from, when it came from somewhere else.
-pub type Source = Box<dyn std::error::Error + Send + Sync>;
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Why a call failed, and what is in the database afterwards.
 ///
@@ -39,7 +39,7 @@ pub enum Error {
     /// A [`transact`](crate::AtomicDbExt::transact) came to the end of its attempts or its time,
     /// having lost a race each time. Nothing was written. The source is the last race.
     #[error("gave up after {attempts} {}", if *attempts == 1 { "attempt" } else { "attempts" })]
-    Exhausted {
+    RetriesExhausted {
         /// How often the closure was run.
         attempts: u32,
         /// What the last attempt ended with.
@@ -58,23 +58,23 @@ pub enum Error {
     InvalidInput(String),
 
     /// The call is more than this database can do at once. Nothing was written.
-    #[error("{what} may be at most {max}, not {got}")]
-    Limit {
+    #[error("{what} may be at most {limit}, not {actual}")]
+    LimitExceeded {
         /// What there is too much of, with its unit, such as "a sort key's length in bytes".
         what: &'static str,
         /// The most that is possible.
-        max: usize,
+        limit: usize,
         /// What was asked for.
-        got: usize,
+        actual: usize,
     },
 
     /// The answer to a write was lost: it may have happened, and may not. Read to find out.
     #[error("the outcome of the write is unknown")]
-    OutcomeUnknown(#[source] Source),
+    OutcomeUnknown(#[source] BoxError),
 
     /// The database cannot be reached or is overloaded. Nothing was written; try again later.
     #[error("the database is unavailable")]
-    Unavailable(#[source] Source),
+    Unavailable(#[source] BoxError),
 
     /// The data of this item could not be encoded or decoded. Nothing was written; what is stored
     /// under the key stays as it is.
@@ -83,14 +83,14 @@ pub enum Error {
         /// The item that is concerned.
         key: KeyBuf,
         /// What is wrong with its data.
-        source: Source,
+        source: BoxError,
     },
 
     /// Something failed below this crate. A commit wrote nothing; of a
     /// [`set`](crate::AtomicDb::set) or [`delete`](crate::AtomicDb::delete), each item was written
     /// or was not.
     #[error("the database failed")]
-    Backend(#[source] Source),
+    Backend(#[source] BoxError),
 }
 
 impl Error {
@@ -100,7 +100,7 @@ impl Error {
     pub fn is_race_condition(&self) -> bool {
         match self {
             Error::RaceCondition { .. } => true,
-            Error::Exhausted { source, .. } => source.is_race_condition(),
+            Error::RetriesExhausted { source, .. } => source.is_race_condition(),
             _ => false,
         }
     }
@@ -112,6 +112,13 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         self.is_race_condition() || matches!(self, Error::Unavailable(_))
     }
+}
+
+/// The error for a `get_lock` at the key of a live item.
+pub(crate) fn item_at_lock_key(key: Key<'_>) -> Error {
+    Error::InvalidInput(format!(
+        "a live item is stored at {key}: a lock needs a key of its own, next to the data"
+    ))
 }
 
 fn list(keys: &[KeyBuf]) -> String {

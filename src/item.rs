@@ -13,7 +13,7 @@ use std::fmt;
 /// ```
 /// use atomic_db::{Item, Key};
 ///
-/// let item = Item::new("user#123", "profile", "Ada".to_string()).with_ttl(1_900_000_000);
+/// let item = Item::new("user#123", "profile", "Ada".to_string()).expires_at(1_900_000_000);
 /// assert_eq!(item.key(), Key::new("user#123", "profile"));
 /// assert_eq!(item.data().map(String::as_str), Some("Ada"));
 /// assert_eq!(item.ttl(), Some(1_900_000_000));
@@ -63,11 +63,11 @@ impl<T> Item<T> {
     /// use atomic_db::Item;
     ///
     /// let item = Item::new("session", "abc", 1);
-    /// let longer = item.clone().with_ttl(1_900_000_000);
+    /// let longer = item.clone().expires_at(1_900_000_000);
     /// assert_eq!((item.ttl(), longer.ttl()), (None, Some(1_900_000_000)));
     /// ```
     #[must_use]
-    pub fn with_ttl(mut self, epoch_seconds: u64) -> Self {
+    pub fn expires_at(mut self, epoch_seconds: u64) -> Self {
         self.ttl = epoch_seconds;
         self
     }
@@ -108,7 +108,7 @@ impl<T> Item<T> {
     /// ```
     /// use atomic_db::Item;
     ///
-    /// let item = Item::new("session", "abc", ()).with_ttl(100);
+    /// let item = Item::new("session", "abc", ()).expires_at(100);
     /// assert!(item.is_live(100));
     /// assert!(!item.is_live(101));
     /// ```
@@ -137,7 +137,7 @@ impl<T> Item<T> {
     }
 
     #[inline]
-    pub(crate) fn is_at(&self, bytes: (&[u8], &[u8])) -> bool {
+    pub(crate) fn has_key(&self, bytes: (&[u8], &[u8])) -> bool {
         self.body.key.is(bytes)
     }
 

@@ -89,18 +89,17 @@
 //! # Ok::<(), atomic_db::Error>(())
 //! ```
 //!
-//! Why it is built the way it is, and what was left out, is told in [`design`]; how its promises are
-//! tested, and how much, in [`proof`].
+//! See [`_documentation::design`] for the rationale, and [`_documentation::testing`] for how the
+//! guarantees are tested.
 
 #![forbid(unsafe_code)]
 
+pub mod _documentation;
 mod batch;
 mod cache;
 mod clock;
-#[cfg(feature = "conformance")]
-pub mod conformance;
 mod db;
-pub mod design;
+mod deferred_drop;
 #[cfg(feature = "dynamodb")]
 mod dynamodb;
 mod error;
@@ -109,22 +108,24 @@ mod item;
 mod key;
 mod lock;
 mod memory;
-pub mod proof;
 mod query;
+mod random;
 #[cfg(feature = "redb")]
 mod redb;
-mod removed;
+mod sharding;
 mod sync;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod transact;
 mod version;
 
 pub use batch::Batch;
-pub use cache::{LruCache, LruCacheBuilder, Stats};
+pub use cache::{CacheStats, LruCache, LruCacheBuilder};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use db::AtomicDb;
 #[cfg(feature = "dynamodb")]
 pub use dynamodb::{DynamoDb, DynamoDbBuilder, DynamoDbError};
-pub use error::{Error, Result, Source};
+pub use error::{BoxError, Error, Result};
 pub use item::Item;
 pub use key::{Key, KeyBuf};
 pub use lock::Lock;

@@ -19,7 +19,7 @@ use std::fmt;
 /// let version = db.set_atomic(&[Item::new("account#1", "balance", 10)], &[lock.clone()])?;
 ///
 /// // The commit gave the lock a new version. Going on without reading it again:
-/// let lock = lock.renewed(version);
+/// let lock = lock.with_version(version);
 /// db.set_atomic(&[Item::new("account#1", "balance", 20)], &[lock])?;
 /// # Ok::<(), atomic_db::Error>(())
 /// ```
@@ -36,7 +36,7 @@ impl Lock {
 
     /// A lock with less than this many seconds to live, one hour, is given a new
     /// [`LIFETIME`](Lock::LIFETIME) when it is read, and keeps its version.
-    pub const REFRESH_WITHIN: u64 = 60 * 60;
+    pub const REFRESH_WINDOW: u64 = 60 * 60;
 
     /// The lock at `key` as a database holds it, with its last live epoch second. For implementors
     /// of [`AtomicDb`](crate::AtomicDb); everybody else reads locks with
@@ -72,7 +72,7 @@ impl Lock {
     /// commit returned. Whoever has just committed under a lock may commit under it again without
     /// reading it.
     #[must_use]
-    pub fn renewed(mut self, version: Version) -> Self {
+    pub fn with_version(mut self, version: Version) -> Self {
         self.version = version;
         self
     }
@@ -85,7 +85,7 @@ impl Lock {
 
     /// The time to live that reading the lock at `now`, in epoch seconds, leaves it with: its own,
     /// or [`LIFETIME`](Lock::LIFETIME) from now if less than
-    /// [`REFRESH_WITHIN`](Lock::REFRESH_WITHIN) is left. For implementors.
+    /// [`REFRESH_WINDOW`](Lock::REFRESH_WINDOW) is left. For implementors.
     ///
     /// ```
     /// use atomic_db::{Lock, Version};
@@ -96,7 +96,7 @@ impl Lock {
     /// ```
     #[must_use]
     pub fn refreshed_ttl(&self, now: u64) -> u64 {
-        if self.ttl.saturating_sub(now) < Lock::REFRESH_WITHIN {
+        if self.ttl.saturating_sub(now) < Lock::REFRESH_WINDOW {
             now.saturating_add(Lock::LIFETIME)
         } else {
             self.ttl
@@ -108,7 +108,7 @@ impl Lock {
     }
 
     #[inline]
-    pub(crate) fn is_at(&self, bytes: (&[u8], &[u8])) -> bool {
+    pub(crate) fn has_key(&self, bytes: (&[u8], &[u8])) -> bool {
         self.key.is(bytes)
     }
 

@@ -1,4 +1,4 @@
-use crate::{AtomicDb, Item, Result};
+use crate::{Item, Result};
 use std::fmt;
 use std::vec;
 
@@ -19,12 +19,18 @@ use std::vec;
 /// # Ok::<(), atomic_db::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct Query {
-    pk: String,
-    prefix: String,
-    reverse: bool,
-    limit: Option<usize>,
-    after: Option<String>,
+    /// The partition to read.
+    pub pk: String,
+    /// The prefix of the sort keys to read; empty if there is none.
+    pub prefix: String,
+    /// Whether the order is descending.
+    pub reverse: bool,
+    /// The largest number of items to return, if there is a limit.
+    pub limit: Option<usize>,
+    /// The sort key after which to begin, if one was given.
+    pub after: Option<String>,
 }
 
 impl Query {
@@ -68,36 +74,6 @@ impl Query {
         self.after = Some(sk.into());
         self
     }
-
-    /// The partition that is read.
-    #[must_use]
-    pub fn pk(&self) -> &str {
-        &self.pk
-    }
-
-    /// What the sort keys begin with; empty if anything will do.
-    #[must_use]
-    pub fn sk_prefix(&self) -> &str {
-        &self.prefix
-    }
-
-    /// Whether the order is descending.
-    #[must_use]
-    pub fn is_reverse(&self) -> bool {
-        self.reverse
-    }
-
-    /// How many items to read at most, if there is a limit.
-    #[must_use]
-    pub fn max_items(&self) -> Option<usize> {
-        self.limit
-    }
-
-    /// The sort key after which to begin, if one was given.
-    #[must_use]
-    pub fn start_after(&self) -> Option<&str> {
-        self.after.as_deref()
-    }
 }
 
 /// One bounded read of a [`Query`], and where to go on.
@@ -124,63 +100,72 @@ pub struct Page<T> {
     pub next: Option<String>,
 }
 
-/// The iterator behind [`AtomicDb::stream`]: a page at a time, nothing held between two of them.
-pub(crate) struct Stream<'a, D: AtomicDb + ?Sized> {
-    db: &'a D,
+/// The iterator behind `AtomicDb::stream`. It buffers one page and holds nothing of the database
+/// between pages (guarantee 6).
+pub(crate) struct Stream<T, F> {
+    /// Reads one page of a query, after the sort key given.
+    read_page: F,
     query: Query,
-    page: vec::IntoIter<Item<D::Data>>,
-    state: State,
+    page: vec::IntoIter<Item<T>>,
+    next: NextPage,
 }
 
 #[derive(Debug, PartialEq)]
-enum State {
-    /// More pages may follow, the next one after this sort key.
-    More(Option<String>),
-    /// The page at hand is the last.
-    Last,
+enum NextPage {
+    /// There may be more pages; the next one begins after this sort key.
+    After(Option<String>),
+    /// The buffered page is the last one.
+    Done,
 }
 
-impl<'a, D: AtomicDb + ?Sized> Stream<'a, D> {
-    pub(crate) fn new(db: &'a D, query: Query) -> Self {
+impl<T, F> Stream<T, F>
+where
+    F: FnMut(&Query, Option<&str>) -> Result<Page<T>>,
+{
+    pub(crate) fn new(query: Query, read_page: F) -> Self {
         Stream {
-            db,
+            read_page,
             query,
             page: Vec::new().into_iter(),
-            state: State::More(None),
+            next: NextPage::After(None),
         }
     }
 
-    /// Reads the next page. The query's own limit counts down, so that no page brings more than is
-    /// still wanted.
-    fn turn(&mut self, after: Option<&str>) -> Result<()> {
-        let Page { mut items, next } = self.db.page(&self.query, after)?;
+    /// Reads the next page. The query's own limit counts down, so that no page holds more items
+    /// than are still wanted.
+    fn fetch_page(&mut self, after: Option<&str>) -> Result<()> {
+        let Page { mut items, next } = (self.read_page)(&self.query, after)?;
         if let Some(limit) = &mut self.query.limit {
             items.truncate(*limit);
             *limit -= items.len();
         }
         let done = self.query.limit == Some(0);
         self.page = items.into_iter();
-        self.state = match next {
-            Some(next) if !done => State::More(Some(next)),
-            _ => State::Last,
+        self.next = match next {
+            Some(next) if !done => NextPage::After(Some(next)),
+            _ => NextPage::Done,
         };
         Ok(())
     }
 }
 
-impl<D: AtomicDb + ?Sized> Iterator for Stream<'_, D> {
-    type Item = Result<Item<D::Data>>;
+impl<T, F> Iterator for Stream<T, F>
+where
+    F: FnMut(&Query, Option<&str>) -> Result<Page<T>>,
+{
+    type Item = Result<Item<T>>;
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
             if let Some(item) = self.page.next() {
                 return Some(Ok(item));
             }
-            // Last until a page says otherwise: also after an error, or a panic in the database.
-            match std::mem::replace(&mut self.state, State::Last) {
-                State::Last => return None,
-                State::More(after) => {
-                    if let Err(error) = self.turn(after.as_deref()) {
+            // Assume the end until a page is read, so that the iterator also ends after an error or
+            // a panic of the database.
+            match std::mem::replace(&mut self.next, NextPage::Done) {
+                NextPage::Done => return None,
+                NextPage::After(after) => {
+                    if let Err(error) = self.fetch_page(after.as_deref()) {
                         return Some(Err(error));
                     }
                 }
@@ -189,13 +174,17 @@ impl<D: AtomicDb + ?Sized> Iterator for Stream<'_, D> {
     }
 }
 
-impl<D: AtomicDb + ?Sized> std::iter::FusedIterator for Stream<'_, D> {}
+impl<T, F> std::iter::FusedIterator for Stream<T, F> where
+    F: FnMut(&Query, Option<&str>) -> Result<Page<T>>
+{
+}
 
-impl<D: AtomicDb + ?Sized> fmt::Debug for Stream<'_, D> {
+/// Shows the query and the position, but no data.
+impl<T, F> fmt::Debug for Stream<T, F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Stream")
             .field("query", &self.query)
-            .field("state", &self.state)
+            .field("next", &self.next)
             .finish_non_exhaustive()
     }
 }
@@ -203,19 +192,25 @@ impl<D: AtomicDb + ?Sized> fmt::Debug for Stream<'_, D> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::MemoryDb;
 
     #[test]
-    fn a_stream_shows_what_it_asks_for_and_where_it_is() {
-        let db = MemoryDb::new();
-        for sk in ["1", "2"] {
-            db.set(&[Item::new("log", sk, "secret")]).unwrap();
-        }
-        let mut stream = Stream::new(&db, Query::new("log").limit(1));
-        assert!(format!("{stream:?}").contains("More(None)"));
+    fn debug_output_of_a_stream_shows_its_query_and_position_but_no_data() {
+        let mut pages = vec![Some("1".to_owned()), None].into_iter();
+        let mut stream = Stream::new(
+            Query::new("log").limit(2),
+            move |_: &Query, _: Option<&str>| {
+                Ok(Page {
+                    items: vec![Item::new("log", "1", "secret")],
+                    next: pages.next().flatten(),
+                })
+            },
+        );
+        assert!(format!("{stream:?}").contains("After(None)"));
+        assert!(stream.next().is_some());
+        assert!(format!("{stream:?}").contains(r#"After(Some("1"))"#));
         assert!(stream.next().is_some());
         let shown = format!("{stream:?}");
-        assert!(shown.contains(r#"pk: "log""#) && shown.contains("Last"));
+        assert!(shown.contains(r#"pk: "log""#) && shown.contains("Done"));
         assert!(!shown.contains("secret"), "{shown}");
     }
 }

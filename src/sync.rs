@@ -3,7 +3,7 @@
 //! No database or wrapper names a mutex or an atomic of its own, so that a model checker can be put
 //! under all of them here: `--cfg loom` and `--cfg shuttle` do so. Otherwise the locks are
 //! `parking_lot`'s: they cannot be poisoned, so a panic in a caller's code leaves every database
-//! usable. `--cfg shaken` makes them slow at random, so that threads overlap in more ways.
+//! usable. `--cfg perturb` makes them slow at random, so that threads overlap in more ways.
 
 pub(crate) use std::sync::Arc;
 pub(crate) use std::sync::atomic::Ordering;
@@ -12,11 +12,11 @@ pub(crate) use std::thread;
 #[cfg(not(any(loom, shuttle)))]
 pub(crate) use {parking_lot::MutexGuard, std::sync::atomic::AtomicU64};
 
-#[cfg(not(any(loom, shuttle, shaken)))]
+#[cfg(not(any(loom, shuttle, perturb)))]
 pub(crate) use parking_lot::Mutex;
 
-#[cfg(shaken)]
-pub(crate) use shaken::Mutex;
+#[cfg(perturb)]
+pub(crate) use perturb::Mutex;
 
 #[cfg(all(feature = "redb", not(any(loom, shuttle))))]
 pub(crate) use {parking_lot::RwLock, waiting::Condvar};
@@ -117,8 +117,8 @@ mod waiting {
 }
 
 /// A `parking_lot` mutex whose users dawdle before they take it.
-#[cfg(shaken)]
-mod shaken {
+#[cfg(perturb)]
+mod perturb {
     use std::cell::Cell;
     use std::time::Duration;
 
@@ -131,17 +131,17 @@ mod shaken {
         }
 
         pub(crate) fn lock(&self) -> parking_lot::MutexGuard<'_, T> {
-            shake();
+            perturb();
             self.0.lock()
         }
     }
 
     thread_local! {
-        static STATE: Cell<u64> = Cell::new(crate::version::random_u64() | 1);
+        static STATE: Cell<u64> = Cell::new(crate::random::random_u64() | 1);
     }
 
     /// One time in 64 a pause of up to 63 microseconds, one time in four a yield.
-    fn shake() {
+    fn perturb() {
         let random = STATE.with(|state| {
             // Marsaglia's xorshift64.
             let mut bits = state.get();

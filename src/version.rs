@@ -1,8 +1,7 @@
+use crate::random::random_u64;
 use crate::sync::{AtomicU64, Ordering};
 use crate::{Error, Result};
-use std::collections::hash_map::RandomState;
 use std::fmt;
-use std::hash::{BuildHasher, Hasher};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -173,12 +172,6 @@ impl Default for VersionGenerator {
     fn default() -> Self {
         VersionGenerator::new()
     }
-}
-
-/// 64 bits that nobody can foresee: the standard library keys this hasher from the operating
-/// system's random numbers, and no two of one thread alike.
-pub(crate) fn random_u64() -> u64 {
-    RandomState::new().build_hasher().finish()
 }
 
 #[cfg(test)]

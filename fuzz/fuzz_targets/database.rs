@@ -1,8 +1,5 @@
 #![no_main]
 
-#[path = "../../tests/support/bytes.rs"]
-mod bytes;
-#[path = "../../tests/support/machine.rs"]
-mod machine;
+use atomic_db_test_support::reference_model;
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| machine::database(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| reference_model::database(bytes));

@@ -1,8 +1,5 @@
 #![no_main]
 
-#[path = "../../tests/support/bytes.rs"]
-mod bytes;
-#[path = "../../tests/support/recency.rs"]
-mod recency;
+use atomic_db_test_support::reference_model::lru;
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| recency::list(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| lru::list(bytes));

@@ -1,8 +1,5 @@
 #![no_main]
 
-#[path = "../../tests/support/bytes.rs"]
-mod bytes;
-#[path = "../../tests/support/text.rs"]
-mod text;
+use atomic_db_test_support::reference_model::text;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| text::text(bytes));

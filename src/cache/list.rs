@@ -27,7 +27,7 @@ pub(super) struct List<E> {
 pub(super) trait Keyed {
     type Key<'k>: Copy;
 
-    fn is_at(&self, key: Self::Key<'_>) -> bool;
+    fn has_key(&self, key: Self::Key<'_>) -> bool;
 }
 
 #[derive(Debug)]
@@ -110,7 +110,7 @@ impl<E: Keyed> List<E> {
         let nodes = &self.nodes;
         let found = self.by_hash.find_entry(hash, |node| {
             let entry = nodes[*node as usize].entry.as_ref();
-            entry.is_some_and(|entry| entry.is_at(key))
+            entry.is_some_and(|entry| entry.has_key(key))
         });
         let (node, _) = found.ok()?.remove();
         self.release(node)
@@ -133,7 +133,7 @@ impl<E: Keyed> List<E> {
         let same_hash = |node: &u32| self.nodes[*node as usize].hash == hash;
         let node = *self.by_hash.find(hash, same_hash)?;
         match &self.nodes[node as usize].entry {
-            Some(entry) if entry.is_at(key) => Some(node),
+            Some(entry) if entry.has_key(key) => Some(node),
             _ => self.find_among_equal_hashes(hash, key),
         }
     }
@@ -142,7 +142,7 @@ impl<E: Keyed> List<E> {
     fn find_among_equal_hashes(&self, hash: u64, key: E::Key<'_>) -> Option<u32> {
         let found = self.by_hash.find(hash, |node| {
             let entry = self.nodes[*node as usize].entry.as_ref();
-            entry.is_some_and(|entry| entry.is_at(key))
+            entry.is_some_and(|entry| entry.has_key(key))
         });
         found.copied()
     }
@@ -190,7 +190,7 @@ mod tests {
             impl Keyed for $number {
                 type Key<'k> = $number;
 
-                fn is_at(&self, key: $number) -> bool {
+                fn has_key(&self, key: $number) -> bool {
                     *self == key
                 }
             }

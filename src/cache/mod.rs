@@ -7,11 +7,12 @@
 mod list;
 mod shard;
 
-use crate::batch::Writes;
+use crate::batch::BatchRef;
 use crate::hash::KeyHasher;
-use crate::sync::{Arc, Mutex, MutexGuard, thread};
+use crate::sharding::{MAX_SHARDS, available_cores};
+use crate::sync::{Arc, Mutex, MutexGuard};
 use crate::{AtomicDb, Batch, Clock, Item, Key, Lock, Page, Query, Result, SystemClock, Version};
-use shard::{Look, RemovedItems, Shard, Ticket};
+use shard::{DroppedItems, Look, Shard, Ticket};
 use smallvec::SmallVec;
 use std::fmt;
 
@@ -65,7 +66,7 @@ struct Shared<D: AtomicDb> {
 /// What a cache has done so far, and what it holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Stats {
+pub struct CacheStats {
     /// Items that were answered from the cache.
     pub hits: u64,
     /// Items that were asked for and had to be looked for in the database behind.
@@ -98,8 +99,8 @@ impl<D: AtomicDb> LruCache<D> {
 
     /// What the cache has done so far. The shards are read one after another.
     #[must_use]
-    pub fn stats(&self) -> Stats {
-        let mut stats = Stats::default();
+    pub fn stats(&self) -> CacheStats {
+        let mut stats = CacheStats::default();
         for shard in &self.shared.shards {
             let shard = shard.lock();
             let (hits, misses, evictions) = shard.counts();
@@ -128,13 +129,13 @@ impl<D: AtomicDb> LruCache<D> {
     /// ```
     pub fn invalidate(&self, key: Key<'_>) {
         let hash = self.shared.hasher.key(key);
-        let mut removed = RemovedItems::new();
+        let mut removed = DroppedItems::new();
         self.shard(hash).invalidate(hash, key, &mut removed);
     }
 
     /// Forgets everything. The counts in [`stats`](LruCache::stats) go on.
     pub fn clear(&self) {
-        let mut removed = RemovedItems::new();
+        let mut removed = DroppedItems::new();
         for shard in &self.shared.shards {
             shard.lock().clear(&mut removed);
         }
@@ -171,7 +172,7 @@ impl<D: AtomicDb> LruCache<D> {
                 Found::Hit(item, Standing { hash, stamp })
             }
             Look::Hit(expired, stamp) => {
-                let mut removed = RemovedItems::new();
+                let mut removed = DroppedItems::new();
                 let ticket = self.shard(hash).look_past(hash, key, stamp, &mut removed);
                 let fill = Fill::of(self, ticket);
                 // The fill ends itself should one of these panic.
@@ -201,7 +202,7 @@ impl<D: AtomicDb> LruCache<D> {
 
     fn apply(
         &self,
-        writes: &Writes<'_, D::Data>,
+        writes: &BatchRef<'_, D::Data>,
         act: impl FnOnce(&D) -> Result<Version>,
     ) -> Result<Version> {
         let items = writes.sets.iter().chain(writes.creates);
@@ -247,7 +248,7 @@ impl<'a, D: AtomicDb> Fill<'a, D> {
 
     fn end(&mut self, item: Option<Item<D::Data>>) {
         if let Some(ticket) = self.ticket.take() {
-            let mut removed = RemovedItems::new();
+            let mut removed = DroppedItems::new();
             let mut shard = self.cache.shard(ticket.hash());
             shard.end_fill(ticket, item, &mut removed);
         }
@@ -271,7 +272,7 @@ struct Writing<'a, D: AtomicDb> {
 impl<'a, D: AtomicDb> Writing<'a, D> {
     fn begin(cache: &'a LruCache<D>, key: Key<'_>, item: Option<Item<D::Data>>) -> Self {
         let hash = cache.shared.hasher.key(key);
-        let mut removed = RemovedItems::new();
+        let mut removed = DroppedItems::new();
         let ticket = cache.shard(hash).begin_write(hash, key, &mut removed);
         let writing = Writing {
             cache,
@@ -290,7 +291,7 @@ impl<'a, D: AtomicDb> Writing<'a, D> {
 
     fn end(&mut self, item: Option<Item<D::Data>>) {
         if let Some(ticket) = self.ticket.take() {
-            let mut removed = RemovedItems::new();
+            let mut removed = DroppedItems::new();
             let mut shard = self.cache.shard(ticket.hash());
             shard.end_write(ticket, item, &mut removed);
         }
@@ -480,11 +481,9 @@ impl<D: AtomicDb> LruCacheBuilder<D> {
     #[must_use]
     pub fn build(self) -> LruCache<D> {
         const ROOMY: usize = 1_024;
-        const MOST: usize = 1 << 16;
-        let cores = || thread::available_parallelism().map_or(1, usize::from);
         let shards = match self.shards {
-            Some(shards) => shards.clamp(1, MOST).next_power_of_two(),
-            None => power_of_two_within((4 * cores()).min(self.capacity / ROOMY)),
+            Some(shards) => shards.clamp(1, MAX_SHARDS).next_power_of_two(),
+            None => power_of_two_within((4 * available_cores()).min(self.capacity / ROOMY)),
         };
         let shards = shards.min(power_of_two_within(self.capacity));
         let (each, rest) = (self.capacity / shards, self.capacity % shards);
@@ -546,7 +545,7 @@ mod tests {
         let cache = LruCache::builder(MemoryDb::new())
             .clock(clock.clone())
             .build();
-        let item = Item::new(KEY.pk, KEY.sk, PanicsOnDrop).with_ttl(u64::MAX - 1);
+        let item = Item::new(KEY.pk, KEY.sk, PanicsOnDrop).expires_at(u64::MAX - 1);
         cache.set(&[item]).unwrap();
         // The last handle is the cache's own.
         cache.inner().delete(&[KEY]).unwrap();
@@ -558,7 +557,7 @@ mod tests {
 
     #[test]
     fn a_large_cache_has_four_shards_per_core_unless_told_otherwise() {
-        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let cores = available_cores();
         let builder = LruCache::builder(MemoryDb::<u32>::new());
         let cache = builder.capacity(1 << 30).build();
         let shards = cache.shared.shards.len();

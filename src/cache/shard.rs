@@ -4,13 +4,13 @@
 //! it hands out, for the caller to drop after unlocking.
 
 use super::list::{Keyed, List, MAX_ENTRIES};
-use crate::removed::Removed;
+use crate::deferred_drop::DeferredDrop;
 use crate::{Item, Key};
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry as Slot;
 
 /// Items that left the shard, kept alive until no mutex is held.
-pub(super) type RemovedItems<T> = Removed<Item<T>>;
+pub(super) type DroppedItems<T> = DeferredDrop<Item<T>>;
 
 /// Rules that hold between calls, and together make the shard linearizable per key as long as every
 /// writer goes through it:
@@ -45,8 +45,8 @@ impl<T> Keyed for Entry<T> {
     type Key<'k> = &'k Key<'k>;
 
     #[inline(always)]
-    fn is_at(&self, key: &Key<'_>) -> bool {
-        self.item.is_at(key.bytes())
+    fn has_key(&self, key: &Key<'_>) -> bool {
+        self.item.has_key(key.bytes())
     }
 }
 
@@ -137,7 +137,7 @@ impl<T> Shard<T> {
         hash: u64,
         key: Key<'_>,
         stamp: u64,
-        removed: &mut RemovedItems<T>,
+        removed: &mut DroppedItems<T>,
     ) -> Ticket {
         self.hits -= 1;
         self.misses += 1;
@@ -168,7 +168,7 @@ impl<T> Shard<T> {
         &mut self,
         ticket: Ticket,
         item: Option<Item<T>>,
-        removed: &mut RemovedItems<T>,
+        removed: &mut DroppedItems<T>,
     ) {
         let current = self.unmark(&ticket, |mark| mark.fills -= 1);
         self.store_if(current, ticket.hash, item, removed);
@@ -179,7 +179,7 @@ impl<T> Shard<T> {
         &mut self,
         hash: u64,
         key: Key<'_>,
-        removed: &mut RemovedItems<T>,
+        removed: &mut DroppedItems<T>,
     ) -> Ticket {
         self.take_out(hash, key, removed);
         let mark = self.mark(hash);
@@ -198,14 +198,14 @@ impl<T> Shard<T> {
         &mut self,
         ticket: Ticket,
         item: Option<Item<T>>,
-        removed: &mut RemovedItems<T>,
+        removed: &mut DroppedItems<T>,
     ) {
         let current = self.unmark(&ticket, |mark| mark.writes -= 1);
         self.store_if(current, ticket.hash, item, removed);
     }
 
     /// Takes out the item at `key`; fills and writes of it that are under way store nothing.
-    pub(super) fn invalidate(&mut self, hash: u64, key: Key<'_>, removed: &mut RemovedItems<T>) {
+    pub(super) fn invalidate(&mut self, hash: u64, key: Key<'_>, removed: &mut DroppedItems<T>) {
         self.take_out(hash, key, removed);
         if let Some(mark) = self.marks.find_mut(hash, |mark| mark.hash == hash) {
             mark.epoch += 1;
@@ -213,7 +213,7 @@ impl<T> Shard<T> {
     }
 
     /// Takes out everything; fills and writes that are under way store nothing.
-    pub(super) fn clear(&mut self, removed: &mut RemovedItems<T>) {
+    pub(super) fn clear(&mut self, removed: &mut DroppedItems<T>) {
         while let Some(entry) = self.list.remove_oldest() {
             removed.push(entry.item);
         }
@@ -264,7 +264,7 @@ impl<T> Shard<T> {
         current: bool,
         hash: u64,
         item: Option<Item<T>>,
-        removed: &mut RemovedItems<T>,
+        removed: &mut DroppedItems<T>,
     ) {
         let Some(item) = item else { return };
         if !current || self.capacity == 0 {
@@ -283,7 +283,7 @@ impl<T> Shard<T> {
         self.list.insert(hash, Entry { item, stamp });
     }
 
-    fn take_out(&mut self, hash: u64, key: Key<'_>, removed: &mut RemovedItems<T>) {
+    fn take_out(&mut self, hash: u64, key: Key<'_>, removed: &mut DroppedItems<T>) {
         let entry = self.list.remove(hash, &key);
         removed.extend(entry.map(|entry| entry.item));
     }
@@ -314,15 +314,15 @@ mod tests {
     }
 
     fn begin_write(shard: &mut Shard<u32>) -> Ticket {
-        shard.begin_write(HASH, KEY, &mut RemovedItems::new())
+        shard.begin_write(HASH, KEY, &mut DroppedItems::new())
     }
 
     fn end_fill(shard: &mut Shard<u32>, ticket: Ticket, data: u32) {
-        shard.end_fill(ticket, Some(item(data)), &mut RemovedItems::new());
+        shard.end_fill(ticket, Some(item(data)), &mut DroppedItems::new());
     }
 
     fn end_write(shard: &mut Shard<u32>, ticket: Ticket, data: Option<u32>) {
-        shard.end_write(ticket, data.map(item), &mut RemovedItems::new());
+        shard.end_write(ticket, data.map(item), &mut DroppedItems::new());
     }
 
     #[test]
@@ -420,12 +420,12 @@ mod tests {
     fn what_is_under_way_when_a_key_is_invalidated_or_the_shard_cleared_is_not_stored() {
         let mut shard = Shard::new(2);
         let fill = begin_fill(&mut shard);
-        shard.invalidate(HASH, KEY, &mut RemovedItems::new());
+        shard.invalidate(HASH, KEY, &mut DroppedItems::new());
         end_fill(&mut shard, fill, 1);
         assert_eq!(cached(&shard), None);
 
         let fill = begin_fill(&mut shard);
-        shard.clear(&mut RemovedItems::new());
+        shard.clear(&mut DroppedItems::new());
         end_fill(&mut shard, fill, 1);
         assert_eq!(cached(&shard), None);
         assert_eq!(shard.under_way(), 0);
@@ -436,13 +436,13 @@ mod tests {
         let mut shard = Shard::new(2);
         let same = item(1);
         let fill = begin_fill(&mut shard);
-        shard.end_fill(fill, Some(same.clone()), &mut RemovedItems::new());
+        shard.end_fill(fill, Some(same.clone()), &mut DroppedItems::new());
         let Look::Hit(_, stamp) = shard.look(HASH, KEY) else {
             panic!("the item is not cached");
         };
         assert!(shard.stands(HASH, KEY, stamp));
         let write = begin_write(&mut shard);
-        shard.end_write(write, Some(same), &mut RemovedItems::new());
+        shard.end_write(write, Some(same), &mut DroppedItems::new());
         assert!(!shard.stands(HASH, KEY, stamp));
     }
 
@@ -456,7 +456,7 @@ mod tests {
         };
         let write = begin_write(&mut shard);
         end_write(&mut shard, write, Some(2));
-        let fill = shard.look_past(HASH, KEY, expired, &mut RemovedItems::new());
+        let fill = shard.look_past(HASH, KEY, expired, &mut DroppedItems::new());
         assert_eq!(cached(&shard), Some(2));
         assert_eq!(shard.counts(), (0, 1, 0));
         end_fill(&mut shard, fill, 2);
@@ -472,9 +472,9 @@ mod tests {
             assert!(matches!(shard.look(HASH, KEY), Look::Hit(..)));
             assert!(matches!(shard.look(HASH, KEY), Look::Hit(..)));
             let other =
-                shard.begin_write(HASH + 1, Key::new("pk", "other"), &mut RemovedItems::new());
+                shard.begin_write(HASH + 1, Key::new("pk", "other"), &mut DroppedItems::new());
             let item = Item::new("pk", "other", data);
-            shard.end_write(other, Some(item), &mut RemovedItems::new());
+            shard.end_write(other, Some(item), &mut DroppedItems::new());
         }
         assert_eq!(shard.counts(), (4, 2, 3));
     }
@@ -482,9 +482,9 @@ mod tests {
     #[test]
     fn the_least_recently_used_item_is_evicted_and_handed_out() {
         let mut shard = Shard::new(2);
-        let mut removed = RemovedItems::new();
+        let mut removed = DroppedItems::new();
         let mut write = |shard: &mut Shard<u32>, hash: u64, sk: &str| {
-            let ticket = shard.begin_write(hash, Key::new("pk", sk), &mut RemovedItems::new());
+            let ticket = shard.begin_write(hash, Key::new("pk", sk), &mut DroppedItems::new());
             shard.end_write(ticket, Some(Item::new("pk", sk, 0)), &mut removed);
         };
         write(&mut shard, 1, "a");

@@ -64,7 +64,7 @@ pub struct DynamoDbBuilder<T> {
     create_table: bool,
     patience: Patience,
     consistency: Consistency,
-    runtime_threads: usize,
+    worker_threads: usize,
     clock: Arc<dyn Clock>,
     data: PhantomData<fn() -> T>,
 }
@@ -88,7 +88,7 @@ impl<T> DynamoDbBuilder<T> {
                 attempt: Duration::from_secs(3),
             },
             consistency: Consistency::Strong,
-            runtime_threads: 1,
+            worker_threads: 1,
             clock: Arc::new(SystemClock),
             data: PhantomData,
         }
@@ -168,15 +168,19 @@ impl<T> DynamoDbBuilder<T> {
     /// nobody is told. Compute what you commit from [`get_fresh`](crate::AtomicDb::get_fresh) alone, as
     /// [`transact`](crate::AtomicDbExt::transact) does; it and `get_lock` see everything all the
     /// same.
-    pub fn eventually_consistent_reads(mut self) -> Self {
-        self.consistency = Consistency::Eventual;
+    pub fn consistent_reads(mut self, consistent: bool) -> Self {
+        self.consistency = if consistent {
+            Consistency::Strong
+        } else {
+            Consistency::Eventual
+        };
         self
     }
 
     /// How many threads sign requests and parse answers: 1 by default, 64 at most. One does several
     /// thousand calls a second.
-    pub fn runtime_threads(mut self, threads: usize) -> Self {
-        self.runtime_threads = threads;
+    pub fn worker_threads(mut self, threads: usize) -> Self {
+        self.worker_threads = threads;
         self
     }
 
@@ -196,7 +200,7 @@ impl<T> DynamoDbBuilder<T> {
     ///
     /// Nothing was written, but that the table may have been created.
     ///
-    /// - [`InvalidInput`](Error::InvalidInput), [`Limit`](Error::Limit): the name is no table's, there is no
+    /// - [`InvalidInput`](Error::InvalidInput), [`LimitExceeded`](Error::LimitExceeded): the name is no table's, there is no
     ///   region, or a number makes no sense.
     /// - [`Backend`](Error::Backend): there are no credentials, they do not suffice, or the table's
     ///   keys are others; the source is a [`DynamoDbError`]. Or no thread could be started.
@@ -205,24 +209,24 @@ impl<T> DynamoDbBuilder<T> {
         check_table_name(&self.table)?;
         check_duration("the timeout", self.patience.call)?;
         check_duration("the timeout of an attempt", self.patience.attempt)?;
-        match self.runtime_threads {
+        match self.worker_threads {
             0 => {
                 return Err(Error::InvalidInput(
                     "a runtime needs at least one thread".into(),
                 ));
             }
             threads if threads > MAX_THREADS => {
-                return Err(Error::Limit {
+                return Err(Error::LimitExceeded {
                     what: "the number of runtime threads",
-                    max: MAX_THREADS,
-                    got: threads,
+                    limit: MAX_THREADS,
+                    actual: threads,
                 });
             }
             _ => {}
         }
         let http_client = http_client()?;
         let failed = |error| Error::Backend(Box::new(error));
-        let bridge = Bridge::new(self.runtime_threads).map_err(failed)?;
+        let bridge = Bridge::new(self.worker_threads).map_err(failed)?;
 
         let patience = self.patience;
         let connecting = connect(
@@ -318,7 +322,7 @@ async fn connect(
 }
 
 fn no_credentials(message: &str) -> Error {
-    DynamoDbError::Denied {
+    DynamoDbError::AccessDenied {
         code: "no credentials".to_owned(),
         message: message.to_owned(),
     }
@@ -378,10 +382,10 @@ fn check_duration(what: &'static str, duration: Duration) -> Result<()> {
         return Err(Error::InvalidInput(format!("{what} is zero")));
     }
     if duration > MAX_TIMEOUT {
-        return Err(Error::Limit {
+        return Err(Error::LimitExceeded {
             what: "a timeout in seconds",
-            max: MAX_TIMEOUT.as_secs() as usize,
-            got: usize::try_from(duration.as_secs()).unwrap_or(usize::MAX),
+            limit: MAX_TIMEOUT.as_secs() as usize,
+            actual: usize::try_from(duration.as_secs()).unwrap_or(usize::MAX),
         });
     }
     Ok(())
@@ -397,7 +401,7 @@ impl<T> fmt::Debug for DynamoDbBuilder<T> {
             .field("create_table", &self.create_table)
             .field("patience", &self.patience)
             .field("consistency", &self.consistency)
-            .field("runtime_threads", &self.runtime_threads)
+            .field("worker_threads", &self.worker_threads)
             .field("clock", &self.clock)
             .finish_non_exhaustive()
     }

@@ -7,7 +7,7 @@ use super::table::{
     IS_LIVE, NOTHING_LIVES, PK, Row, TTL, VERSION, check_actions, check_commit, check_key, encode,
     key_row, names, owned, size_of, text, time_values, version_of,
 };
-use crate::batch::Writes;
+use crate::batch::BatchRef;
 use crate::sync::Arc;
 use crate::{Error, KeyBuf, Lock, Result, Version};
 use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
@@ -40,7 +40,7 @@ impl Commit {
     /// Those of bad input: a key twice, one that the table cannot hold, data that cannot be encoded,
     /// or more than a transaction takes.
     pub(super) fn new<T: Serialize>(
-        writes: &Writes<'_, T>,
+        writes: &BatchRef<'_, T>,
         table: &str,
         version: Version,
         now: u64,
@@ -171,9 +171,9 @@ impl Commit {
                 }
                 Some("ValidationError") => {
                     return Judgement::Not(
-                        Trouble::Final(DynamoDbError::OtherSchema {
+                        Trouble::Final(DynamoDbError::SchemaMismatch {
                             table: table.to_owned(),
-                            difference: message.to_owned(),
+                            detail: message.to_owned(),
                         }),
                         Vec::new(),
                     );
@@ -183,7 +183,7 @@ impl Commit {
                         return Judgement::Not(Trouble::Final(error), Vec::new());
                     }
                     Trouble::Again { error, .. } => {
-                        let conflict = matches!(error, DynamoDbError::Contended { .. });
+                        let conflict = matches!(error, DynamoDbError::TransactionConflict { .. });
                         if conflict && place < self.guards {
                             conflicts.push(key.clone());
                         }
@@ -198,7 +198,7 @@ impl Commit {
         if throttled {
             conflicts.clear();
         }
-        let error = again.unwrap_or_else(|| DynamoDbError::Refused {
+        let error = again.unwrap_or_else(|| DynamoDbError::Service {
             code: "TransactionCanceledException".to_owned(),
             message: "the transaction was cancelled, and no reason was given".to_owned(),
         });

@@ -42,7 +42,7 @@ impl Server {
                 status => {
                     let status =
                         status.map_or_else(|| "MISSING".into(), |status| status.to_string());
-                    let error = DynamoDbError::Refused {
+                    let error = DynamoDbError::Service {
                         code: "the table cannot be used".to_owned(),
                         message: format!("its status is {status}"),
                     };
@@ -124,9 +124,9 @@ impl Server {
         }
     }
 
-    fn other_schema(&self, difference: String) -> Error {
+    fn other_schema(&self, detail: String) -> Error {
         let table = self.table.clone();
-        DynamoDbError::OtherSchema { table, difference }.backend()
+        DynamoDbError::SchemaMismatch { table, detail }.backend()
     }
 
     async fn enable_ttl(&self) -> Result<()> {

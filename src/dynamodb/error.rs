@@ -1,7 +1,7 @@
 //! What went wrong, from the SDK's many errors to the few that a caller can act on.
 
 use super::retry::Trouble;
-use crate::{Error, Source};
+use crate::{BoxError, Error};
 use aws_sdk_dynamodb::config::http::HttpResponse;
 use aws_sdk_dynamodb::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use std::error::Error as StdError;
@@ -19,13 +19,13 @@ use std::time::Duration;
 ///         return "it is told elsewhere";
 ///     };
 ///     match source.downcast_ref() {
-///         Some(DynamoDbError::TableMissing { .. }) => "create the table",
-///         Some(DynamoDbError::Denied { .. }) => "look at the credentials and their policy",
+///         Some(DynamoDbError::TableNotFound { .. }) => "create the table",
+///         Some(DynamoDbError::AccessDenied { .. }) => "look at the credentials and their policy",
 ///         Some(DynamoDbError::Throttled { .. }) => "slow down",
 ///         _ => "look at the text",
 ///     }
 /// }
-/// # let denied = DynamoDbError::Denied { code: String::new(), message: String::new() };
+/// # let denied = DynamoDbError::AccessDenied { code: String::new(), message: String::new() };
 /// # assert!(advice(&Error::Backend(denied.into())).contains("policy"));
 /// ```
 #[derive(Debug, thiserror::Error)]
@@ -33,23 +33,23 @@ use std::time::Duration;
 pub enum DynamoDbError {
     /// There is no such table in this account and region.
     #[error("the table {table:?} does not exist")]
-    TableMissing {
+    TableNotFound {
         /// Its name.
         table: String,
     },
 
     /// The table's keys or its time to live are not as [`DynamoDb`](crate::DynamoDb) needs them.
-    #[error("the table {table:?} has another schema: {difference}")]
-    OtherSchema {
+    #[error("the table {table:?} has another schema: {detail}")]
+    SchemaMismatch {
         /// Its name.
         table: String,
         /// What is different.
-        difference: String,
+        detail: String,
     },
 
     /// There are no credentials, or they are wrong, or not enough for this call.
     #[error("access is denied ({code}): {message}")]
-    Denied {
+    AccessDenied {
         /// AWS's code for it, such as `AccessDeniedException`.
         code: String,
         /// AWS's words.
@@ -67,7 +67,7 @@ pub enum DynamoDbError {
 
     /// Transactions of others were under way on the same items, for all the time that the call had.
     #[error("transactions of others are under way on the same items ({code}): {message}")]
-    Contended {
+    TransactionConflict {
         /// AWS's code for it, such as `TransactionConflict`.
         code: String,
         /// AWS's words.
@@ -76,11 +76,11 @@ pub enum DynamoDbError {
 
     /// The server could not be reached, or its answer did not come or was none.
     #[error("no answer came")]
-    NoAnswer(#[source] Source),
+    NoResponse(#[source] BoxError),
 
     /// Anything else that the server said.
     #[error("the server answered {code}: {message}")]
-    Refused {
+    Service {
         /// AWS's code for it, such as `ValidationException`.
         code: String,
         /// AWS's words.
@@ -90,12 +90,12 @@ pub enum DynamoDbError {
 
 impl DynamoDbError {
     pub(super) fn silent_for(duration: Duration) -> Self {
-        DynamoDbError::NoAnswer(format!("nothing was heard within {duration:?}").into())
+        DynamoDbError::NoResponse(format!("nothing was heard within {duration:?}").into())
     }
 
     /// Whether the request itself was found wrong, and not the table or the caller's rights.
     pub(super) fn is_validation(&self) -> bool {
-        matches!(self, DynamoDbError::Refused { code, .. } if code == VALIDATION)
+        matches!(self, DynamoDbError::Service { code, .. } if code == VALIDATION)
     }
 
     /// The error of a call that wrote nothing, and never will by asking again.
@@ -128,15 +128,15 @@ where
         }
         SdkError::DispatchFailure(_) => {
             let sent = !is_connect(&error);
-            Trouble::again(DynamoDbError::NoAnswer(Box::new(error)), sent)
+            Trouble::again(DynamoDbError::NoResponse(Box::new(error)), sent)
         }
         // No whole answer came, or one that is no answer of DynamoDB.
-        _ => Trouble::again(DynamoDbError::NoAnswer(Box::new(error)), true),
+        _ => Trouble::again(DynamoDbError::NoResponse(Box::new(error)), true),
     }
 }
 
 fn unsendable<E: StdError>(error: &E) -> DynamoDbError {
-    DynamoDbError::Refused {
+    DynamoDbError::Service {
         code: "the request could not be made".to_owned(),
         message: DisplayErrorContext(error).to_string(),
     }
@@ -159,7 +159,7 @@ fn is_connect(error: &(dyn StdError + 'static)) -> bool {
 pub(super) fn answered(code: &str, message: &str, status: u16, table: &str) -> Trouble {
     let (owned, text) = (code.to_owned(), message.to_owned());
     match code {
-        "ResourceNotFoundException" => Trouble::Final(DynamoDbError::TableMissing {
+        "ResourceNotFoundException" => Trouble::Final(DynamoDbError::TableNotFound {
             table: table.to_owned(),
         }),
         "AccessDeniedException"
@@ -174,7 +174,7 @@ pub(super) fn answered(code: &str, message: &str, status: u16, table: &str) -> T
         | "NotAuthorized"
         | "OptInRequired"
         | "SignatureDoesNotMatch"
-        | "UnrecognizedClientException" => Trouble::Final(DynamoDbError::Denied {
+        | "UnrecognizedClientException" => Trouble::Final(DynamoDbError::AccessDenied {
             code: owned,
             message: text,
         }),
@@ -198,7 +198,7 @@ pub(super) fn answered(code: &str, message: &str, status: u16, table: &str) -> T
         "ReplicatedWriteConflictException"
         | "TransactionConflict"
         | "TransactionConflictException" => Trouble::again(
-            DynamoDbError::Contended {
+            DynamoDbError::TransactionConflict {
                 code: owned,
                 message: text,
             },
@@ -206,20 +206,20 @@ pub(super) fn answered(code: &str, message: &str, status: u16, table: &str) -> T
         ),
         // An earlier request with the same token is still at work.
         "TransactionInProgressException" => Trouble::again(
-            DynamoDbError::Contended {
+            DynamoDbError::TransactionConflict {
                 code: owned,
                 message: text,
             },
             true,
         ),
         VALIDATION if tells_of_another_schema(message) => {
-            Trouble::Final(DynamoDbError::OtherSchema {
+            Trouble::Final(DynamoDbError::SchemaMismatch {
                 table: table.to_owned(),
-                difference: text,
+                detail: text,
             })
         }
         _ => {
-            let refused = DynamoDbError::Refused {
+            let refused = DynamoDbError::Service {
                 code: owned,
                 message: text,
             };

@@ -17,7 +17,7 @@ mod write;
 pub use builder::DynamoDbBuilder;
 pub use error::DynamoDbError;
 
-use crate::batch::Writes;
+use crate::batch::BatchRef;
 use crate::sync::Arc;
 use crate::{AtomicDb, Batch, Clock, Error, Item, Key, Lock, Page, Query, Result, Version};
 use aws_sdk_dynamodb::types::WriteRequest;
@@ -82,7 +82,7 @@ use table::Row;
 /// All of [`AtomicDb`]'s contract. Of what the contract leaves to a database:
 ///
 /// - **Every read sees every write that finished before it** (a consistent read), unless
-///   [`eventually_consistent_reads`](DynamoDbBuilder::eventually_consistent_reads) was asked for.
+///   [`consistent_reads(false)`](DynamoDbBuilder::consistent_reads) was asked for.
 /// - **A commit is one `TransactWriteItems`.** It is repeated under one token until its outcome is
 ///   known, so that it happens once or not at all. If all answers are lost, a lock is read back: its
 ///   new version there proves that the commit happened. What is unknown after that is
@@ -116,7 +116,7 @@ use table::Row;
 ///
 /// # Limits
 ///
-/// Refused with [`Error::Limit`] or [`Error::InvalidInput`] before anything is sent
+/// Refused with [`Error::LimitExceeded`] or [`Error::InvalidInput`] before anything is sent
 /// ([AWS's documentation][quotas]):
 ///
 /// - A partition key has 1 to 2048 bytes, a sort key 1 to 1024.
@@ -141,7 +141,7 @@ use table::Row;
 ///
 /// Eventually consistent reads cost half. A commit that loses costs what one that wins does. So an
 /// update of one item under one lock is a `get_lock`, a `get_fresh` and a commit: 2 reads and 4
-/// writes; with [`Lock::renewed`] from one update to the next, it is a read less.
+/// writes; with [`Lock::with_version`] from one update to the next, it is a read less.
 ///
 /// # Access
 ///
@@ -290,9 +290,9 @@ impl<T> DynamoDb<T> {
         wanted: Option<usize>,
     ) -> (Pending<Result<Rows>>, Instant) {
         let range = Range {
-            pk: query.pk().to_owned(),
-            prefix: query.sk_prefix().to_owned(),
-            reverse: query.is_reverse(),
+            pk: query.pk.to_owned(),
+            prefix: query.prefix.to_owned(),
+            reverse: query.reverse,
             after,
             wanted,
             now: self.now().as_secs(),
@@ -338,7 +338,7 @@ impl<T: DeserializeOwned> DynamoDb<T> {
 }
 
 impl<T: Serialize> DynamoDb<T> {
-    fn commit_writes(&self, writes: &Writes<'_, T>) -> Result<Version> {
+    fn commit_writes(&self, writes: &BatchRef<'_, T>) -> Result<Version> {
         let now = self.now();
         let server = &self.shared.server;
         let version = server.versions.next(now);
@@ -437,15 +437,15 @@ impl<T: Serialize + DeserializeOwned> AtomicDb for DynamoDb<T> {
             next: None,
         };
         let mut start = match Start::of(query, after)? {
-            _ if query.max_items() == Some(0) => return Ok(page),
+            _ if query.limit == Some(0) => return Ok(page),
             Start::End => return Ok(page),
             Start::First => None,
             Start::After(after) => Some(after),
         };
-        let limit = query.max_items().unwrap_or(usize::MAX);
+        let limit = query.limit.unwrap_or(usize::MAX);
         // Of some pages everything is hidden.
         while page.items.is_empty() {
-            let (fetching, latest) = self.fetch(query, start, query.max_items());
+            let (fetching, latest) = self.fetch(query, start, query.limit);
             let Rows { rows, next } = finished(fetching.wait(latest))??;
             page.next = next;
             let now = self.now().as_secs();
@@ -473,7 +473,7 @@ impl<T: Serialize + DeserializeOwned> AtomicDb for DynamoDb<T> {
     }
 
     fn set_atomic(&self, items: &[Item<T>], locks: &[Lock]) -> Result<Version> {
-        self.commit_writes(&Writes::guarded(items, locks)?)
+        self.commit_writes(&BatchRef::for_set_atomic(items, locks)?)
     }
 
     fn query(&self, query: &Query) -> Result<Vec<Item<T>>> {

@@ -2,7 +2,7 @@
 
 use super::error::{DynamoDbError, trouble};
 use crate::Error;
-use crate::version::random_u64;
+use crate::random::jitter;
 use aws_sdk_dynamodb::config::http::HttpResponse;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use std::error::Error as StdError;
@@ -155,20 +155,14 @@ impl Attempts {
 
     /// Pauses because something, though not all, got done: as briefly as after a first failure.
     pub(super) async fn breathe() {
-        sleep(jittered(FIRST_PAUSE)).await;
+        sleep(jitter(FIRST_PAUSE)).await;
     }
 
     fn next_pause(&mut self) -> Duration {
         let most = FIRST_PAUSE.saturating_mul(1 << self.pauses.min(16));
         self.pauses = self.pauses.saturating_add(1);
-        jittered(most.min(LONGEST_PAUSE))
+        jitter(most.min(LONGEST_PAUSE))
     }
-}
-
-/// Anything up to `most`, so that those who met once do not meet again.
-fn jittered(most: Duration) -> Duration {
-    let micros = u64::try_from(most.as_micros()).unwrap_or(u64::MAX);
-    Duration::from_micros(random_u64() % micros.saturating_add(1).max(1))
 }
 
 #[cfg(test)]
@@ -199,7 +193,7 @@ mod tests {
     async fn a_doubt_stays_whatever_is_heard_later() {
         let mut attempts = attempts(Duration::from_secs(60));
         attempts.pause_in(lost()).await.unwrap();
-        let denied = DynamoDbError::Denied {
+        let denied = DynamoDbError::AccessDenied {
             code: String::new(),
             message: String::new(),
         };

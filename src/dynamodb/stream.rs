@@ -30,18 +30,18 @@ impl Start {
     ///
     /// # Errors
     ///
-    /// `InvalidInput` or `Limit` if the table can hold no such keys.
+    /// `InvalidInput` or `LimitExceeded` if the table can hold no such keys.
     pub(super) fn of(query: &Query, after: Option<&str>) -> Result<Self> {
-        check_pk(query.pk())?;
-        check_sk("a sort key prefix's length in bytes", query.sk_prefix())?;
-        let Some(after) = after.or(query.start_after()) else {
+        check_pk(&query.pk)?;
+        check_sk("a sort key prefix's length in bytes", &query.prefix)?;
+        let Some(after) = after.or(query.after.as_deref()) else {
             return Ok(Start::First);
         };
         check_sk("the length in bytes of the sort key to begin after", after)?;
-        let prefix = query.sk_prefix();
+        let prefix = query.prefix.as_str();
         Ok(match after.starts_with(prefix) && !after.is_empty() {
             true => Start::After(after.to_owned()),
-            false if (after <= prefix) == query.is_reverse() => Start::End,
+            false if (after <= prefix) == query.reverse => Start::End,
             false => Start::First,
         })
     }
@@ -77,7 +77,7 @@ enum Next {
 impl<T: DeserializeOwned> Stream<T> {
     pub(super) fn new(db: DynamoDb<T>, query: Query) -> Self {
         Stream {
-            left: query.max_items(),
+            left: query.limit,
             db,
             query,
             rows: Vec::new().into_iter(),
@@ -195,7 +195,7 @@ mod tests {
         ] {
             assert!(matches!(
                 refused,
-                Err(Error::InvalidInput(_) | Error::Limit { .. })
+                Err(Error::InvalidInput(_) | Error::LimitExceeded { .. })
             ));
         }
     }

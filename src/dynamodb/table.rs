@@ -7,7 +7,7 @@
 //! both are read here.
 
 use super::error::DynamoDbError;
-use crate::{Error, Item, Key, KeyBuf, Lock, Result, Source, Version};
+use crate::{BoxError, Error, Item, Key, KeyBuf, Lock, Result, Version};
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::AttributeValue;
 use flate2::read::MultiGzDecoder;
@@ -87,16 +87,16 @@ pub(super) fn check_pk(pk: &str) -> Result<()> {
             "DynamoDB holds no empty partition key".into(),
         ));
     }
-    at_most("a partition key's length in bytes", MAX_PK_BYTES, pk.len())
+    check_limit("a partition key's length in bytes", MAX_PK_BYTES, pk.len())
 }
 
 /// Checks the length of something that sort keys are compared with.
 pub(super) fn check_sk(what: &'static str, sk: &str) -> Result<()> {
-    at_most(what, MAX_SK_BYTES, sk.len())
+    check_limit(what, MAX_SK_BYTES, sk.len())
 }
 
 pub(super) fn check_actions(actions: usize) -> Result<()> {
-    at_most(
+    check_limit(
         "a commit's number of locks, checks and writes",
         MAX_ACTIONS,
         actions,
@@ -104,13 +104,17 @@ pub(super) fn check_actions(actions: usize) -> Result<()> {
 }
 
 pub(super) fn check_commit(bytes: usize) -> Result<()> {
-    at_most("a commit's size in bytes", MAX_COMMIT_BYTES, bytes)
+    check_limit("a commit's size in bytes", MAX_COMMIT_BYTES, bytes)
 }
 
-fn at_most(what: &'static str, max: usize, got: usize) -> Result<()> {
-    match got <= max {
+fn check_limit(what: &'static str, limit: usize, actual: usize) -> Result<()> {
+    match actual <= limit {
         true => Ok(()),
-        false => Err(Error::Limit { what, max, got }),
+        false => Err(Error::LimitExceeded {
+            what,
+            limit,
+            actual,
+        }),
     }
 }
 
@@ -128,7 +132,7 @@ pub(super) fn key_of(row: &Row) -> Result<Key<'_>> {
 
 /// An answer that DynamoDB does not give.
 pub(super) fn unexpected(what: &str) -> Error {
-    let error = DynamoDbError::Refused {
+    let error = DynamoDbError::Service {
         code: "an unexpected answer".to_owned(),
         message: what.to_owned(),
     };
@@ -148,7 +152,7 @@ pub(super) fn encode<T: Serialize>(item: &Item<T>) -> Result<(Row, usize)> {
         row.insert(TTL.to_owned(), number(ttl.max(1)));
     }
     let size = size_of(&row);
-    at_most("an item's size in bytes", MAX_ITEM_BYTES, size)?;
+    check_limit("an item's size in bytes", MAX_ITEM_BYTES, size)?;
     Ok((row, size))
 }
 
@@ -193,7 +197,7 @@ pub(super) fn decode<T: DeserializeOwned>(row: &Row, now: u64) -> Result<Option<
         None => Item::without_data(key.pk, key.sk),
     };
     Ok(Some(match ttl(row) {
-        Some(ttl) => item.with_ttl(ttl),
+        Some(ttl) => item.expires_at(ttl),
         None => item,
     }))
 }
@@ -204,7 +208,7 @@ fn unzip(zipped: &Blob) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn codec(key: Key<'_>, source: impl Into<Source>) -> Error {
+fn codec(key: Key<'_>, source: impl Into<BoxError>) -> Error {
     Error::Codec {
         key: KeyBuf::from(key),
         source: source.into(),
@@ -285,13 +289,13 @@ mod tests {
     fn an_item_is_read_as_it_was_written() {
         for item in [
             Item::new("pk", "sk", vec![1, 2]),
-            Item::new("pk", "sk", vec![]).with_ttl(5),
+            Item::new("pk", "sk", vec![]).expires_at(5),
             Item::without_data("pk", "sk"),
         ] {
             let (row, _) = encode(&item).unwrap();
             assert_eq!(decode::<Vec<u32>>(&row, 5).unwrap(), Some(item));
         }
-        let (row, _) = encode(&Item::new("pk", "sk", 1).with_ttl(0)).unwrap();
+        let (row, _) = encode(&Item::new("pk", "sk", 1).expires_at(0)).unwrap();
         assert_eq!(decode::<u32>(&row, 2).unwrap(), None);
     }
 
@@ -321,14 +325,14 @@ mod tests {
     #[test]
     fn sizes_are_counted_as_the_documentation_says() {
         // "pk" + "pk", "sk" + "sk", "data" + "\"x\"", "ttl" + ten digits.
-        let item = Item::new("pk", "sk", "x").with_ttl(1_700_000_000);
+        let item = Item::new("pk", "sk", "x").expires_at(1_700_000_000);
         assert_eq!(encode(&item).unwrap().1, 4 + 4 + 7 + 3 + 6);
         let fits = "x".repeat(MAX_ITEM_BYTES - 14);
         encode(&Item::new("pk", "sk", &fits)).unwrap();
         let too_large = encode(&Item::new("pk", "sk", fits + "x")).unwrap_err();
         let max = MAX_ITEM_BYTES;
         assert!(
-            matches!(too_large, Error::Limit { max: told, got, .. } if told == max && got == max + 1)
+            matches!(too_large, Error::LimitExceeded { limit, actual, .. } if limit == max && actual == max + 1)
         );
     }
 }

@@ -16,9 +16,11 @@ mod sweeper;
 
 pub use sweeper::Sweeper;
 
-use crate::batch::Writes;
+use crate::batch::BatchRef;
+use crate::error::item_at_lock_key;
 use crate::hash::KeyHasher;
-use crate::sync::{Arc, Mutex, MutexGuard, thread};
+use crate::sharding::{MAX_SHARDS, available_cores};
+use crate::sync::{Arc, Mutex, MutexGuard};
 use crate::{
     AtomicDb, Batch, Clock, Error, Item, Key, KeyBuf, Lock, Page, Query, Result, SystemClock,
     Version, VersionGenerator,
@@ -135,7 +137,7 @@ impl<T> MemoryDb<T> {
     ///
     /// let clock = ManualClock::new(1_000);
     /// let db = MemoryDb::builder().clock(clock.clone()).build();
-    /// db.set(&[Item::new("session", "a", ()).with_ttl(1_500), Item::new("session", "b", ())])?;
+    /// db.set(&[Item::new("session", "a", ()).expires_at(1_500), Item::new("session", "b", ())])?;
     /// clock.set(1_501);
     /// assert_eq!(db.purge_expired(), 1);
     /// assert_eq!(db.len(), 1);
@@ -190,7 +192,7 @@ impl<T> MemoryDb<T> {
     fn get_carefully(&self, at: &Address, key: Key<'_>, likely: Likely<T>) -> Option<Item<T>> {
         let now = self.now();
         match likely {
-            Likely::Item(item) if item.is_at(key.bytes()) && item.is_live(now) => Some(item),
+            Likely::Item(item) if item.has_key(key.bytes()) && item.is_live(now) => Some(item),
             // It has expired, but a live item may have replaced it by now; or another key has its hash.
             // The second look is judged at a time before it, so its answer is right for as long as it
             // holds the mutex.
@@ -211,9 +213,7 @@ impl<T> MemoryDb<T> {
         match stripe.lock(at, key, now.as_secs(), version, &mut removed) {
             Ok(lock) => Ok(lock),
             Err(NoLock::Room) => Err(full()),
-            Err(NoLock::Item) => Err(Error::InvalidInput(format!(
-                "an item is at {key}: a lock lives beside the data, under a key of its own"
-            ))),
+            Err(NoLock::Item) => Err(item_at_lock_key(key)),
         }
     }
 
@@ -233,7 +233,7 @@ impl<T> MemoryDb<T> {
     }
 
     /// The one instant at which `writes` are judged and happen.
-    fn apply(&self, writes: &Writes<'_, T>) -> Result<Version> {
+    fn apply(&self, writes: &BatchRef<'_, T>) -> Result<Version> {
         let mut steps = Steps::new();
         // `for_each` walks a chain of iterators link by link; a loop would ask at each key which link
         // it is at.
@@ -312,9 +312,9 @@ impl<T> MemoryDb<T> {
             };
         }
         let now = self.now();
-        let partition = self.shared.hasher.partition(query.pk().as_bytes());
+        let partition = self.shared.hasher.partition(query.pk.as_bytes());
         let stripe = stripe_of(partition, self.shared.stripes.len());
-        let after = after.or(query.start_after());
+        let after = after.or(query.after.as_deref());
         let mut removed = RemovedRows::new();
         let mut stripe = self.lock_stripe(stripe);
         let (items, more) = stripe.select(partition, query, after, max, now, &mut removed);
@@ -385,7 +385,9 @@ impl<T> AtomicDb for MemoryDb<T> {
         // Its key is compared after unlocking, so that readers of one stripe wait less for each other,
         // and the clock is asked only for items that can expire.
         match likely {
-            Likely::Item(item) if item.ttl().is_none() && item.is_at(key.bytes()) => Ok(Some(item)),
+            Likely::Item(item) if item.ttl().is_none() && item.has_key(key.bytes()) => {
+                Ok(Some(item))
+            }
             Likely::Nothing => Ok(None),
             likely => Ok(self.get_carefully(&at, key, likely)),
         }
@@ -436,7 +438,7 @@ impl<T> AtomicDb for MemoryDb<T> {
     }
 
     fn set_atomic(&self, items: &[Item<T>], locks: &[Lock]) -> Result<Version> {
-        self.apply(&Writes::guarded(items, locks)?)
+        self.apply(&BatchRef::for_set_atomic(items, locks)?)
     }
 
     fn delete(&self, keys: &[Key<'_>]) -> Result<()> {
@@ -449,12 +451,12 @@ impl<T> AtomicDb for MemoryDb<T> {
     }
 
     fn page(&self, query: &Query, after: Option<&str>) -> Result<Page<T>> {
-        let max = query.max_items().map_or(PAGE, |limit| limit.min(PAGE));
+        let max = query.limit.map_or(PAGE, |limit| limit.min(PAGE));
         Ok(self.select(query, after, max))
     }
 
     fn query(&self, query: &Query) -> Result<Vec<Item<T>>> {
-        let max = query.max_items().unwrap_or(usize::MAX);
+        let max = query.limit.unwrap_or(usize::MAX);
         Ok(self.select(query, None, max).items)
     }
 }
@@ -543,10 +545,8 @@ impl<T> MemoryDbBuilder<T> {
     /// The database.
     #[must_use]
     pub fn build(self) -> MemoryDb<T> {
-        const MOST: usize = 1 << 16;
-        let cores = || thread::available_parallelism().map_or(1, usize::from);
-        let stripes = self.stripes.unwrap_or_else(|| 8 * cores());
-        let stripes = stripes.clamp(1, MOST).next_power_of_two();
+        let stripes = self.stripes.unwrap_or_else(|| 8 * available_cores());
+        let stripes = stripes.clamp(1, MAX_SHARDS).next_power_of_two();
         let hasher = KeyHasher::default();
         let capacity = self.capacity.div_ceil(stripes);
         let stripe = || Stripe::new(hasher.clone(), capacity, MAX_ROWS);

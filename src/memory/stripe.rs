@@ -4,8 +4,8 @@
 //! hands out as [`RemovedRows`], for the caller to drop after unlocking.
 
 use super::order::{Order, Place};
+use crate::deferred_drop::DeferredDrop;
 use crate::hash::KeyHasher;
-use crate::removed::Removed;
 use crate::sync::Arc;
 use crate::{Item, Key, Lock, Query, Version};
 use hashbrown::HashTable;
@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use std::{mem, slice};
 
 /// Rows that were replaced or removed, kept alive until no mutex is held.
-pub(super) type RemovedRows<T> = Removed<Row<T>>;
+pub(super) type RemovedRows<T> = DeferredDrop<Row<T>>;
 
 /// Where a key lives: computed once, outside the mutex.
 #[derive(Clone, Copy, Debug)]
@@ -61,10 +61,10 @@ pub(super) enum Row<T> {
 
 impl<T> Row<T> {
     #[inline]
-    fn is_at(&self, bytes: (&[u8], &[u8])) -> bool {
+    fn has_key(&self, bytes: (&[u8], &[u8])) -> bool {
         match self {
-            Row::Item { item, .. } => item.is_at(bytes),
-            Row::Lock { lock, .. } => lock.is_at(bytes),
+            Row::Item { item, .. } => item.has_key(bytes),
+            Row::Lock { lock, .. } => lock.has_key(bytes),
             Row::Vacant { .. } => false,
         }
     }
@@ -207,7 +207,7 @@ impl<T> Stripe<T> {
     #[inline]
     fn find(&self, at: &Address, key: Key<'_>) -> Option<u32> {
         let row = self.first_at(at)?;
-        match self.rows[row as usize].is_at(key.bytes()) {
+        match self.rows[row as usize].has_key(key.bytes()) {
             true => Some(row),
             false => self.find_among_equal_hashes(at, key.bytes()),
         }
@@ -225,7 +225,7 @@ impl<T> Stripe<T> {
     fn find_among_equal_hashes(&self, at: &Address, bytes: (&[u8], &[u8])) -> Option<u32> {
         let rows = &self.rows;
         self.by_key
-            .find(spread(at.row), |row| rows[*row as usize].is_at(bytes))
+            .find(spread(at.row), |row| rows[*row as usize].has_key(bytes))
             .copied()
     }
 
@@ -291,7 +291,7 @@ impl<T> Stripe<T> {
             Row::Lock { lock, .. }
                 if lock.is_live(now)
                     && lock.refreshed_ttl(now) == lock.ttl()
-                    && lock.is_at(key.bytes()) =>
+                    && lock.has_key(key.bytes()) =>
             {
                 Some(Lock::clone(lock))
             }
@@ -395,7 +395,7 @@ impl<T> Stripe<T> {
     ) -> (Vec<Item<T>>, bool) {
         let hash = partition_hash as u32;
         let found = self.partitions.find(spread(hash), |partition| {
-            self.is_of(partition, query.pk().as_bytes())
+            self.is_of(partition, query.pk.as_bytes())
         });
         let Some(Partition { order, .. }) = found else {
             return (Vec::new(), false);
@@ -403,7 +403,7 @@ impl<T> Stripe<T> {
         let (from, to) = self.bounds(order, query, after);
         let max = max.min(order.count(from, to));
         let blocks = order.slices(from, to);
-        let (items, expired, more) = match query.is_reverse() {
+        let (items, expired, more) = match query.reverse {
             false => self.live_items(blocks.map(|rows| rows.iter()), max, now),
             true => self.live_items(blocks.rev().map(|rows| rows.iter().rev()), max, now),
         };
@@ -440,7 +440,7 @@ impl<T> Stripe<T> {
 
     /// The places between which the rows of a query lie.
     fn bounds(&self, order: &Order, query: &Query, after: Option<&str>) -> (Place, Place) {
-        let prefix = query.sk_prefix().as_bytes();
+        let prefix = query.prefix.as_bytes();
         let after = after.map(str::as_bytes);
         let (mut from, mut to) = match prefix {
             [] => (order.start(), order.end()),
@@ -451,7 +451,7 @@ impl<T> Stripe<T> {
             ),
         };
         if let Some(after) = after {
-            match query.is_reverse() {
+            match query.reverse {
                 false => from = from.max(order.place(|row| self.sk(row) <= after)),
                 true => to = to.min(order.place(|row| self.sk(row) < after)),
             }

@@ -16,7 +16,7 @@ fn with_room_for(rows: usize) -> MemoryDb<u32> {
 
 #[test]
 fn there_are_eight_stripes_per_core_unless_told_otherwise() {
-    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let cores = available_cores();
     let db = MemoryDb::<u32>::new();
     assert_eq!(db.shared.stripes.len(), (8 * cores).next_power_of_two());
     for (asked, stripes) in [(0, 1), (1, 1), (5, 8), (64, 64), (usize::MAX, 1 << 16)] {

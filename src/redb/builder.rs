@@ -101,8 +101,8 @@ impl<T> RedbDbBuilder<T> {
     /// and a [`get_lock`](crate::AtomicDb::get_lock) that would be one, is
     /// [`InvalidInput`](crate::Error::InvalidInput).
     #[must_use]
-    pub fn read_only(mut self) -> Self {
-        self.options.read_only = true;
+    pub fn read_only(mut self, read_only: bool) -> Self {
+        self.options.read_only = read_only;
         self
     }
 
@@ -113,8 +113,8 @@ impl<T> RedbDbBuilder<T> {
     /// or not at all. A crash is no such damage, and always repaired. Without effect on a file that is
     /// opened for reading only.
     #[must_use]
-    pub fn check_on_open(mut self) -> Self {
-        self.options.check_on_open = true;
+    pub fn check_on_open(mut self, check: bool) -> Self {
+        self.options.check_on_open = check;
         self
     }
 

@@ -3,7 +3,7 @@
 use super::builder::{Durability, Options};
 use super::rows::{self, Kind, RowKey, after_all};
 use crate::sync::{Arc, RwLock};
-use crate::{Error, Query, Result, Source, Version, VersionGenerator};
+use crate::{BoxError, Error, Query, Result, Version, VersionGenerator};
 use redb::{
     Database, DatabaseError, ReadOnlyDatabase, ReadOnlyTable, ReadTransaction, ReadableDatabase,
     ReadableTable, ReadableTableMetadata, StorageBackend, StorageError, TableDefinition,
@@ -254,7 +254,7 @@ impl File {
         bytes: usize,
         now: u64,
     ) -> Result<(Vec<Row>, bool)> {
-        let partition = rows::partition(query.pk());
+        let partition = rows::partition(&query.pk);
         let Some((from, to)) = bounds(&partition, query, after) else {
             return Ok((Vec::new(), false));
         };
@@ -267,7 +267,7 @@ impl File {
             let mut found = Vec::new();
             let mut size = 0;
             loop {
-                let next = match query.is_reverse() {
+                let next = match query.reverse {
                     true => range.next_back(),
                     false => range.next(),
                 };
@@ -471,10 +471,10 @@ fn bounds(
         key.extend_from_slice(sk.as_bytes());
         key
     };
-    let first = within(query.sk_prefix());
+    let first = within(&query.prefix);
     let end = after_all(&first);
-    let after = after.or(query.start_after()).map(within);
-    let (from, to) = match (after, query.is_reverse()) {
+    let after = after.or(query.after.as_deref()).map(within);
+    let (from, to) = match (after, query.reverse) {
         (Some(after), false) if after >= first => (Bound::Excluded(after), end),
         (Some(after), true) if after < end => (Bound::Included(first), after),
         _ => (Bound::Included(first), end),
@@ -532,7 +532,7 @@ pub(super) fn backend(error: impl Into<redb::Error>) -> Error {
 }
 
 /// What failed below redb where it says so, else what redb says.
-pub(super) fn source(error: redb::Error) -> Source {
+pub(super) fn source(error: redb::Error) -> BoxError {
     match error {
         redb::Error::Io(error) => error.into(),
         redb::Error::Backend(error) => error,
@@ -554,8 +554,8 @@ impl From<redb::Error> for Shared {
     }
 }
 
-impl From<Source> for Shared {
-    fn from(error: Source) -> Self {
+impl From<BoxError> for Shared {
+    fn from(error: BoxError) -> Self {
         Shared(error.into())
     }
 }

@@ -13,7 +13,8 @@ mod write;
 
 pub use builder::{Durability, RedbDbBuilder};
 
-use crate::batch::Writes;
+use crate::batch::BatchRef;
+use crate::error::item_at_lock_key;
 use crate::sync::Arc;
 use crate::{
     AtomicDb, Batch, Clock, Error, Item, Key, Lock, Page, Query, Result, Version, VersionGenerator,
@@ -94,7 +95,7 @@ use write::{Answer, Change, Failure, Outcome, Work};
 /// # Limits
 ///
 /// A partition key and a sort key may be 65,535 bytes long each, an item's data 16 MiB of JSON.
-/// What is longer is refused with [`Limit`](Error::Limit) before anything happens. All items of one
+/// What is longer is refused with [`LimitExceeded`](Error::LimitExceeded) before anything happens. All items of one
 /// commit are in memory at once.
 ///
 /// Data is stored as JSON, so it must come back from it: JSON has no infinite and no undefined numbers,
@@ -218,7 +219,7 @@ impl<T> RedbDb<T> {
     ///
     /// let clock = ManualClock::new(1_000);
     /// let db = RedbDb::builder().clock(clock.clone()).in_memory()?;
-    /// db.set(&[Item::new("session", "a", ()).with_ttl(1_500), Item::new("session", "b", ())])?;
+    /// db.set(&[Item::new("session", "a", ()).expires_at(1_500), Item::new("session", "b", ())])?;
     /// clock.set(1_501);
     /// assert_eq!(db.len()?, 1);
     /// assert_eq!(db.purge_expired()?, 1);
@@ -311,7 +312,7 @@ impl<T: Serialize + DeserializeOwned> RedbDb<T> {
     }
 
     /// The one instant at which `writes` are judged and happen.
-    fn apply(&self, writes: &Writes<'_, T>) -> Result<Version> {
+    fn apply(&self, writes: &BatchRef<'_, T>) -> Result<Version> {
         writes.validate()?;
         writes.keys().try_for_each(|key| check_key(key.as_key()))?;
         let now = self.shared.clock.now();
@@ -390,11 +391,7 @@ impl<T: Serialize + DeserializeOwned> AtomicDb for RedbDb<T> {
         check_key(key)?;
         let now = self.shared.clock.now();
         let row = rows::row_key(key);
-        let refused = || {
-            Err(Error::InvalidInput(format!(
-                "an item is at {key}: a lock lives beside the data, under a key of its own"
-            )))
-        };
+        let refused = || Err(item_at_lock_key(key));
         match self.shared.file.lock(&row, now.as_secs())? {
             FoundLock::Item => return refused(),
             FoundLock::Live(version, ttl) => {
@@ -432,7 +429,7 @@ impl<T: Serialize + DeserializeOwned> AtomicDb for RedbDb<T> {
     }
 
     fn set_atomic(&self, items: &[Item<T>], locks: &[Lock]) -> Result<Version> {
-        self.apply(&Writes::guarded(items, locks)?)
+        self.apply(&BatchRef::for_set_atomic(items, locks)?)
     }
 
     fn delete(&self, keys: &[Key<'_>]) -> Result<()> {
@@ -448,9 +445,9 @@ impl<T: Serialize + DeserializeOwned> AtomicDb for RedbDb<T> {
     }
 
     fn page(&self, query: &Query, after: Option<&str>) -> Result<Page<T>> {
-        let max = query.max_items().map_or(PAGE, |limit| limit.min(PAGE));
+        let max = query.limit.map_or(PAGE, |limit| limit.min(PAGE));
         let (rows, more) = self.select(query, after, max, PAGE_BYTES)?;
-        let items = self.decode_all(query.pk(), rows)?;
+        let items = self.decode_all(&query.pk, rows)?;
         let last = items.last().filter(|_| more);
         Ok(Page {
             next: last.map(|item| item.sk().to_owned()),
@@ -459,9 +456,9 @@ impl<T: Serialize + DeserializeOwned> AtomicDb for RedbDb<T> {
     }
 
     fn query(&self, query: &Query) -> Result<Vec<Item<T>>> {
-        let max = query.max_items().unwrap_or(usize::MAX);
+        let max = query.limit.unwrap_or(usize::MAX);
         let (rows, _) = self.select(query, None, max, usize::MAX)?;
-        self.decode_all(query.pk(), rows)
+        self.decode_all(&query.pk, rows)
     }
 }
 
@@ -473,7 +470,7 @@ impl<T> RedbDb<T> {
         max: usize,
         bytes: usize,
     ) -> Result<(Vec<Row>, bool)> {
-        check_key(Key::new(query.pk(), ""))?;
+        check_key(Key::new(&query.pk, ""))?;
         if max == 0 {
             return Ok((Vec::new(), false));
         }
@@ -484,7 +481,7 @@ impl<T> RedbDb<T> {
 
 /// # Errors
 ///
-/// [`Error::Limit`] if either part is too long.
+/// [`Error::LimitExceeded`] if either part is too long.
 fn check_key(key: Key<'_>) -> Result<()> {
     let parts = [
         ("a partition key's length in bytes", key.pk.len()),
@@ -492,10 +489,10 @@ fn check_key(key: Key<'_>) -> Result<()> {
     ];
     match parts.into_iter().find(|(_, got)| *got > MAX_KEY) {
         None => Ok(()),
-        Some((what, got)) => Err(Error::Limit {
+        Some((what, got)) => Err(Error::LimitExceeded {
             what,
-            max: MAX_KEY,
-            got,
+            limit: MAX_KEY,
+            actual: got,
         }),
     }
 }
@@ -517,10 +514,10 @@ fn encode<T: Serialize>(item: &Item<T>) -> Result<Vec<u8>> {
         serde_json::to_writer(&mut row, data).map_err(|error| codec(item.key(), error))?;
     }
     match row.len() - header.len() {
-        size if size > MAX_DATA => Err(Error::Limit {
+        size if size > MAX_DATA => Err(Error::LimitExceeded {
             what: "an item's data in bytes of JSON",
-            max: MAX_DATA,
-            got: size,
+            limit: MAX_DATA,
+            actual: size,
         }),
         _ => Ok(row),
     }
@@ -534,7 +531,7 @@ fn decode<T: DeserializeOwned>(key: Key<'_>, stored: Stored) -> Result<Item<T>> 
             Item::new(key.pk, key.sk, data)
         }
     };
-    Ok(item.with_ttl(stored.ttl))
+    Ok(item.expires_at(stored.ttl))
 }
 
 fn codec(key: Key<'_>, error: serde_json::Error) -> Error {

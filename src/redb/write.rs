@@ -81,7 +81,7 @@ impl Cause {
         match error {
             Error::InvalidInput(text) => Cause::Invalid(text),
             Error::Backend(source) => Cause::Backend(source.into()),
-            other => Cause::Backend(Shared::from(crate::Source::from(other))),
+            other => Cause::Backend(Shared::from(crate::BoxError::from(other))),
         }
     }
 }
@@ -98,7 +98,7 @@ impl Failure {
 
 /// For those whose leader left without a word.
 pub(super) fn unanswered() -> Outcome {
-    let source: crate::Source = "the thread that wrote for several failed".into();
+    let source: crate::BoxError = "the thread that wrote for several failed".into();
     Err(Failure::Unknown(source.into()))
 }
 
@@ -146,7 +146,7 @@ pub(super) fn write(
         Ok(Ok(Some(error))) => Failure::Unknown(file::source(error.into()).into()),
         Ok(Err(error)) => Failure::NotWritten(Cause::of(error)),
         Err(panic) if committing.get() => {
-            Failure::Unknown(Shared::from(crate::Source::from(file::panicked(&*panic))))
+            Failure::Unknown(Shared::from(crate::BoxError::from(file::panicked(&*panic))))
         }
         Err(panic) => Failure::NotWritten(Cause::of(file::panicked(&*panic))),
     };

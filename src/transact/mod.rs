@@ -50,7 +50,7 @@ pub trait AtomicDbExt: AtomicDb + private::Sealed {
     /// # Errors
     ///
     /// - Whatever `body` returns, at once and as it is. Nothing was written.
-    /// - [`Exhausted`](Error::Exhausted): every attempt lost a race. Nothing was written.
+    /// - [`Exhausted`](Error::RetriesExhausted): every attempt lost a race. Nothing was written.
     /// - What [`commit`](AtomicDb::commit) returns, but for a race.
     fn transact<R>(&self, body: impl FnMut(&mut Transaction<'_, Self>) -> Result<R>) -> Result<R> {
         self.try_transact(body)

@@ -1,7 +1,7 @@
 //! How a transaction is tried again.
 
+use crate::random::jitter;
 use crate::sync::Arc;
-use crate::version::random_u64;
 use crate::{Clock, Error, Result, SystemClock};
 use std::time::Duration;
 
@@ -113,12 +113,12 @@ impl<'a> Attempts<'a> {
     ///
     /// # Errors
     ///
-    /// [`Error::Exhausted`] if there is to be no next one.
+    /// [`Error::RetriesExhausted`] if there is to be no next one.
     pub(super) fn pause_after(&mut self, race: Error) -> Result<()> {
         self.made += 1;
         let left = self.time_left();
         if self.made >= self.retry.attempts || left == Some(Duration::ZERO) {
-            return Err(Error::Exhausted {
+            return Err(Error::RetriesExhausted {
                 attempts: self.made,
                 source: Box::new(race),
             });
@@ -129,7 +129,7 @@ impl<'a> Attempts<'a> {
             .first
             .saturating_mul(doubled)
             .min(self.retry.ceiling);
-        let pause = random_below(ceiling);
+        let pause = jitter(ceiling);
         let pause = left.map_or(pause, |left| pause.min(left));
         self.retry.its_clock().sleep(pause);
         Ok(())
@@ -139,13 +139,4 @@ impl<'a> Attempts<'a> {
         let deadline = self.began?.saturating_add(self.retry.deadline?);
         Some(deadline.saturating_sub(self.retry.its_clock().now()))
     }
-}
-
-/// A duration between nothing and `ceiling`, both included.
-fn random_below(ceiling: Duration) -> Duration {
-    let nanos = u64::try_from(ceiling.as_nanos()).unwrap_or(u64::MAX);
-    Duration::from_nanos(match nanos.checked_add(1) {
-        Some(choices) => random_u64() % choices,
-        None => random_u64(),
-    })
 }

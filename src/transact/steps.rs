@@ -23,7 +23,7 @@ impl<T> Step<T> {
         }
     }
 
-    fn is_at(&self, key: Key<'_>) -> bool {
+    fn has_key(&self, key: Key<'_>) -> bool {
         let held = match self {
             Step::Lock(lock) | Step::Check(lock) => lock.key_buf(),
             Step::Set(item) | Step::Create(item) => item.key_buf(),
@@ -60,9 +60,9 @@ impl<T> Steps<T> {
     /// The step at `key`.
     pub(super) fn find(&mut self, key: Key<'_>) -> Option<&mut Step<T>> {
         let Some(Index { hasher, places }) = &self.index else {
-            return self.steps.iter_mut().find(|step| step.is_at(key));
+            return self.steps.iter_mut().find(|step| step.has_key(key));
         };
-        let is_there = |place: &usize| self.steps[*place].is_at(key);
+        let is_there = |place: &usize| self.steps[*place].has_key(key);
         let place = *places.find(hasher.key(key), is_there)?;
         Some(&mut self.steps[place])
     }

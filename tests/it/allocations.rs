@@ -120,7 +120,7 @@ fn a_get_that_misses_allocates_nothing() {
 fn a_get_of_a_live_item_with_a_time_to_live_allocates_nothing() {
     for data in sizes() {
         let db = MemoryDb::new();
-        db.set(&[item(&data).with_ttl(u64::MAX - 1)]).unwrap();
+        db.set(&[item(&data).expires_at(u64::MAX - 1)]).unwrap();
         read(&db, data.len());
         assert_eq!(allocations(|| read(&db, data.len())), 0);
     }
@@ -131,7 +131,7 @@ fn a_get_that_hits_the_cache_allocates_nothing() {
     for data in sizes() {
         for ttl in [u64::MAX, u64::MAX - 1] {
             let db = LruCache::new(MemoryDb::new(), 10);
-            db.set(&[item(&data).with_ttl(ttl), Item::new("other", "", vec![])])
+            db.set(&[item(&data).expires_at(ttl), Item::new("other", "", vec![])])
                 .unwrap();
             read(&db, data.len());
             // Another item was used since, so that the entry moves in the order.
@@ -172,7 +172,7 @@ fn a_set_atomic_over_existing_items_allocates_nothing() {
                 let allocated = allocations(|| {
                     let version = db.set_atomic(&new, &locks).unwrap();
                     for lock in &mut locks {
-                        *lock = lock.clone().renewed(version);
+                        *lock = lock.clone().with_version(version);
                     }
                 });
                 assert_eq!(allocated, 0, "{count} items, round {round}");

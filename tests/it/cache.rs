@@ -1,6 +1,7 @@
 //! The cache in the ways of failures, panics, late answers and other caches.
 
-use crate::instruments::{Call, Gate, Hooked, Moment, data, ends};
+use crate::common::{Call, Gate, HANG_LIMIT, Hooked, Moment, data};
+use atomic_db::testing::with_timeout;
 use atomic_db::{
     AtomicDb, AtomicDbExt, Batch, Error, Item, Key, LruCache, ManualClock, MemoryDb, Query, Result,
 };
@@ -158,7 +159,7 @@ fn a_read_that_failed_or_panicked_leaves_nothing_behind() {
 fn a_late_fill_never_brings_back_what_a_write_has_replaced() {
     for call in [Call::Get, Call::GetMany] {
         for (name, _, write) in writes() {
-            ends(move || {
+            with_timeout(HANG_LIMIT, move |_| {
                 let (inner, gate) = Gate::before_or_after(MemoryDb::new(), call, Moment::After);
                 let db = LruCache::new(inner, 10);
                 db.inner().set(&[item(KEY, 1), item(OTHER, 1)]).unwrap();
@@ -193,7 +194,7 @@ fn a_late_fill_never_brings_back_what_a_write_has_replaced() {
 fn what_is_read_while_a_write_is_under_way_is_not_cached() {
     for moment in [Moment::Before, Moment::After] {
         for (name, call, write) in writes() {
-            ends(move || {
+            with_timeout(HANG_LIMIT, move |_| {
                 let (inner, gate) = Gate::before_or_after(MemoryDb::new(), call, moment);
                 let db = LruCache::new(inner, 10);
                 db.inner()
@@ -225,7 +226,7 @@ fn what_is_read_while_a_write_is_under_way_is_not_cached() {
 fn of_two_writes_that_overlap_the_cache_keeps_neither_that_came_first() {
     for moment in [Moment::Before, Moment::After] {
         for (name, call, write) in writes() {
-            ends(move || {
+            with_timeout(HANG_LIMIT, move |_| {
                 let (inner, gate) = Gate::before_or_after(MemoryDb::new(), call, moment);
                 let db = LruCache::new(inner, 10);
                 let writer = {
@@ -255,7 +256,7 @@ fn what_is_under_way_when_the_cache_forgets_is_not_cached() {
     ];
     for (name, forget) in forget {
         for call in [Call::Get, Call::Set] {
-            ends(move || {
+            with_timeout(HANG_LIMIT, move |_| {
                 let (inner, gate) = Gate::before_or_after(MemoryDb::new(), call, Moment::After);
                 let db = LruCache::new(inner, 10);
                 db.inner().inner.set(&[item(KEY, 1)]).unwrap();
@@ -280,7 +281,7 @@ fn what_is_under_way_when_the_cache_forgets_is_not_cached() {
 
 #[test]
 fn a_get_many_through_the_cache_sees_one_instant_though_a_write_comes_in_between() {
-    ends(|| {
+    with_timeout(HANG_LIMIT, |_| {
         let (inner, gate) = Gate::before_or_after(MemoryDb::new(), Call::GetMany, Moment::Before);
         let db = LruCache::new(inner, 10);
         db.inner().set(&[item(KEY, 1), item(OTHER, 1)]).unwrap();
@@ -458,7 +459,7 @@ fn an_entry_that_has_expired_counts_as_a_miss() {
     let clock = ManualClock::new(1_000);
     let db = MemoryDb::builder().clock(clock.clone()).build();
     let cache = LruCache::builder(db).clock(clock.clone()).build();
-    cache.set(&[item(KEY, 1).with_ttl(1_010)]).unwrap();
+    cache.set(&[item(KEY, 1).expires_at(1_010)]).unwrap();
     assert_eq!(data(&cache, KEY), Some(1));
     clock.set(1_011);
     assert_eq!(data(&cache, KEY), None);
@@ -472,7 +473,7 @@ fn a_lock_that_is_made_where_an_item_was_leaves_no_item_in_the_cache() {
     let clock = ManualClock::new(1_000);
     let db = MemoryDb::builder().clock(clock.clone()).build();
     let cache = LruCache::builder(db).clock(ManualClock::new(1_000)).build();
-    cache.set(&[item(KEY, 1).with_ttl(1_010)]).unwrap();
+    cache.set(&[item(KEY, 1).expires_at(1_010)]).unwrap();
     clock.set(1_011);
     assert!(cache.get_lock(KEY).is_ok());
     assert_eq!(data(&cache, KEY), None);

@@ -1,7 +1,8 @@
 //! A caller's own code runs while nothing is held: values whose `Drop` calls the database or
 //! panics, the sweeper, and calls from async code.
 
-use crate::instruments::{data, ends};
+use crate::common::{HANG_LIMIT, data};
+use atomic_db::testing::with_timeout;
 use atomic_db::{
     AtomicDb, AtomicDbExt, Batch, Clock, Error, Item, Key, LruCache, ManualClock, MemoryDb, Query,
     Sweeper,
@@ -45,7 +46,7 @@ fn call_everything(db: &impl AtomicDb<Data = OnDrop>) {
     let version = db
         .commit(&Batch::new().lock(lock.clone()).delete(key))
         .unwrap();
-    db.set_atomic(&[bare("own")], &[lock.renewed(version)])
+    db.set_atomic(&[bare("own")], &[lock.with_version(version)])
         .unwrap();
     assert_eq!(db.query(&Query::new("pk").prefix("own")).unwrap().len(), 1);
     db.page(&Query::new("pk"), None).unwrap();
@@ -185,7 +186,7 @@ fn holding(value: OnDrop) -> (ManualClock, Cached) {
     let (clock, inner) = clock_and_db();
     let cache = LruCache::builder(inner).capacity(1).clock(clock.clone());
     let db = cache.build();
-    db.set(&[Item::new(KEY.pk, KEY.sk, value).with_ttl(NOW)])
+    db.set(&[Item::new(KEY.pk, KEY.sk, value).expires_at(NOW)])
         .unwrap();
     db.inner().delete(&[KEY]).unwrap();
     assert_eq!(db.stats().entries, 1);
@@ -195,7 +196,7 @@ fn holding(value: OnDrop) -> (ManualClock, Cached) {
 #[test]
 fn a_value_that_leaves_the_database_may_call_it_from_its_drop() {
     for (way, leave) in ways_out() {
-        ends(move || {
+        with_timeout(HANG_LIMIT, move |_| {
             let (clock, db) = clock_and_db();
             let drops = Arc::new(AtomicUsize::new(0));
             let (handle, count) = (db.clone(), Arc::clone(&drops));
@@ -205,7 +206,7 @@ fn a_value_that_leaves_the_database_may_call_it_from_its_drop() {
                 let _ = handle.len();
                 count.fetch_add(1, Ordering::Relaxed);
             });
-            db.set(&[Item::new(KEY.pk, KEY.sk, value).with_ttl(NOW)])
+            db.set(&[Item::new(KEY.pk, KEY.sk, value).expires_at(NOW)])
                 .unwrap();
             leave(&db, &clock);
             assert_eq!(drops.load(Ordering::Relaxed), 1, "{way}");
@@ -217,7 +218,7 @@ fn a_value_that_leaves_the_database_may_call_it_from_its_drop() {
 #[test]
 fn a_value_that_leaves_the_cache_may_call_it_from_its_drop() {
     for (way, leave) in ways_out_of_the_cache() {
-        ends(move || {
+        with_timeout(HANG_LIMIT, move |_| {
             let drops = Arc::new(AtomicUsize::new(0));
             let slot = Arc::new(Mutex::new(None::<Cached>));
             let (handle, count) = (Arc::clone(&slot), Arc::clone(&drops));
@@ -241,10 +242,10 @@ fn a_value_that_leaves_the_cache_may_call_it_from_its_drop() {
 #[test]
 fn a_value_whose_drop_panics_leaves_the_database_usable() {
     for (way, leave) in ways_out() {
-        ends(move || {
+        with_timeout(HANG_LIMIT, move |_| {
             let (clock, db) = clock_and_db();
             let value = OnDrop::new(|| panic!("dropped"));
-            db.set(&[Item::new(KEY.pk, KEY.sk, value).with_ttl(NOW)])
+            db.set(&[Item::new(KEY.pk, KEY.sk, value).expires_at(NOW)])
                 .unwrap();
             let panicked = catch_unwind(AssertUnwindSafe(|| leave(&db, &clock)));
             assert!(panicked.is_err(), "{way}");
@@ -260,7 +261,7 @@ fn a_value_whose_drop_panics_leaves_the_database_usable() {
 #[test]
 fn a_value_whose_drop_panics_leaves_the_cache_usable() {
     for (way, leave) in ways_out_of_the_cache() {
-        ends(move || {
+        with_timeout(HANG_LIMIT, move |_| {
             let (clock, db) = holding(OnDrop::new(|| panic!("dropped")));
             let panicked = catch_unwind(AssertUnwindSafe(|| leave(&db, &clock)));
             assert!(panicked.is_err(), "{way}");
@@ -294,7 +295,7 @@ fn a_sweeper_drops_what_has_expired() {
     let (clock, db) = clock_and_db();
     let (dropped, drops) = mpsc::channel();
     let value = OnDrop::new(move || dropped.send(()).unwrap());
-    db.set(&[Item::new("pk", "value", value).with_ttl(NOW)])
+    db.set(&[Item::new("pk", "value", value).expires_at(NOW)])
         .unwrap();
     clock.set(NOW + 1);
     let sweeper = Sweeper::start(&db, Duration::from_millis(1)).unwrap();
@@ -306,7 +307,7 @@ fn a_sweeper_drops_what_has_expired() {
 #[test]
 fn dropping_a_sweeper_ends_its_thread() {
     for every in [Duration::from_millis(1), Duration::MAX] {
-        ends(move || {
+        with_timeout(HANG_LIMIT, move |_| {
             let (_, db) = clock_and_db();
             let (dropped, drops) = mpsc::channel();
             let value = OnDrop::new(move || dropped.send(()).unwrap());
@@ -326,7 +327,7 @@ fn dropping_a_sweeper_ends_its_thread() {
 
 #[test]
 fn a_sweeper_may_be_dropped_by_a_value_that_it_sweeps() {
-    ends(|| {
+    with_timeout(HANG_LIMIT, |_| {
         let (clock, db) = clock_and_db();
         let slot = Arc::new(Mutex::new(None::<Sweeper>));
         let (ended, end) = mpsc::channel();
@@ -337,7 +338,7 @@ fn a_sweeper_may_be_dropped_by_a_value_that_it_sweeps() {
         });
         let last = OnDrop::new(move || ended.send("database").unwrap());
         db.set(&[
-            Item::new("pk", "value", value).with_ttl(NOW),
+            Item::new("pk", "value", value).expires_at(NOW),
             Item::new("pk", "last", last),
         ])
         .unwrap();
@@ -352,7 +353,7 @@ fn a_sweeper_may_be_dropped_by_a_value_that_it_sweeps() {
 
 #[test]
 fn a_sweeper_goes_on_after_a_value_whose_drop_panics() {
-    ends(|| {
+    with_timeout(HANG_LIMIT, |_| {
         let (clock, db) = clock_and_db();
         let (dropped, drops) = mpsc::channel();
         let sender = dropped.clone();
@@ -362,8 +363,8 @@ fn a_sweeper_goes_on_after_a_value_whose_drop_panics() {
         });
         let good = OnDrop::new(move || dropped.send("good").unwrap());
         db.set(&[
-            Item::new("pk", "bad", bad).with_ttl(NOW),
-            Item::new("pk", "good", good).with_ttl(NOW + 1),
+            Item::new("pk", "bad", bad).expires_at(NOW),
+            Item::new("pk", "good", good).expires_at(NOW + 1),
         ])
         .unwrap();
         let _sweeper = Sweeper::start(&db, Duration::from_millis(1)).unwrap();
@@ -445,7 +446,7 @@ impl Clock for Asking {
 
 #[test]
 fn a_clock_may_ask_the_database_that_asks_it() {
-    ends(|| {
+    with_timeout(HANG_LIMIT, |_| {
         let clock = Arc::new(Asking::default());
         let db = MemoryDb::builder()
             .stripes(1)
@@ -457,7 +458,7 @@ fn a_clock_may_ask_the_database_that_asks_it() {
             .build();
         db.set(&[Item::new("pk", "timeless", 1)]).unwrap();
         clock.db.set(db.clone()).unwrap();
-        let timed = |ttl| Item::new("pk", "timed", 1).with_ttl(ttl);
+        let timed = |ttl| Item::new("pk", "timed", 1).expires_at(ttl);
         let key = Key::new("pk", "timed");
         let calls: [&dyn Fn(); 9] = [
             &|| drop(db.get(key).unwrap()),

@@ -2,20 +2,19 @@
 //! and what that check is worth.
 //!
 //! `ATOMIC_DB_HISTORIES=1000` records that many instead of a few, `ATOMIC_DB_SEED` chooses the
-//! first seed. With `RUSTFLAGS="--cfg shaken"` the locks of the library dawdle, so that calls
+//! first seed. With `RUSTFLAGS="--cfg perturb"` the locks of the library dawdle, so that calls
 //! overlap far more often.
-
-#[path = "../support/history.rs"]
-pub(super) mod history;
 
 #[cfg(feature = "redb")]
 use crate::redb::temporary::Temporary;
 #[cfg(feature = "redb")]
 use atomic_db::RedbDb;
 use atomic_db::{AtomicDb, KeyBuf, LruCache, ManualClock, MemoryDb, Version};
-use history::faulty::{Fault, Faulty};
-use history::workload::{Job, Workload};
-use history::{Action, Commit, History, Kind, Op, Outcome, Seen, Value, Versions, Write};
+use atomic_db_test_support::history::faulty::{Fault, Faulty};
+use atomic_db_test_support::history::workload::{Job, Workload};
+use atomic_db_test_support::history::{
+    Action, Commit, History, Kind, Op, Outcome, Seen, Value, Versions, Write,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -152,7 +151,7 @@ fn histories_of_every_database_are_strictly_serializable() {
     let overlap = 100 * overlapping / neighbours.max(1);
     println!("histories {count}, operations {operations}, overlap {overlap} %");
     // Threads that take turns would prove little.
-    assert!(!cfg!(shaken) || overlap >= 20, "they overlap too little");
+    assert!(!cfg!(perturb) || overlap >= 20, "they overlap too little");
 }
 
 #[test]

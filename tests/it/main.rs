@@ -3,23 +3,23 @@
 //! `cfg(mutants)` leaves out what builds long and tells of no changed line that the others do not.
 
 mod allocations;
-#[cfg(not(mutants))]
-mod broken;
 mod cache;
+mod common;
 mod drops;
 #[cfg(feature = "dynamodb")]
 mod dynamodb;
+mod guarantees;
 #[cfg(not(mutants))]
 mod histories;
-mod instruments;
-mod machine;
-mod original;
-mod promises;
 #[cfg(feature = "redb")]
 mod redb;
+mod reference_model;
+#[cfg(not(mutants))]
+mod suite_faults;
 mod suites;
 mod time;
 #[cfg(not(mutants))]
 mod trace;
 mod transact;
+mod typescript_parity;
 mod values;

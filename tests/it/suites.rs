@@ -1,6 +1,6 @@
 //! The conformance suite over every database and wrapper, in several configurations.
 
-use atomic_db::conformance::suite;
+use atomic_db::testing::suite;
 use atomic_db::{AtomicDb, Clock, LruCache, ManualClock, MemoryDb};
 
 fn memory(clock: ManualClock, stripes: usize) -> MemoryDb<String> {

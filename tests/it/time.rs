@@ -1,6 +1,6 @@
 //! Time to live, the lives of locks, and versions, on a clock that is moved by hand.
 
-use crate::instruments::{data, sks};
+use crate::common::{data, sks};
 use atomic_db::{
     AtomicDb, Batch, Error, Item, Key, KeyBuf, Lock, LruCache, ManualClock, MemoryDb, Query,
     Result, Version,
@@ -51,7 +51,7 @@ fn an_item_is_there_up_to_its_last_second_and_then_nowhere() {
                     Box::new(cache.build())
                 }
             };
-            db.set(&[Item::new("pk", "item", 1).with_ttl(NOW + 5)])
+            db.set(&[Item::new("pk", "item", 1).expires_at(NOW + 5)])
                 .unwrap();
             clock.set(NOW + 5);
             for (way, found) in ways_to_read(&*db) {
@@ -87,7 +87,7 @@ fn expired_items_in_between_count_towards_no_limit_and_end_no_page() {
         let item = Item::new("pk", format!("{number:04}"), number);
         db.set(&[match number % 400 {
             399 => item,
-            _ => item.with_ttl(NOW),
+            _ => item.expires_at(NOW),
         }])
         .unwrap();
     }
@@ -112,7 +112,7 @@ fn purge_expired_counts_items_and_locks_of_every_stripe() {
         for number in 0..1_000 {
             let item = Item::new(format!("{}", number % 50), format!("{number}"), ());
             db.set(&[match number % 2 {
-                0 => item.with_ttl(NOW + number / 100),
+                0 => item.expires_at(NOW + number / 100),
                 _ => item,
             }])
             .unwrap();
@@ -136,8 +136,8 @@ fn purge_expired_counts_items_and_locks_of_every_stripe() {
 fn the_last_time_to_live_that_was_written_counts() {
     let (clock, db) = clock_and_db();
     let item = Item::new("pk", "item", 1);
-    db.set(&[item.clone().with_ttl(NOW)]).unwrap();
-    db.set(&[item.clone().with_ttl(NOW + 10)]).unwrap();
+    db.set(&[item.clone().expires_at(NOW)]).unwrap();
+    db.set(&[item.clone().expires_at(NOW + 10)]).unwrap();
     clock.set(NOW + 10);
     assert_eq!(db.purge_expired(), 0);
     assert_eq!(data(&db, KEY), Some(1));
@@ -153,7 +153,7 @@ fn an_item_that_is_written_expired_is_never_seen() {
     let cached = LruCache::builder(db.clone()).clock(ManualClock::new(NOW));
     let cached = cached.build();
     cached
-        .set(&[Item::new("pk", "item", 1).with_ttl(NOW - 1)])
+        .set(&[Item::new("pk", "item", 1).expires_at(NOW - 1)])
         .unwrap();
     assert!(ways_to_read(&cached).iter().all(|(_, found)| !found));
     assert!(db.is_empty());
@@ -163,7 +163,8 @@ fn an_item_that_is_written_expired_is_never_seen() {
 fn a_creation_succeeds_over_an_expired_item_and_over_a_lock() {
     let (clock, db) = clock_and_db();
     let create = |data| db.commit(&Batch::new().create(Item::new("pk", "item", data)));
-    db.set(&[Item::new("pk", "item", 1).with_ttl(NOW)]).unwrap();
+    db.set(&[Item::new("pk", "item", 1).expires_at(NOW)])
+        .unwrap();
     assert!(matches!(
         create(2),
         Err(Error::AlreadyExists { key }) if key == KEY
@@ -210,7 +211,7 @@ fn a_lock_lives_up_to_its_last_second_and_not_longer() {
     let lock = db.get_lock(LOCK).unwrap();
     clock.set(lock.ttl());
     let version = db.set_atomic(&item, from_ref(&lock)).unwrap();
-    let lock = lock.renewed(version);
+    let lock = lock.with_version(version);
     clock.set(lock.ttl() + 1);
     for commit in [
         Batch::new().lock(lock.clone()).set(item[0].clone()),

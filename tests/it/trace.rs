@@ -1,6 +1,6 @@
 //! The cache against an exact cache of another make, over requests that were made in earnest.
 
-use atomic_db::{AtomicDb, Item, Key, LruCache, MemoryDb, Stats};
+use atomic_db::{AtomicDb, CacheStats, Item, Key, LruCache, MemoryDb};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Block numbers of a disk's reads and writes, one a line, where the file is at hand.
@@ -70,7 +70,7 @@ impl Trace {
     }
 
     /// Asks a new cache over `disk` for everything in turn.
-    fn cached(&self, disk: &MemoryDb<usize>, capacity: usize) -> Stats {
+    fn cached(&self, disk: &MemoryDb<usize>, capacity: usize) -> CacheStats {
         let db = LruCache::builder(disk.clone())
             .capacity(capacity)
             .shards(1)

@@ -1,6 +1,6 @@
 //! Transactions: their order, their retries, and what they leave behind.
 
-use crate::instruments::{Call, Hooked, Moment, Pauses, data};
+use crate::common::{Call, Hooked, Moment, Pauses, data};
 use atomic_db::{
     AtomicDb, AtomicDbExt, Batch, Error, Item, Key, LruCache, MemoryDb, Result, Retry, Transaction,
 };
@@ -387,7 +387,7 @@ fn attempts_are_bounded_and_the_last_race_is_the_source() {
         assert_eq!(pauses.take().len() as u32, expected - 1);
         assert!(error.is_race_condition() && error.is_retryable());
         match error {
-            Error::Exhausted { attempts, source } => {
+            Error::RetriesExhausted { attempts, source } => {
                 assert_eq!(attempts, expected);
                 assert!(
                     matches!(*source, Error::RaceCondition { keys } if keys == [LOCK.to_buf()])
@@ -449,7 +449,7 @@ fn no_attempt_begins_after_the_deadline() {
     // Time passes within the attempts: the third ends at 12 seconds.
     let (error, runs) = lose(&retry, |_| pauses.clock.advance(Duration::from_secs(4)));
     assert_eq!(runs, 3);
-    assert!(matches!(error, Error::Exhausted { attempts: 3, .. }));
+    assert!(matches!(error, Error::RetriesExhausted { attempts: 3, .. }));
     assert!(error.is_race_condition());
 
     // Time passes within the pauses, which are cut short.
@@ -460,7 +460,7 @@ fn no_attempt_begins_after_the_deadline() {
             .backoff(Duration::from_secs(3_600), Duration::from_secs(3_600));
         let (error, runs) = lose(&long, |_| ());
         let made = pauses.take();
-        assert!(matches!(error, Error::Exhausted { attempts, .. } if attempts == runs));
+        assert!(matches!(error, Error::RetriesExhausted { attempts, .. } if attempts == runs));
         assert_eq!(made.len() as u32, runs - 1);
         assert!(made.iter().sum::<Duration>() <= Duration::from_secs(10));
     }

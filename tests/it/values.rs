@@ -1,6 +1,6 @@
 //! What is handed in and out: items, locks, keys, versions, batches and clocks, each by itself.
 
-use crate::instruments::{Call, Hooked, Moment};
+use crate::common::{Call, Hooked, Moment};
 use atomic_db::{
     AtomicDb, Batch, Clock, Item, Key, Lock, ManualClock, MemoryDb, Query, SystemClock, Version,
     VersionGenerator,
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 #[test]
 fn an_item_says_where_and_what_it_is() {
-    let item = Item::new("user#1", "name", 7).with_ttl(100);
+    let item = Item::new("user#1", "name", 7).expires_at(100);
     assert_eq!((item.pk(), item.sk()), ("user#1", "name"));
     assert_eq!(item.key(), Key::new("user#1", "name"));
     assert_eq!((item.data(), item.ttl()), (Some(&7), Some(100)));
@@ -27,17 +27,17 @@ fn an_item_says_where_and_what_it_is() {
 
 #[test]
 fn equal_items_have_equal_keys_data_and_times_to_live() {
-    let item = Item::new("a", "b", 1).with_ttl(100);
-    assert_eq!(item, Item::new("a", "b", 1).with_ttl(100));
+    let item = Item::new("a", "b", 1).expires_at(100);
+    assert_eq!(item, Item::new("a", "b", 1).expires_at(100));
     for other in [
-        Item::new("c", "b", 1).with_ttl(100),
-        Item::new("a", "c", 1).with_ttl(100),
-        Item::new("a", "b", 2).with_ttl(100),
-        Item::without_data("a", "b").with_ttl(100),
-        Item::new("a", "b", 1).with_ttl(101),
+        Item::new("c", "b", 1).expires_at(100),
+        Item::new("a", "c", 1).expires_at(100),
+        Item::new("a", "b", 2).expires_at(100),
+        Item::without_data("a", "b").expires_at(100),
+        Item::new("a", "b", 1).expires_at(101),
         Item::new("a", "b", 1),
         // The same text, divided elsewhere.
-        Item::new("ab", "", 1).with_ttl(100),
+        Item::new("ab", "", 1).expires_at(100),
     ] {
         assert_ne!(item, other);
     }

@@ -249,7 +249,7 @@ fn count_purge(live: usize) {
         let expires =
             number % (shape.items / EXPIRED) == 0 && number / (shape.items / EXPIRED) < EXPIRED;
         let ttl = if expires { 2_000 } else { 1_000_000 };
-        let item = Item::new(&pair.pk, &pair.sk, 1_u64).with_ttl(ttl);
+        let item = Item::new(&pair.pk, &pair.sk, 1_u64).expires_at(ttl);
         db.set(&[item]).expect("a write succeeds");
     }
     clock.set(3_000);

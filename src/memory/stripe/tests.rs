@@ -172,16 +172,16 @@ fn selected(
 ) -> (Vec<Item<usize>>, bool) {
     let mut items: Vec<Item<usize>> = model
         .iter()
-        .filter(|((pk, sk), _)| *pk == query.pk() && sk.starts_with(query.sk_prefix()))
+        .filter(|((pk, sk), _)| *pk == query.pk && sk.starts_with(&*query.prefix))
         .filter(|((_, sk), _)| {
-            after.is_none_or(|after| match query.is_reverse() {
+            after.is_none_or(|after| match query.reverse {
                 false => *sk > after,
                 true => *sk < after,
             })
         })
         .filter_map(|(_, held)| held.live_item(now))
         .collect();
-    if query.is_reverse() {
+    if query.reverse {
         items.reverse();
     }
     let more = items.len() > max;
@@ -222,7 +222,7 @@ proptest! {
             match step {
                 Step::Put(key, ttl) => {
                     let item = Item::new(key.0, key.1, number);
-                    let item = ttl.map_or(item.clone(), |ttl| item.with_ttl(now + ttl));
+                    let item = ttl.map_or(item.clone(), |ttl| item.expires_at(now + ttl));
                     let there = model.contains_key(&key);
                     removed.extend(stripe.put(&colliding(&hasher, key), item.clone()));
                     prop_assert_eq!(take(&mut model, removed).len(), usize::from(there));
@@ -289,7 +289,7 @@ proptest! {
                     prop_assert_eq!(found.is_some(), expected);
                     if let Some(row) = found {
                         stripe.renew(row, version(number));
-                        model.insert(key, Held::Lock(asked.renewed(version(number))));
+                        model.insert(key, Held::Lock(asked.with_version(version(number))));
                     }
                 }
                 Step::Expire(max) => {
@@ -303,7 +303,7 @@ proptest! {
                     }
                 }
                 Step::Select { query, after, max } => {
-                    let hash = hasher.partition(query.pk().as_bytes());
+                    let hash = hasher.partition(query.pk.as_bytes());
                     let found = stripe.select(hash, &query, after, max, now, &mut removed);
                     prop_assert_eq!(found, selected(&model, &query, after, max, now));
                     for held in take(&mut model, removed) {
@@ -370,8 +370,8 @@ fn empty(max_rows: usize) -> Stripe<u32> {
 
 /// What `query` selects of it without a limit.
 fn all(stripe: &mut Stripe<u32>, query: &Query, now: u64) -> Vec<u32> {
-    let hash = stripe.hasher.partition(query.pk().as_bytes());
-    let after = query.start_after();
+    let hash = stripe.hasher.partition(query.pk.as_bytes());
+    let after = query.after.as_deref();
     let mut removed = RemovedRows::new();
     let (items, more) = stripe.select(hash, query, after, usize::MAX, now, &mut removed);
     assert!(!more);
@@ -392,7 +392,7 @@ fn a_partition_of_thousands_of_items_keeps_their_order_as_they_come_and_go() {
         // Every third one expires, and in another order than the keys'.
         let item = Item::new("pk", sk(number), number);
         let item = match number % 3 {
-            0 => item.with_ttl(u64::from(number % 100)),
+            0 => item.expires_at(u64::from(number % 100)),
             _ => item,
         };
         assert_eq!(put(&mut stripe, item), 0);
@@ -456,7 +456,7 @@ fn a_partition_of_thousands_of_items_keeps_their_order_as_they_come_and_go() {
 fn a_full_stripe_has_no_room_for_a_lock_until_something_leaves_it() {
     let mut stripe = empty(3);
     put(&mut stripe, Item::new("pk", "a", 1));
-    put(&mut stripe, Item::new("other", "a", 1).with_ttl(5));
+    put(&mut stripe, Item::new("other", "a", 1).expires_at(5));
     assert!(stripe.has_room(1) && !stripe.has_room(2));
     let first = lock(&mut stripe, "lock").expect("there is room for one more");
     assert!(stripe.has_room(0) && !stripe.has_room(1));

@@ -1,7 +1,7 @@
 //! `DynamoDb` while its requests and answers are lost, late, refused or old.
 
-use super::local;
-use super::proxy::{Fault, Proxy, Request};
+use super::fault_proxy::{Fault, Proxy, Request};
+use super::server;
 use atomic_db::{
     AtomicDb, AtomicDbExt, Batch, DynamoDb, DynamoDbBuilder, DynamoDbError, Error, Item, Key,
     KeyBuf, Lock, ManualClock, Query, Retry,
@@ -21,17 +21,17 @@ const LEEWAY: Duration = Duration::from_millis(2_500);
 
 /// A new table behind a proxy, with little patience. `None` where there is no server.
 fn behind_a_proxy() -> Option<(DynamoDb<u64>, Proxy)> {
-    let proxy = Proxy::before(local::endpoint()?);
+    let proxy = Proxy::before(server::endpoint()?);
     let db = impatient(&proxy).open().unwrap();
     Some((db, proxy))
 }
 
 /// A builder for a new table, which has been created with more patience.
 fn impatient(proxy: &Proxy) -> DynamoDbBuilder<u64> {
-    let table = local::new_table();
-    let patient = local::builder_of::<u64>(&proxy.endpoint(), table.as_str());
+    let table = server::new_table();
+    let patient = server::builder_of::<u64>(&proxy.endpoint(), table.as_str());
     patient.create_table(true).open().unwrap();
-    local::builder_of(&proxy.endpoint(), table)
+    server::builder_of(&proxy.endpoint(), table)
         .clock(ManualClock::new(2_000_000_000))
         .timeout(TIMEOUT)
         .attempt_timeout(ATTEMPT)
@@ -114,7 +114,7 @@ fn a_commit_whose_answer_is_lost_is_done_once() {
         let turn = turn as u64;
         let version = in_time(|| db.set_atomic(&[item(turn)], &[lock.clone()]));
         let version = version.unwrap_or_else(|error| panic!("{fault:?}: {error:?}"));
-        lock = lock.renewed(version);
+        lock = lock.with_version(version);
         let requests = proxy.requests_of(COMMIT);
         assert_eq!(requests.len(), 2, "{fault:?}");
         assert_eq!(requests[0].body, requests[1].body, "{fault:?}: two commits");
@@ -133,7 +133,7 @@ fn a_commit_whose_answers_are_all_lost_is_settled_by_its_lock() {
         let lock = db.get_lock(LOCK).unwrap();
         proxy.set_for(COMMIT, always(fault));
         let version = in_time(|| db.set_atomic(&[item(7)], &[lock.clone()])).unwrap();
-        assert_eq!(db.get_lock(LOCK).unwrap(), lock.renewed(version));
+        assert_eq!(db.get_lock(LOCK).unwrap(), lock.with_version(version));
         assert_eq!(value(&db), Some(7));
         // Without a lock, there is nothing to settle it by.
         let outcome = in_time(|| db.commit(&Batch::new().set(item(8))));
@@ -241,7 +241,7 @@ fn a_commit_that_meets_others_for_good_names_the_locks_that_they_are_at() {
     assert!(matches!(error, Error::Unavailable(_)), "{error:?}");
     assert!(matches!(
         source(&error),
-        Some(DynamoDbError::Contended { .. })
+        Some(DynamoDbError::TransactionConflict { .. })
     ));
     proxy.set(always(Fault::None));
     db.commit(&batch).unwrap();
@@ -293,7 +293,7 @@ fn each_reason_of_a_cancellation_means_what_it_says() {
     }
     let (error, requests) = cancelled(["AccessDenied", "None", "None", "None"]);
     assert!(
-        matches!(source(&error), Some(DynamoDbError::Denied { .. })),
+        matches!(source(&error), Some(DynamoDbError::AccessDenied { .. })),
         "{error:?}"
     );
     assert_eq!(requests, 1);
@@ -419,7 +419,7 @@ fn reads_are_repeated_until_they_are_answered() {
         in_time(|| db.get_lock(LOCK)).map(drop).unwrap_err(),
     ] {
         assert!(matches!(error, Error::Unavailable(_)), "{error:?}");
-        assert!(matches!(source(&error), Some(DynamoDbError::NoAnswer(_))));
+        assert!(matches!(source(&error), Some(DynamoDbError::NoResponse(_))));
     }
     let error = in_time(|| db.set(&[item(2)])).unwrap_err();
     assert!(matches!(error, Error::OutcomeUnknown(_)), "{error:?}");
@@ -455,7 +455,7 @@ fn what_is_denied_is_told_at_once() {
         {
             assert!(matches!(error, Error::Backend(_)), "{error:?}");
             match source(&error) {
-                Some(DynamoDbError::Denied { code: told, .. }) => assert_eq!(told, code),
+                Some(DynamoDbError::AccessDenied { code: told, .. }) => assert_eq!(told, code),
                 other => panic!("{other:?}"),
             }
         }
@@ -479,7 +479,7 @@ fn a_server_that_has_stopped_is_unavailable_and_nothing_was_written() {
         in_time(|| db.set_atomic(&[item(1)], &[lock])).map(drop),
         in_time(|| db.query(&Query::new("pk"))).map(drop),
         in_time(|| {
-            local::builder_of::<u64>("http://127.0.0.1:1", "table")
+            server::builder_of::<u64>("http://127.0.0.1:1", "table")
                 .timeout(TIMEOUT)
                 .create_table(true)
                 .open()
@@ -489,7 +489,7 @@ fn a_server_that_has_stopped_is_unavailable_and_nothing_was_written() {
     .map(Result::unwrap_err)
     {
         assert!(matches!(error, Error::Unavailable(_)), "{error:?}");
-        assert!(matches!(source(&error), Some(DynamoDbError::NoAnswer(_))));
+        assert!(matches!(source(&error), Some(DynamoDbError::NoResponse(_))));
     }
 }
 
@@ -546,14 +546,11 @@ fn a_lock_that_is_made_late_has_a_version_of_its_own() {
 
 #[test]
 fn reads_that_decide_never_see_old_answers() {
-    let Some(endpoint) = local::endpoint() else {
+    let Some(endpoint) = server::endpoint() else {
         return;
     };
     let proxy = Proxy::before(endpoint);
-    let eventual = impatient(&proxy)
-        .eventually_consistent_reads()
-        .open()
-        .unwrap();
+    let eventual = impatient(&proxy).consistent_reads(false).open().unwrap();
     proxy.set(always(Fault::Old));
     eventual.set(&[item(1)]).unwrap();
     assert_eq!(eventual.get(ITEM).unwrap(), Some(item(1)));
@@ -589,11 +586,11 @@ fn increment(tx: &mut atomic_db::Transaction<'_, DynamoDb<u64>>) -> atomic_db::R
 /// Counts from several threads while about one request in four suffers something.
 #[test]
 fn no_update_is_lost_or_doubled_whatever_becomes_of_the_requests() {
-    let Some(endpoint) = local::endpoint() else {
+    let Some(endpoint) = server::endpoint() else {
         return;
     };
     let proxy = Proxy::before(endpoint);
-    let db = local::builder::<u64>(&proxy.endpoint(), ManualClock::new(2_000_000_000))
+    let db = server::builder::<u64>(&proxy.endpoint(), ManualClock::new(2_000_000_000))
         .timeout(Duration::from_secs(5))
         .attempt_timeout(Duration::from_millis(400))
         .open()

@@ -1,7 +1,7 @@
 //! What is sent for a call, and what never is.
 
-use super::local;
-use super::proxy::{Fault, Proxy};
+use super::fault_proxy::{Fault, Proxy};
+use super::server;
 use super::{START, new_table};
 use atomic_db::{AtomicDb, Batch, DynamoDb, Error, Item, Key, Lock, ManualClock, Query, Version};
 use serde::de::DeserializeOwned;
@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 /// A new table behind a proxy that counts. `None` where there is no server.
 fn counted<T: DeserializeOwned>() -> Option<(DynamoDb<T>, Proxy)> {
-    let proxy = Proxy::before(local::endpoint()?);
+    let proxy = Proxy::before(server::endpoint()?);
     // With patience: a request that is repeated counts twice.
-    let db = local::builder(&proxy.endpoint(), ManualClock::new(START))
+    let db = server::builder(&proxy.endpoint(), ManualClock::new(START))
         .timeout(Duration::from_secs(120))
         .attempt_timeout(Duration::from_secs(60));
     let db = db.open().unwrap();
@@ -35,7 +35,7 @@ fn a_commit_under_a_lock_that_was_handed_on_is_one_request() {
     for turn in 0..3 {
         let item = Item::new("pk", "item", turn);
         let version = db.set_atomic(&[item], &[lock.clone()]).unwrap();
-        lock = lock.renewed(version);
+        lock = lock.with_version(version);
     }
     assert_eq!(proxy.operations(), ["TransactWriteItems"; 3]);
     proxy.set(|_| Fault::None);
@@ -126,7 +126,11 @@ fn bad_input_is_refused_before_anything_is_sent() {
         ] {
             match refused {
                 Err(Error::InvalidInput(text)) => assert!(text.contains("empty"), "{text}"),
-                Err(Error::Limit { max, got, .. }) => {
+                Err(Error::LimitExceeded {
+                    limit: max,
+                    actual: got,
+                    ..
+                }) => {
                     assert!([(2_048, 2_049), (1_024, 1_025)].contains(&(max, got)));
                 }
                 other => panic!("{key}: {other:?}"),
@@ -142,7 +146,7 @@ fn bad_input_is_refused_before_anything_is_sent() {
     ] {
         assert!(matches!(
             refused,
-            Err(Error::InvalidInput(_) | Error::Limit { .. })
+            Err(Error::InvalidInput(_) | Error::LimitExceeded { .. })
         ));
     }
     let mut stream = db.stream(Query::new(""));
@@ -150,7 +154,11 @@ fn bad_input_is_refused_before_anything_is_sent() {
     assert!(stream.next().is_none());
 
     let expect_limit = |outcome: atomic_db::Result<()>, limit: usize, given: usize| match outcome {
-        Err(Error::Limit { max, got, .. }) => assert_eq!((max, got), (limit, given)),
+        Err(Error::LimitExceeded {
+            limit: max,
+            actual: got,
+            ..
+        }) => assert_eq!((max, got), (limit, given)),
         other => panic!("{other:?}"),
     };
     let hundred = (0..100).fold(Batch::new(), |batch, number| batch.lock(lock(number)));
@@ -279,7 +287,7 @@ fn few_requests_find_what_lies_among_much_that_is_hidden() {
         return;
     };
     let hidden: Vec<Item<String>> = (0..60)
-        .map(|number| Item::new("pk", format!("a{number:02}"), String::new()).with_ttl(START - 1))
+        .map(|number| Item::new("pk", format!("a{number:02}"), String::new()).expires_at(START - 1))
         .collect();
     db.set(&hidden).unwrap();
     let lock = db.get_lock(Key::new("pk", "a-lock")).unwrap();

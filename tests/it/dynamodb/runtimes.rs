@@ -1,13 +1,13 @@
 //! `DynamoDb` is called, opened and dropped wherever code runs.
 
-use super::{START, local, new_table};
+use super::{START, new_table, server};
 use atomic_db::{AtomicDb, DynamoDb, Item, Key, ManualClock, Query};
 use std::thread;
 use tokio::runtime::Builder;
 
 /// Opens a table, uses all of it, and drops it.
 fn all_there_is(endpoint: &str) {
-    let db = local::builder::<u32>(endpoint, ManualClock::new(START));
+    let db = server::builder::<u32>(endpoint, ManualClock::new(START));
     use_all_of(&db.open().unwrap());
 }
 
@@ -27,7 +27,7 @@ fn use_all_of(db: &DynamoDb<u32>) {
 
 #[test]
 fn it_works_on_a_runtime_of_one_thread() {
-    let Some(endpoint) = local::endpoint() else {
+    let Some(endpoint) = server::endpoint() else {
         return;
     };
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
@@ -43,7 +43,7 @@ fn it_works_on_a_runtime_of_one_thread() {
 
 #[test]
 fn it_works_on_a_runtime_of_one_worker() {
-    let Some(endpoint) = local::endpoint() else {
+    let Some(endpoint) = server::endpoint() else {
         return;
     };
     let runtime = Builder::new_multi_thread()
@@ -66,11 +66,11 @@ fn it_works_on_a_runtime_of_one_worker() {
 
 #[test]
 fn it_works_from_many_threads_and_with_several_of_its_own() {
-    let Some(endpoint) = local::endpoint() else {
+    let Some(endpoint) = server::endpoint() else {
         return;
     };
-    let db = local::builder::<u32>(endpoint, ManualClock::new(START));
-    let db = db.runtime_threads(3).open().unwrap();
+    let db = server::builder::<u32>(endpoint, ManualClock::new(START));
+    let db = db.worker_threads(3).open().unwrap();
     thread::scope(|scope| {
         for number in 0..8 {
             let db = db.clone();
@@ -107,7 +107,7 @@ fn the_last_handle_may_be_a_stream_or_go_where_async_code_runs() {
 /// Credentials and region may come from the SDK's own configuration; its connections do not.
 #[test]
 fn a_configuration_of_the_sdk_is_accepted_from_another_runtime() {
-    let Some(endpoint) = local::endpoint() else {
+    let Some(endpoint) = server::endpoint() else {
         return;
     };
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
@@ -115,14 +115,14 @@ fn a_configuration_of_the_sdk_is_accepted_from_another_runtime() {
         let credentials =
             aws_sdk_dynamodb::config::Credentials::new("local", "local", None, None, "test");
         aws_config::defaults(aws_config::BehaviorVersion::latest())
-            .region("local")
+            .region("server")
             .endpoint_url(endpoint)
             .credentials_provider(credentials)
             .load()
             .await
     });
     let open = || {
-        DynamoDb::<u32>::builder(local::new_table())
+        DynamoDb::<u32>::builder(server::new_table())
             .sdk_config(&config)
             .create_table(true)
             .clock(ManualClock::new(START))
@@ -137,14 +137,14 @@ fn a_configuration_of_the_sdk_is_accepted_from_another_runtime() {
 fn many_that_are_opened_and_dropped_leave_no_threads() {
     // Only where a process can look at its own threads.
     let threads = || std::fs::read_dir("/proc/self/task").map(|tasks| tasks.count());
-    let (Some(endpoint), Ok(before)) = (local::endpoint(), threads()) else {
+    let (Some(endpoint), Ok(before)) = (server::endpoint(), threads()) else {
         return;
     };
     const MANY: usize = 200;
-    let table = local::new_table();
+    let table = server::new_table();
     for _ in 0..MANY {
         drop(
-            local::builder_of::<u32>(endpoint, table.as_str())
+            server::builder_of::<u32>(endpoint, table.as_str())
                 .open()
                 .unwrap(),
         );

@@ -1,7 +1,7 @@
 //! The table of the TypeScript package atomic-dynamodb, shared with it: rows are written here as it
 //! writes them, with the bare SDK, and read as it reads them.
 
-use super::{START, local};
+use super::{START, server};
 use atomic_db::{
     AtomicDb, AtomicDbExt, Batch, DynamoDb, Error, Item, Key, KeyBuf, LruCache, ManualClock, Query,
     Retry, Version, VersionGenerator,
@@ -58,7 +58,7 @@ impl Bare {
             .behavior_version(BehaviorVersion::latest())
             .endpoint_url(endpoint)
             .region(Region::new("local"))
-            .credentials_provider(Credentials::new("local", "local", None, None, "test"))
+            .credentials_provider(Credentials::new("local", "server", None, None, "test"))
             .http_client(http)
             .build();
         let runtime = tokio::runtime::Builder::new_current_thread();
@@ -114,9 +114,9 @@ impl Bare {
 
 /// A new table, as this crate sees it and as the SDK does.
 fn shared<T>(clock: &ManualClock) -> Option<(DynamoDb<T>, Bare)> {
-    let endpoint = local::endpoint()?;
-    let table = local::new_table();
-    let db = local::builder_of(endpoint, table.as_str())
+    let endpoint = server::endpoint()?;
+    let table = server::new_table();
+    let db = server::builder_of(endpoint, table.as_str())
         .create_table(true)
         .clock(clock.clone())
         .open()
@@ -186,7 +186,7 @@ fn items_of_the_package_are_read() {
     ));
     expected.push(Item::new("pk", "20", large));
     expected.push(Item::without_data("pk", "21"));
-    expected.push(Item::new("pk", "22", json!(7)).with_ttl(START));
+    expected.push(Item::new("pk", "22", json!(7)).expires_at(START));
     expected.push(Item::new("pk", "23", json!(7)));
     expected.push(Item::new("pk", "25", json!(7)));
 
@@ -212,7 +212,7 @@ fn rows_are_written_as_the_package_reads_them() {
         return;
     };
     let data = json!({"name": "Ada", "tags": [1, null]});
-    let item = Item::new("pk", "a", data.clone()).with_ttl(START + 5);
+    let item = Item::new("pk", "a", data.clone()).expires_at(START + 5);
     let expected = row(
         "pk",
         "a",
@@ -390,11 +390,11 @@ fn a_table_of_another_schema_is_told() {
         AttributeDefinition, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType,
         TimeToLiveSpecification,
     };
-    let Some(endpoint) = local::endpoint() else {
+    let Some(endpoint) = server::endpoint() else {
         return;
     };
     let create = |keys: &[(&str, KeyType, ScalarAttributeType)]| {
-        let bare = Bare::new(endpoint, &local::new_table());
+        let bare = Bare::new(endpoint, &server::new_table());
         let mut request = bare.client.create_table();
         for (name, role, kind) in keys {
             let attribute = AttributeDefinition::builder().attribute_name(*name);
@@ -408,10 +408,10 @@ fn a_table_of_another_schema_is_told() {
         bare.runtime.block_on(request).unwrap();
         bare
     };
-    let open = |bare: &Bare| local::builder_of::<u32>(endpoint, bare.table.as_str());
+    let open = |bare: &Bare| server::builder_of::<u32>(endpoint, bare.table.as_str());
     let told = |outcome: atomic_db::Result<()>| match outcome.unwrap_err() {
         Error::Backend(source) => match source.downcast_ref() {
-            Some(atomic_db::DynamoDbError::OtherSchema { difference, .. }) => difference.clone(),
+            Some(atomic_db::DynamoDbError::SchemaMismatch { detail, .. }) => detail.clone(),
             other => panic!("{other:?}"),
         },
         other => panic!("{other:?}"),
@@ -425,11 +425,8 @@ fn a_table_of_another_schema_is_told() {
         &[("sk", Hash, S), ("pk", Range, S)],
     ] {
         let bare = create(keys);
-        let difference = told(open(&bare).create_table(true).open().map(drop));
-        assert!(
-            difference.contains("not (pk S HASH, sk S RANGE)"),
-            "{difference}"
-        );
+        let detail = told(open(&bare).create_table(true).open().map(drop));
+        assert!(detail.contains("not (pk S HASH, sk S RANGE)"), "{detail}");
         // Who does not ask at first is told later; but swapped keys look like any others, and to a
         // table without a sort key, `sk` is an attribute like any other.
         if keys[0].0 != "sk" {
@@ -456,8 +453,8 @@ fn a_table_of_another_schema_is_told() {
         .time_to_live_specification(ttl.build().unwrap())
         .send();
     bare.runtime.block_on(request).unwrap();
-    let difference = told(open(&bare).create_table(true).open().map(drop));
-    assert!(difference.contains("expires"), "{difference}");
+    let detail = told(open(&bare).create_table(true).open().map(drop));
+    assert!(detail.contains("expires"), "{detail}");
 }
 
 /// Both count under one lock, at once. The package reads eventually; the server does not make use
@@ -488,7 +485,7 @@ fn no_update_is_lost_between_the_package_and_this_crate() {
                 }
             });
         }
-        let endpoint = local::endpoint().unwrap();
+        let endpoint = server::endpoint().unwrap();
         for _ in 0..2 {
             let table = bare.table.clone();
             scope.spawn(move || {

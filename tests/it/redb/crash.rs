@@ -48,7 +48,7 @@ fn the_child_that_is_killed() {
                     .set(Item::new(&other, "count", number))
                     .create(Item::new(&other, entry, number));
                 let version = db.commit(&batch).unwrap();
-                lock = lock.renewed(version);
+                lock = lock.with_version(version);
                 // One write, so that lines of several threads do not mix.
                 let line = format!("\nacknowledged {writer} {number} {version}\n");
                 io::stdout().write_all(line.as_bytes()).unwrap();

@@ -2,7 +2,7 @@
 
 use super::storage::Disk;
 use super::temporary::Temporary;
-use crate::instruments::{data, sks};
+use crate::common::{data, sks};
 use atomic_db::{
     AtomicDb, Batch, Clock, Durability, Error, Item, Key, Lock, ManualClock, Query, RedbDb, Result,
     Version,
@@ -53,7 +53,7 @@ fn a_file_has_what_was_written_when_it_is_opened_again() {
         let db = open(&path).unwrap();
         db.set(&[
             item("a"),
-            item("b").with_ttl(9_000_000_000),
+            item("b").expires_at(9_000_000_000),
             Item::without_data("pk", "c"),
         ])
         .unwrap();
@@ -63,7 +63,7 @@ fn a_file_has_what_was_written_when_it_is_opened_again() {
     let found = db.query(&Query::new("pk")).unwrap();
     let expected = [
         item("a"),
-        item("b").with_ttl(9_000_000_000),
+        item("b").expires_at(9_000_000_000),
         Item::without_data("pk", "c"),
     ];
     assert_eq!(found, expected);
@@ -183,7 +183,10 @@ fn a_later_format_is_refused() {
     }
     write.commit().unwrap();
     assert_invalid(open(&path), "format 2");
-    assert_invalid(RedbDb::<u32>::builder().read_only().open(&path), "format 2");
+    assert_invalid(
+        RedbDb::<u32>::builder().read_only(true).open(&path),
+        "format 2",
+    );
 }
 
 #[test]
@@ -201,7 +204,7 @@ fn a_table_of_another_type_is_refused() {
 fn reading_only_changes_nothing_and_lets_others_read() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("db.redb");
-    let read_only = || RedbDb::<String>::builder().read_only().open(&path);
+    let read_only = || RedbDb::<String>::builder().read_only(true).open(&path);
     let missing = read_only().unwrap_err();
     assert!(matches!(missing, Error::Backend(_)), "{missing:?}");
     assert!(!path.exists());
@@ -242,7 +245,10 @@ fn a_file_that_may_not_be_written_is_refused() {
     if fs::OpenOptions::new().append(true).open(&path).is_err() {
         let error = open(&path).unwrap_err();
         assert!(source(&error).contains("db.redb"), "{error:?}");
-        RedbDb::<String>::builder().read_only().open(&path).unwrap();
+        RedbDb::<String>::builder()
+            .read_only(true)
+            .open(&path)
+            .unwrap();
     }
 }
 
@@ -255,7 +261,7 @@ fn a_file_that_was_cut_or_changed_is_an_error_and_no_panic() {
     written(&path);
     let sound = fs::read(&path).unwrap();
     let check = |image: &[u8]| {
-        let db = RedbDb::<String>::builder().check_on_open();
+        let db = RedbDb::<String>::builder().check_on_open(true);
         let disk = Disk::holding(image.to_vec());
         match db.open_with(disk) {
             Err(Error::InvalidInput(_) | Error::Backend(_)) => true,
@@ -325,7 +331,7 @@ fn versions_grow_from_run_to_run_though_the_clock_goes_back() {
 fn what_has_expired_is_purged_from_every_table() {
     let clock = ManualClock::new(1_000_000);
     let db: RedbDb<String> = RedbDb::builder().clock(clock.clone()).in_memory().unwrap();
-    let expiring = (0..5_000).map(|number| item(&number.to_string()).with_ttl(1_000_100));
+    let expiring = (0..5_000).map(|number| item(&number.to_string()).expires_at(1_000_100));
     db.set(&expiring.collect::<Vec<_>>()).unwrap();
     db.set(&[item("stays")]).unwrap();
     db.get_lock(Key::new("pk", "lock")).unwrap();
@@ -453,7 +459,11 @@ fn what_is_too_long_is_refused_before_anything_happens() {
     let db = in_memory();
     let (longest, long) = ("x".repeat(65_535), "x".repeat(65_536));
     let limit = |result: Result<()>, is: usize, got_is: usize| match result {
-        Err(Error::Limit { max, got, .. }) => assert_eq!((max, got), (is, got_is)),
+        Err(Error::LimitExceeded {
+            limit: max,
+            actual: got,
+            ..
+        }) => assert_eq!((max, got), (is, got_is)),
         other => panic!("{other:?}"),
     };
     for key in [Key::new(&long, ""), Key::new("", &long)] {
@@ -531,9 +541,9 @@ fn a_clock_may_write_to_the_database() {
         .in_memory()
         .unwrap();
     clock.0.set(db.clone()).unwrap();
-    crate::instruments::ends(move || {
+    atomic_db::testing::with_timeout(crate::common::HANG_LIMIT, move |_| {
         let lock = db.get_lock(Key::new("pk", "lock")).unwrap();
-        db.set_atomic(&[item("a").with_ttl(5_000)], &[lock])
+        db.set_atomic(&[item("a").expires_at(5_000)], &[lock])
             .unwrap();
         assert!(db.get(Key::new("pk", "a")).unwrap().is_some());
         db.query(&Query::new("pk")).unwrap();

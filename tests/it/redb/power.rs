@@ -5,7 +5,8 @@
 //! of a few.
 
 use super::storage::{Disk, Fault, Left};
-use crate::instruments::ends;
+use crate::common::HANG_LIMIT;
+use atomic_db::testing::with_timeout;
 use atomic_db::{
     AtomicDb, Batch, Durability, Error, Item, Key, Lock, Query, RedbDb, Result, Version,
 };
@@ -62,7 +63,7 @@ fn batch(number: usize, lock: Lock) -> Batch<String> {
     let batch = Batch::new()
         .lock(lock)
         .set(Item::new("ledger", "counter", number.to_string()))
-        .create(Item::new("ledger", entry, "x".repeat(100 * number)).with_ttl(9_000_000_000));
+        .create(Item::new("ledger", entry, "x".repeat(100 * number)).expires_at(9_000_000_000));
     match number {
         0..=3 => batch,
         _ => batch.delete(("ledger", format!("entry {}", number - 3))),
@@ -277,9 +278,9 @@ fn fail_everywhere(way: Way, fault: Fault) -> Result<(), String> {
     // What the threads do differs from run to run; how much they do, not by much.
     for at in 0..whole.operations() {
         let disk = new_disk().failing_at(at, fault);
-        let answers = ends({
+        let answers = with_timeout(HANG_LIMIT, {
             let disk = disk.clone();
-            move || together(way, &disk)
+            move |_| together(way, &disk)
         });
         let db = SOUND.open(&Disk::holding(disk.current()));
         let db = db.map_err(|error| format!("at {at}: {error:?}"))?;

@@ -1,11 +1,11 @@
 //! A file against the model of the contract, closed and opened again in between.
 
-use crate::machine::model::{Subject, run};
-use crate::machine::{config, ops};
+use crate::reference_model::{config, ops};
 use atomic_db::{
     AtomicDb, Batch, Durability, Item, Key, Lock, LruCache, ManualClock, Page, Query, RedbDb,
     Result, Version,
 };
+use atomic_db_test_support::reference_model::{Subject, run};
 use proptest::test_runner::{TestCaseError, TestRunner};
 use std::cell::RefCell;
 use std::path::PathBuf;
@@ -110,7 +110,7 @@ impl Subject for Reopened {
 fn check(durability: Durability, capacity: Option<usize>) {
     let mut runner = TestRunner::new(config());
     let done = runner.run(&ops(), |ops| {
-        let clock = ManualClock::new(crate::machine::model::START);
+        let clock = ManualClock::new(atomic_db_test_support::reference_model::START);
         let file = Reopened::new(durability, &clock);
         let done = match capacity {
             None => run(&ops, &file, &clock),

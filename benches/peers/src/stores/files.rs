@@ -135,7 +135,7 @@ impl Files for OneFile {
     fn set_atomic(&self, key: &Pair, record: Record, lock: &mut Lock) {
         let items = [item(key, record)];
         let version = self.0.set_atomic(&items, std::slice::from_ref(lock));
-        *lock = lock.clone().renewed(version.expect("nobody else writes"));
+        *lock = lock.clone().with_version(version.expect("nobody else writes"));
     }
 }
 

@@ -82,7 +82,7 @@ impl Store for Memory {
     fn set_atomic(&self, account: &Account<Pair>, lock: &mut Lock, value: u64) {
         let items = [item(&account.balance, value)];
         let version = self.0.set_atomic(&items, std::slice::from_ref(lock));
-        *lock = lock.clone().renewed(version.expect("nobody else writes"));
+        *lock = lock.clone().with_version(version.expect("nobody else writes"));
     }
 
     fn transfer(&self, from: &Account<Pair>, to: &Account<Pair>) {

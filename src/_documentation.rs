@@ -1,0 +1,10 @@
+//! The documents of the repository's folder `docs`. Documentation only: these modules are empty.
+
+#[doc = include_str!("../docs/contributing.md")]
+pub mod contributing {}
+
+#[doc = include_str!("../docs/design.md")]
+pub mod design {}
+
+#[doc = include_str!("../docs/testing.md")]
+pub mod testing {}

@@ -1,0 +1,4 @@
+//! Databases and checkers that several test programs share.
+
+pub mod history;
+pub mod reference_model;
