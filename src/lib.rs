@@ -6,16 +6,16 @@
 //! trait AtomicDb {
 //!     type Data;
 //!
-//!     fn get(&self, key: Key) -> Result<Option<Item<Data>>>;         // a cache may answer
-//!     fn get_fresh(&self, key: Key) -> Result<Option<Item<Data>>>;   // the database itself
+//!     fn get(&self, key: Key) -> Result<Option<Item<Data>>>;         // may be answered by a cache
+//!     fn get_fresh(&self, key: Key) -> Result<Option<Item<Data>>>;   // bypasses caches
 //!     fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<Item<Data>>>>;
-//!     fn get_lock(&self, key: Key) -> Result<Lock>;                  // made if it is not there
-//!     fn set(&self, items: &[Item<Data>]) -> Result<()>;             // checks nothing
+//!     fn get_lock(&self, key: Key) -> Result<Lock>;                  // created if it is missing
+//!     fn set(&self, items: &[Item<Data>]) -> Result<()>;             // unconditional
 //!     fn commit(&self, batch: &Batch<Data>) -> Result<Version>;      // all or nothing
 //!     fn delete(&self, keys: &[Key]) -> Result<()>;
 //!     fn page(&self, query: &Query, after: Option<&str>) -> Result<Page<Data>>;
 //!
-//!     // In terms of these:
+//!     // implemented in terms of the above
 //!     fn set_atomic(&self, items: &[Item<Data>], locks: &[Lock]) -> Result<Version>;
 //!     fn query(&self, query: &Query) -> Result<Vec<Item<Data>>>;
 //!     fn stream(&self, query: Query) -> impl Iterator<Item = Result<Item<Data>>>;
@@ -24,21 +24,21 @@
 //!
 //! # Consistency
 //!
-//! - [`get_fresh`](AtomicDb::get_fresh) sees every write that had finished before it began.
-//!   [`get`](AtomicDb::get) does so too, except that through an [`LruCache`] it may miss what went
-//!   round that cache.
-//! - A [`commit`](AtomicDb::commit) happens at one instant. A single read sees all of it or nothing;
-//!   so does a [`get_many`](AtomicDb::get_many) or [`query`](AtomicDb::query) of a [`MemoryDb`] or a
-//!   `RedbDb`, for each of them sees one instant.
-//! - A [`stream`](AtomicDb::stream) is no snapshot: what is there throughout is yielded once, of the
-//!   rest some.
-//! - Two reads are two instants. What ties them together is a lock that was read before both, and
-//!   that a commit then checks or renews.
-//! - Clones of a handle are the same database.
+//! - [`get_fresh`](AtomicDb::get_fresh) sees every write that completed before the call. So does
+//!   [`get`](AtomicDb::get), except that through an [`LruCache`] it may miss writes that bypassed the
+//!   cache.
+//! - A [`commit`](AtomicDb::commit) is atomic: every read sees all of it or nothing. With a
+//!   [`MemoryDb`] or a `RedbDb`, one [`get_many`](AtomicDb::get_many) and one
+//!   [`query`](AtomicDb::query) are each a snapshot.
+//! - A [`stream`](AtomicDb::stream) is not a snapshot. Items that are present for its whole duration
+//!   are yielded exactly once; items that are added or removed meanwhile may or may not be.
+//! - Two reads are two points in time. To tie them together, read a lock before both, and renew or
+//!   check it in the commit.
+//! - Cloned handles refer to the same database.
 //!
 //! # Recipes
 //!
-//! **Several types in one database**: an enum as the data, in Rust's own manner.
+//! **Several types in one database**: use an enum as the data type.
 //!
 //! ```
 //! use atomic_db::{AtomicDb, Item, MemoryDb};
@@ -56,7 +56,7 @@
 //! # Ok::<(), atomic_db::Error>(())
 //! ```
 //!
-//! **A secondary index**: write its items in the same commit.
+//! **A secondary index**: write the index items in the same commit.
 //!
 //! ```
 //! use atomic_db::{AtomicDb, Batch, Item, MemoryDb};
@@ -70,8 +70,8 @@
 //! # Ok::<(), atomic_db::Error>(())
 //! ```
 //!
-//! **A read that must not be acted on if it is old**: check the lock that guards it instead of
-//! renewing it, so that those who only read do not fail each other.
+//! **Validating a read without writing to it**: check the lock instead of renewing it. Transactions
+//! that only check a lock do not conflict with each other.
 //!
 //! ```
 //! use atomic_db::{AtomicDb, AtomicDbExt, Item, MemoryDb};
@@ -89,9 +89,13 @@
 //! # Ok::<(), atomic_db::Error>(())
 //! ```
 //!
-//! See [`_documentation::design`] for the rationale, and [`_documentation::testing`] for how the
-//! guarantees are tested.
+//! # Documents
+//!
+//! - [Design](_documentation::design): why it is built this way, and what was left out.
+//! - [Testing](_documentation::testing): what is tested, how, and what the tests do not show.
+//! - [Contributing](_documentation::contributing): building, testing, adding a backend.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
 
 pub mod _documentation;
