@@ -1,11 +1,11 @@
-//! An allocator that counts what is held, while it is asked to.
+//! An allocator that can count the bytes that are allocated and not freed.
 
 #![allow(unsafe_code, reason = "an allocator is unsafe to write")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
-/// Off, it costs a load and a branch, the same for everybody.
+/// Switched off, it costs each allocation of every contender a load and a branch.
 static COUNTS: AtomicBool = AtomicBool::new(false);
 static HELD: AtomicI64 = AtomicI64::new(0);
 
@@ -17,11 +17,11 @@ fn change(old: usize, new: usize) {
     }
 }
 
-// SAFETY: every call is handed to the system's allocator as it came; counting allocates nothing.
+// SAFETY: every call is forwarded unchanged to the system's allocator; counting does not allocate.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         change(0, layout.size());
-        // SAFETY: the caller's promises are those that are asked for here.
+        // SAFETY: the caller upholds the same contract.
         unsafe { System.alloc(layout) }
     }
 
@@ -47,7 +47,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// What `make` makes, and the bytes that it has asked for and not given back.
+/// Returns the result of `make`, and the bytes that it allocated and did not free.
 pub(crate) fn held<R>(make: impl FnOnce() -> R) -> (R, u64) {
     HELD.store(0, Ordering::Relaxed);
     COUNTS.store(true, Ordering::Relaxed);

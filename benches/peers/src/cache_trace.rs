@@ -1,34 +1,30 @@
-//! Caches on requests that were made in earnest: how many they answer, and how fast.
+//! Caches on a trace of requests: how many they answer, and how fast.
 
-use crate::caches::{Cache, Moka, MutexLru, Ours, Quick, Source};
-use crate::figures::Figures;
+use crate::caches::{Cache, Lru, Moka, MutexLru, QuickCache, Source};
+use crate::figures::{Figures, grouped};
 use crate::keys::{Pair, Random};
-use crate::report::grouped;
 use crate::zipf::Zipf;
 use atomic_db::{AtomicDb, Item};
 use std::collections::HashMap;
 use std::hint::black_box;
+use std::path::Path;
 use std::time::Instant;
+use std::{fs, io};
 
 pub(crate) const HITS: &str = "hits per 100 requests";
 pub(crate) const TIME: &str = "time to answer all requests, against LruCache";
 
-/// Block numbers of a disk's reads and writes, one a line, where the file is at hand.
-const TRACE: &str = concat!(
-    env!("CARGO_MANIFEST_DIR"),
-    "/../../../shared/data/cloudphysics.txt"
-);
-
 const CAPACITIES: [usize; 6] = [100, 1_000, 5_000, 10_000, 20_000, 40_000];
 
 struct Trace {
-    /// Each a place in `blocks`.
+    name: String,
+    /// Each an index into `blocks`.
     requests: Vec<usize>,
     blocks: Vec<Pair>,
 }
 
 impl Trace {
-    fn new(lines: impl Iterator<Item = String>) -> Self {
+    fn new(name: &str, lines: impl Iterator<Item = String>) -> Self {
         let mut numbers = HashMap::new();
         let mut blocks = Vec::new();
         let requests = lines.map(|line| {
@@ -38,9 +34,36 @@ impl Trace {
             })
         });
         Trace {
+            name: name.to_owned(),
             requests: requests.collect(),
             blocks,
         }
+    }
+
+    /// Generates requests that are the same at every run: draws by Zipf(0.99) from 30,000 blocks,
+    /// interrupted by sequential scans. Every 20,000 requests, the working set moves by a third.
+    fn generated() -> Self {
+        const BLOCKS: usize = 30_000;
+        const REQUESTS: usize = 120_000;
+        let mut random = Random::new(3);
+        let zipf = Zipf::new(BLOCKS, 0.99);
+        let mut requests = Vec::with_capacity(REQUESTS);
+        let mut scanned = 1_000_000;
+        while requests.len() < REQUESTS {
+            if random.below(4_000) == 0 {
+                let length = 500 + random.below(2_000);
+                requests.extend((scanned..scanned + length).map(|block| block.to_string()));
+                // Half of the scans read the same blocks again.
+                scanned += length * random.below(2);
+            }
+            let shift = requests.len() / 20_000 * (BLOCKS / 3);
+            requests.push((zipf.draw(&mut random) + shift).to_string());
+        }
+        requests.truncate(REQUESTS);
+        Trace::new(
+            "generated, Zipf(0.99) with scans and a shifting working set",
+            requests.into_iter(),
+        )
     }
 
     fn source(&self) -> Source {
@@ -51,7 +74,7 @@ impl Trace {
         source
     }
 
-    /// Seconds and misses of a new cache that is asked for everything in turn.
+    /// Requests every block of the trace from a new cache. Returns the seconds and the misses.
     fn replay<C: Cache>(&self, source: &Source, capacity: usize) -> (f64, u64) {
         let cache = C::new(source.clone(), capacity);
         let began = Instant::now();
@@ -62,52 +85,53 @@ impl Trace {
     }
 }
 
-pub(crate) fn measure(rounds: usize) -> Figures {
+/// Measures all caches on the trace in `file`, or on the generated one.
+///
+/// # Errors
+///
+/// Those of reading the file.
+pub(crate) fn measure(rounds: usize, file: Option<&Path>) -> io::Result<Figures> {
     let mut figures = Figures::default();
-    let trace = match std::fs::read_to_string(TRACE) {
-        Ok(text) => {
-            let trace = Trace::new(text.lines().map(str::to_owned));
-            figures.note(format!(
-                "The trace: {} requests of a virtual machine's disk for {} blocks (CloudPhysics).",
-                grouped(&trace.requests.len().to_string()),
-                grouped(&trace.blocks.len().to_string())
-            ));
-            trace
+    let trace = match file {
+        Some(file) => {
+            let text = fs::read_to_string(file)?;
+            let name = file.file_name().unwrap_or(file.as_os_str());
+            Trace::new(&name.to_string_lossy(), text.lines().map(str::to_owned))
         }
-        Err(_) => {
-            let mut random = Random::new(3);
-            let zipf = Zipf::new(60_000, 0.99);
-            let lines = (0..113_872).map(|_| zipf.draw(&mut random).to_string());
-            figures.note(
-                "**The real trace was not at hand: a made-up one stands in**, of 113,872 requests by Zipf(0.99) for up to 60,000 blocks, the same at every run.",
-            );
-            Trace::new(lines)
-        }
+        None => Trace::generated(),
     };
+    figures.note(format!(
+        "Trace: {}; {} requests for {} blocks.",
+        trace.name,
+        grouped(&trace.requests.len().to_string()),
+        grouped(&trace.blocks.len().to_string())
+    ));
     let source = trace.source();
     for capacity in CAPACITIES {
         let row = format!("capacity {}", grouped(&capacity.to_string()));
         let replays: [(&str, Replay<'_>); 4] = [
-            (Ours::NAME, &|| trace.replay::<Ours>(&source, capacity)),
+            (Lru::NAME, &|| trace.replay::<Lru>(&source, capacity)),
             (MutexLru::NAME, &|| {
                 trace.replay::<MutexLru>(&source, capacity)
             }),
-            (Quick::NAME, &|| trace.replay::<Quick>(&source, capacity)),
+            (QuickCache::NAME, &|| {
+                trace.replay::<QuickCache>(&source, capacity)
+            }),
             (Moka::NAME, &|| trace.replay::<Moka>(&source, capacity)),
         ];
         let mut times = vec![Vec::new(); replays.len()];
         let mut hits = vec![Vec::new(); replays.len()];
         for _ in 0..rounds {
-            for (place, (_, replay)) in replays.iter().enumerate() {
+            for (index, (_, replay)) in replays.iter().enumerate() {
                 let (seconds, misses) = replay();
-                times[place].push(seconds);
+                times[index].push(seconds);
                 let part = 1.0 - misses as f64 / trace.requests.len() as f64;
-                hits[place].push(100.0 * part);
+                hits[index].push(100.0 * part);
             }
         }
-        for (place, (name, _)) in replays.iter().enumerate() {
-            figures.add_samples(HITS, &row, name, &hits[place]);
-            let ratios: Vec<f64> = times[place]
+        for (index, (name, _)) in replays.iter().enumerate() {
+            figures.add_samples(HITS, &row, name, &hits[index]);
+            let ratios: Vec<f64> = times[index]
                 .iter()
                 .zip(&times[0])
                 .map(|(peer, ours)| peer / ours)
@@ -116,7 +140,7 @@ pub(crate) fn measure(rounds: usize) -> Figures {
         }
         eprintln!("{row}: done");
     }
-    figures
+    Ok(figures)
 }
 
 type Replay<'a> = &'a dyn Fn() -> (f64, u64);

@@ -1,4 +1,4 @@
-//! The caches that are compared: atomic-db's and its peers, each in front of the same database.
+//! The caches that are compared: `LruCache` and its peers, each in front of the same database.
 
 use crate::keys::Pair;
 use crate::stores::Hasher;
@@ -6,7 +6,7 @@ use atomic_db::{AtomicDb, Item, Key, LruCache, MemoryDb};
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What is behind every cache.
+/// The database behind every cache.
 pub(crate) type Source = MemoryDb<u64>;
 
 fn at(pair: &Pair) -> Key<'_> {
@@ -17,28 +17,28 @@ fn value(item: &Item<u64>) -> u64 {
     item.data().copied().unwrap_or(0)
 }
 
-/// What a peer asks when it has nothing. It counts, as atomic-db's cache does.
-struct Behind {
+/// The source of a peer. It counts the misses, as `LruCache` does.
+struct CountingSource {
     source: Source,
-    asked: AtomicU64,
+    misses: AtomicU64,
 }
 
-impl Behind {
+impl CountingSource {
     fn new(source: Source) -> Self {
-        Behind {
+        CountingSource {
             source,
-            asked: AtomicU64::new(0),
+            misses: AtomicU64::new(0),
         }
     }
 
     fn fetch(&self, key: &Pair) -> Item<u64> {
-        self.asked.fetch_add(1, Ordering::Relaxed);
+        self.misses.fetch_add(1, Ordering::Relaxed);
         let item = self.source.get(at(key)).expect("a read succeeds");
-        item.expect("the database behind has every key that is asked for")
+        item.expect("the source has every requested key")
     }
 
     fn misses(&self) -> u64 {
-        self.asked.load(Ordering::Relaxed)
+        self.misses.load(Ordering::Relaxed)
     }
 }
 
@@ -46,23 +46,23 @@ impl Behind {
 pub(crate) trait Cache: Sync + Sized {
     const NAME: &'static str;
 
-    /// A cache of `capacity` items in front of `source`.
+    /// Creates a cache of `capacity` items in front of `source`.
     fn new(source: Source, capacity: usize) -> Self;
 
-    /// What `key` holds, from the cache or through it.
+    /// Returns the value of `key`, from the cache or from its source.
     fn get(&self, key: &Pair) -> u64;
 
-    /// How often the database behind was asked.
+    /// Returns the number of reads of the source.
     fn misses(&self) -> u64;
 }
 
-pub(crate) struct Ours(LruCache<Source>);
+pub(crate) struct Lru(LruCache<Source>);
 
-impl Cache for Ours {
+impl Cache for Lru {
     const NAME: &'static str = "LruCache";
 
     fn new(source: Source, capacity: usize) -> Self {
-        Ours(LruCache::new(source, capacity))
+        Lru(LruCache::new(source, capacity))
     }
 
     fn get(&self, key: &Pair) -> u64 {
@@ -76,7 +76,7 @@ impl Cache for Ours {
 }
 
 pub(crate) struct MutexLru {
-    source: Behind,
+    source: CountingSource,
     items: parking_lot::Mutex<lru::LruCache<Pair, Item<u64>, Hasher>>,
 }
 
@@ -84,10 +84,10 @@ impl Cache for MutexLru {
     const NAME: &'static str = "Mutex<lru>";
 
     fn new(source: Source, capacity: usize) -> Self {
-        let capacity = NonZeroUsize::new(capacity).expect("a cache has room");
+        let capacity = NonZeroUsize::new(capacity).expect("the capacity is not zero");
         let items = lru::LruCache::with_hasher(capacity, Hasher::default());
         MutexLru {
-            source: Behind::new(source),
+            source: CountingSource::new(source),
             items: parking_lot::Mutex::new(items),
         }
     }
@@ -109,12 +109,12 @@ impl Cache for MutexLru {
     }
 }
 
-pub(crate) struct Quick {
-    source: Behind,
+pub(crate) struct QuickCache {
+    source: CountingSource,
     items: quick_cache::sync::Cache<Pair, Item<u64>, quick_cache::UnitWeighter, Hasher>,
 }
 
-impl Cache for Quick {
+impl Cache for QuickCache {
     const NAME: &'static str = "quick_cache";
 
     fn new(source: Source, capacity: usize) -> Self {
@@ -125,8 +125,8 @@ impl Cache for Quick {
             Hasher::default(),
             quick_cache::sync::DefaultLifecycle::default(),
         );
-        Quick {
-            source: Behind::new(source),
+        QuickCache {
+            source: CountingSource::new(source),
             items,
         }
     }
@@ -146,7 +146,7 @@ impl Cache for Quick {
 }
 
 pub(crate) struct Moka {
-    source: Behind,
+    source: CountingSource,
     items: moka::sync::Cache<Pair, Item<u64>, Hasher>,
 }
 
@@ -158,7 +158,7 @@ impl Cache for Moka {
             .max_capacity(capacity as u64)
             .build_with_hasher(Hasher::default());
         Moka {
-            source: Behind::new(source),
+            source: CountingSource::new(source),
             items,
         }
     }

@@ -1,7 +1,7 @@
-//! How this program speaks to valgrind's callgrind, under which it runs itself.
+//! Runs this program under valgrind's callgrind, and sends requests to it.
 //!
-//! A request is a sequence of instructions that do nothing, which valgrind knows; its numbers are
-//! those of valgrind's own `callgrind.h`, and the sequences those of `valgrind.h`.
+//! A request is a sequence of instructions without effect that valgrind recognizes. The sequences are
+//! those of valgrind's `valgrind.h`, and the numbers those of `callgrind.h`.
 
 #![allow(unsafe_code, reason = "a request to valgrind is machine code")]
 
@@ -20,8 +20,8 @@ const STOP_INSTRUMENTATION: usize = 0x4354_0005;
 
 fn request(number: usize, argument: usize) {
     let arguments = [number, argument, 0, 0, 0, 0];
-    // SAFETY: outside of valgrind the registers are turned full circle and nothing else happens;
-    // within, callgrind reads `arguments` and writes its answer into the result register.
+    // SAFETY: outside of valgrind the rotations cancel each other and nothing else happens; under it,
+    // callgrind reads `arguments` and writes its result to the result register.
     #[cfg(target_arch = "x86_64")]
     unsafe {
         std::arch::asm!(
@@ -50,22 +50,22 @@ fn request(number: usize, argument: usize) {
     black_box(arguments);
 }
 
-/// Counts the instructions that this thread spends in `act`, and dumps them as `name`.
+/// Counts the instructions that this thread executes in `body`, and dumps them as `name`.
 ///
 /// Instrumentation is off at all other times, so that filling a store with a million items takes
 /// seconds.
-pub(crate) fn count(name: &str, act: impl FnOnce()) {
+pub(crate) fn count(name: &str, body: impl FnOnce()) {
     let name = CString::new(name).expect("a name has no NUL");
     request(START_INSTRUMENTATION, 0);
     request(ZERO_STATS, 0);
     request(TOGGLE_COLLECT, 0);
-    act();
+    body();
     request(TOGGLE_COLLECT, 0);
     request(DUMP_STATS_AT, name.as_ptr() as usize);
     request(STOP_INSTRUMENTATION, 0);
 }
 
-/// Whether valgrind can be run here, and its version if so.
+/// Returns the version of valgrind, or `None` if it cannot be run.
 pub(crate) fn version() -> Option<String> {
     if !cfg!(any(target_arch = "x86_64", target_arch = "aarch64")) {
         return None;
@@ -75,15 +75,15 @@ pub(crate) fn version() -> Option<String> {
     output.status.success().then(|| text.trim().to_owned())
 }
 
-/// What was counted once.
+/// One dump of callgrind.
 pub(crate) struct Dump {
     pub(crate) name: String,
     pub(crate) instructions: u64,
-    /// Where callgrind wrote it.
+    /// The file that callgrind wrote.
     pub(crate) file: PathBuf,
 }
 
-/// What callgrind's own tool says of a dump: which functions its instructions belong to.
+/// Returns the output of callgrind_annotate for a dump.
 ///
 /// # Errors
 ///
@@ -96,12 +96,12 @@ pub(crate) fn annotate(dump: &Dump) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Runs this program with `arguments` under callgrind, in `folder`, which it clears; returns what
-/// was counted, in that order.
+/// Runs this program with `arguments` under callgrind in `folder`, which is cleared first. Returns the
+/// dumps in the order in which they were made.
 ///
 /// # Errors
 ///
-/// What went wrong with the run or its files.
+/// Those of the run and of its files.
 pub(crate) fn run(folder: &Path, arguments: &[&str]) -> io::Result<Vec<Dump>> {
     let _ = fs::remove_dir_all(folder);
     fs::create_dir_all(folder)?;
@@ -142,7 +142,7 @@ pub(crate) fn run(folder: &Path, arguments: &[&str]) -> io::Result<Vec<Dump>> {
     Ok(dumps)
 }
 
-/// The name of a dump and the instructions in it.
+/// Returns the name of a dump and its number of instructions.
 fn parse(dump: &str) -> Option<(String, u64)> {
     let after = |start: &str| dump.lines().find_map(|line| line.strip_prefix(start));
     let name = after("desc: Trigger: Client Request: ")?;

@@ -1,6 +1,6 @@
-//! Tables as pictures: a panel for each row, a bar for each peer.
+//! Charts of tables: a panel for each row, a bar for each peer.
 
-use crate::report::{Better, Table};
+use crate::table::{Better, Row, Table};
 use std::fmt::Write as _;
 
 const BAR: f64 = 17.0;
@@ -14,7 +14,7 @@ const MARGIN: f64 = 18.0;
 const TITLE: f64 = 58.0;
 const HEADING: f64 = 28.0;
 
-/// A bar that is longer than this many of atomic-db's is cut.
+/// A bar that is more than this many times as long as that of atomic-db is cut.
 const CUT: f64 = 5.0;
 
 const OURS: &str = "#c2410c";
@@ -22,7 +22,7 @@ const PEERS: &str = "#64748b";
 const INK: &str = "#1e293b";
 const PALE: &str = "#64748b";
 
-/// The table as an SVG picture.
+/// Draws the table as SVG.
 pub(crate) fn draw(table: &Table) -> String {
     let panels: Vec<String> = table.rows.iter().map(|row| panel(table, row)).collect();
     let heights: Vec<f64> = table
@@ -30,7 +30,7 @@ pub(crate) fn draw(table: &Table) -> String {
         .iter()
         .map(|row| height(row.cells.len()))
         .collect();
-    // Each panel goes where there is least above it, so that columns end alike.
+    // Each panel goes to the shorter column, so that both end at about the same height.
     let mut below = [TITLE; COLUMNS];
     let mut body = String::new();
     for (panel, height) in panels.iter().zip(&heights) {
@@ -47,7 +47,7 @@ pub(crate) fn draw(table: &Table) -> String {
     let bottom = below.iter().copied().fold(0.0, f64::max) + MARGIN;
     let title = escape(&table.title);
     let direction = match table.better {
-        Better::Less => "shorter is better; a bar with a gap is cut, its number is whole",
+        Better::Less => "shorter is better; a bar with a gap is cut, its number is exact",
         Better::More => "longer is better",
     };
     format!(
@@ -66,7 +66,7 @@ fn height(bars: usize) -> f64 {
     HEADING + bars as f64 * (BAR + GAP) + 14.0
 }
 
-fn panel(table: &Table, row: &crate::report::Row) -> String {
+fn panel(table: &Table, row: &Row) -> String {
     let longest = row.cells.iter().map(|cell| cell.value).fold(0.0, f64::max);
     let ours = row.cells.iter().find(|cell| table.is_ours(&cell.peer));
     let end = match (table.better, ours) {

@@ -1,11 +1,11 @@
-//! Commits that outlive a power cut, and reads of what they wrote, from real files: how many in a
-//! second, every contender in turn, round after round.
+//! Operations per second on real files: commits that survive a power failure, and reads. In each round,
+//! the contenders do the same work one after another.
 
+use crate::environment;
 use crate::figures::Figures;
 use crate::keys::{Pair, Random};
-use crate::machine;
-use crate::stores::{Bare, Files, Fjall, OneFile, Record, Wal};
-use crate::timed::{at, divided, nanos};
+use crate::stores::{FileStore, FjallStore, RawRedb, Record, RedbDbStore, SqliteWal};
+use crate::throughput::{at, nanos, ratios};
 use parking_lot::Mutex;
 use std::io;
 use std::path::Path;
@@ -20,53 +20,51 @@ pub(crate) const ONE: &str = "commit of one item";
 pub(crate) const GUARDED: &str = "commit of one item under a lock";
 pub(crate) const READ: &str = "point read";
 
-pub(crate) const PEERS: [&str; 3] = [Bare::NAME, Wal::NAME, Fjall::NAME];
-
 const THREADS: [usize; 4] = [1, 2, 8, 32];
 const WRITERS: usize = THREADS[THREADS.len() - 1];
 
-/// How many records each thread writes over and over, in a partition of its own.
+/// The number of records that each thread overwrites, in a partition of its own.
 const RECORDS: usize = 1_000;
 
-/// How long one contender works at one thing at a time, and how often in one round. A disk is quick
-/// and slow by turns, of seconds or less, and is to be so for all alike.
+/// The time of one turn of a contender, and the number of its turns in one round. Turns are short,
+/// because the speed of a disk changes within seconds and should do so for all contenders.
 const SLICE: Duration = Duration::from_millis(50);
 const TURNS: usize = 4;
 
 #[derive(Clone, Copy)]
-enum What {
+enum Op {
     Set,
     SetAtomic,
     Get,
 }
 
-/// A database that is filled, and those who write to it.
-struct Contender<F: Files> {
+/// A filled database, and its writers.
+struct Contender<F: FileStore> {
     files: F,
-    /// One for each thread, which alone locks it.
+    /// One for each thread, which is the only one that locks it.
     writers: Vec<Mutex<Writer<F>>>,
 }
 
-struct Writer<F: Files> {
-    /// Each with the number of the record that was written there last.
+struct Writer<F: FileStore> {
+    /// Each key with the number of the record that was written last.
     records: Vec<(F::Key, u64)>,
     lock: F::Lock,
     random: Random,
     next: u64,
 }
 
-trait Contends {
+trait DynContender {
     fn name(&self) -> &'static str;
 
-    /// Operations in a second, of `threads` together.
-    fn rate(&self, what: What, threads: usize) -> f64;
+    /// Returns the operations per second of `threads` threads together.
+    fn rate(&self, op: Op, threads: usize) -> f64;
 
-    /// Every record is the last that was written there.
-    fn is_whole(&self) -> bool;
+    /// Returns whether every record is the one that was written last.
+    fn is_complete(&self) -> bool;
 }
 
-impl<F: Files> Contender<F> {
-    fn filled(directory: &Path) -> Box<dyn Contends>
+impl<F: FileStore> Contender<F> {
+    fn filled(directory: &Path) -> Box<dyn DynContender>
     where
         F: 'static,
     {
@@ -92,17 +90,22 @@ impl<F: Files> Contender<F> {
     }
 }
 
-impl<F: Files> Writer<F> {
-    fn act(&mut self, files: &F, what: What) {
+impl<F: FileStore> Writer<F> {
+    fn run(&mut self, files: &F, op: Op) {
         let place = self.random.below(RECORDS);
         let (key, newest) = &mut self.records[place];
-        if matches!(what, What::Get) {
-            assert_eq!(files.get(key), Some(*newest), "{} reads wrong", F::NAME);
+        if matches!(op, Op::Get) {
+            assert_eq!(
+                files.get(key),
+                Some(*newest),
+                "{} reads an old record",
+                F::NAME
+            );
             return;
         }
         let record = Record::new(self.next);
-        match what {
-            What::SetAtomic => files.set_atomic(key, record, &mut self.lock),
+        match op {
+            Op::SetAtomic => files.set_atomic(key, record, &mut self.lock),
             _ => files.set(key, record),
         }
         *newest = self.next;
@@ -110,17 +113,17 @@ impl<F: Files> Writer<F> {
     }
 }
 
-impl<F: Files> Contends for Contender<F> {
+impl<F: FileStore> DynContender for Contender<F> {
     fn name(&self) -> &'static str {
         F::NAME
     }
 
-    fn rate(&self, what: What, threads: usize) -> f64 {
+    fn rate(&self, op: Op, threads: usize) -> f64 {
         let nanos = nanos(threads, SLICE, |number, stop| {
             let mut writer = self.writers[number].lock();
             let mut done = 0;
             while !stop.load(Ordering::Relaxed) {
-                writer.act(&self.files, what);
+                writer.run(&self.files, op);
                 done += 1;
             }
             done
@@ -128,7 +131,7 @@ impl<F: Files> Contends for Contender<F> {
         1e9 / nanos
     }
 
-    fn is_whole(&self) -> bool {
+    fn is_complete(&self) -> bool {
         self.writers.iter().all(|writer| {
             let writer = writer.lock();
             let mut records = writer.records.iter();
@@ -137,17 +140,17 @@ impl<F: Files> Contends for Contender<F> {
     }
 }
 
-/// Measures on files in `directory`; nothing where memory is all that is behind it.
+/// Measures on files in `directory`. Skips a file system in memory.
 ///
 /// # Errors
 ///
-/// Those of making a directory there and of removing it.
+/// Those of creating and removing a directory there.
 pub(crate) fn measure(rounds: usize, directory: &Path) -> io::Result<Option<Figures>> {
-    let system = machine::file_system(directory);
+    let system = environment::file_system(directory);
     if let Some(memory @ ("tmpfs" | "ramfs")) = system.as_deref() {
         eprintln!(
-            "durable: left out, for {} is on {memory}, where nothing waits for a disk; \
-             --directory names another",
+            "durable: skipped, because {} is on {memory} and has no disk to wait for; \
+             use --directory",
             directory.display()
         );
         return Ok(None);
@@ -156,57 +159,58 @@ pub(crate) fn measure(rounds: usize, directory: &Path) -> io::Result<Option<Figu
     figures.note(format!(
         "{rounds} rounds of {TURNS} times {} ms for each number; medians, with the quartiles in brackets; load average {}; files on {}.",
         SLICE.as_millis(),
-        machine::load(),
-        system.as_deref().unwrap_or("a file system that could not be told")
+        environment::load(),
+        system.as_deref().unwrap_or("an unknown file system")
     ));
 
     let files = tempfile::Builder::new()
         .prefix("atomic-db-peers-")
         .tempdir_in(directory)?;
     let contenders = [
-        Contender::<OneFile>::filled(files.path()),
-        Contender::<Bare>::filled(files.path()),
-        Contender::<Wal>::filled(files.path()),
-        Contender::<Fjall>::filled(files.path()),
+        Contender::<RedbDbStore>::filled(files.path()),
+        Contender::<RawRedb>::filled(files.path()),
+        Contender::<SqliteWal>::filled(files.path()),
+        Contender::<FjallStore>::filled(files.path()),
     ];
-    for (name, what, counts) in [
-        (ONE, What::Set, &THREADS[..]),
-        (GUARDED, What::SetAtomic, &THREADS[..]),
-        (READ, What::Get, &THREADS[..1]),
+    for (name, op, counts) in [
+        (ONE, Op::Set, &THREADS[..]),
+        (GUARDED, Op::SetAtomic, &THREADS[..]),
+        (READ, Op::Get, &THREADS[..1]),
     ] {
-        compare(&contenders, name, what, counts, rounds, &mut figures);
+        compare(&contenders, name, op, counts, rounds, &mut figures);
     }
     for contender in &contenders {
-        let is_whole = contender.is_whole();
-        assert!(is_whole, "{} loses what it wrote", contender.name());
+        let is_complete = contender.is_complete();
+        assert!(is_complete, "{} lost a write", contender.name());
     }
     drop(contenders);
     files.close()?;
     Ok(Some(figures))
 }
 
-/// Has all contenders do one thing, in turn, and adds what comes of it.
+/// Runs one operation on all contenders, and adds the results to `figures`.
 fn compare(
-    contenders: &[Box<dyn Contends>],
+    contenders: &[Box<dyn DynContender>],
     name: &str,
-    what: What,
+    op: Op,
     counts: &[usize],
     rounds: usize,
     figures: &mut Figures,
 ) {
-    // By number of threads, contender and round.
+    // Indexed by number of threads, contender and round.
     let mut rates = vec![vec![Vec::new(); contenders.len()]; counts.len()];
     for _ in 0..rounds {
         for (by_contender, threads) in rates.iter_mut().zip(counts) {
             let mut sums = vec![0.0; contenders.len()];
             for turn in 0..TURNS {
                 let mut order: Vec<_> = sums.iter_mut().zip(contenders).collect();
-                // What one leaves the disk to do does not always meet the same next one.
+                // Alternate the order, so that the pending I/O of one contender does not always
+                // affect the same next one.
                 if turn % 2 == 1 {
                     order.reverse();
                 }
                 for (sum, contender) in order {
-                    *sum += contender.rate(what, *threads);
+                    *sum += contender.rate(op, *threads);
                 }
             }
             for (by_round, sum) in by_contender.iter_mut().zip(sums) {
@@ -219,10 +223,10 @@ fn compare(
         for (place, contender) in contenders.iter().enumerate() {
             let (peer, samples) = (contender.name(), &by_contender[place]);
             figures.add_samples(RATE, &row, peer, samples);
-            let shares = divided(samples, &by_contender[0]);
+            let shares = ratios(samples, &by_contender[0]);
             figures.add_samples(SHARE, &row, peer, &shares);
             if *threads > 1 {
-                let gains = divided(samples, &rates[0][place]);
+                let gains = ratios(samples, &rates[0][place]);
                 figures.add_samples(SPEEDUP, &row, peer, &gains);
             }
         }

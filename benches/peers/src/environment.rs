@@ -1,11 +1,11 @@
-//! Where and with what was measured.
+//! The machine and the versions that are measured.
 
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::thread;
 
-/// The machine, in one line.
+/// Describes the machine in one line.
 pub(crate) fn machine() -> String {
     let cores = thread::available_parallelism().map_or(0, usize::from);
     let cpu = field("/proc/cpuinfo", "model name").unwrap_or_else(|| "an unknown processor".into());
@@ -22,29 +22,29 @@ pub(crate) fn machine() -> String {
     )
 }
 
-/// How many tasks ran on average during the last minute, while this program did not yet.
+/// Returns the load average of the last minute.
 pub(crate) fn load() -> String {
     let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     text.split(' ').next().unwrap_or("unknown").to_owned()
 }
 
-/// The kind of file system that `directory` is on, where the system tells.
+/// Returns the type of the file system of `directory`, if the system reports it.
 pub(crate) fn file_system(directory: &Path) -> Option<String> {
     let directory = fs::canonicalize(directory).ok()?;
     let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
     let mounts = mounts.lines().filter_map(|line| {
         let mut fields = line.split(' ').skip(1);
-        // A space in a name is written so.
+        // The escape of a space.
         let place = fields.next()?.replace("\\040", " ");
         let kind = fields.next()?;
         directory.starts_with(&place).then_some((place.len(), kind))
     });
-    // The innermost, and of those on one place the last, which lies over the others.
+    // The innermost mount; of several on one directory, the last one, which hides the others.
     let (_, kind) = mounts.max_by_key(|(length, _)| *length)?;
     Some(kind.to_owned())
 }
 
-/// The versions of atomic-db and of everything that it is compared with.
+/// Returns the versions of atomic-db and its peers.
 pub(crate) fn versions() -> String {
     const NAMES: [&str; 14] = [
         "atomic-db",

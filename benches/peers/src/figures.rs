@@ -1,12 +1,12 @@
-//! What was measured, kept as text between runs, so that a part can be measured alone and the
-//! report still shows all.
+//! Measured figures. They are kept as text between runs, so that a part can be measured on its own and
+//! the report still shows all parts.
 
 use std::fmt::Write as _;
 use std::path::Path;
 use std::{fs, io};
 
-/// One number of one table. Where a number is a median, `low` and `high` are the quartiles; else they
-/// are equal to it.
+/// One number of one table. If it is a median, `low` and `high` are the quartiles; otherwise they equal
+/// it.
 #[derive(Clone, Debug)]
 pub(crate) struct Figure {
     pub(crate) table: String,
@@ -17,7 +17,7 @@ pub(crate) struct Figure {
     pub(crate) high: f64,
 }
 
-/// All numbers of one part, and what must be known with them.
+/// All numbers of one part, with notes on how they were measured.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Figures {
     pub(crate) notes: Vec<String>,
@@ -52,15 +52,11 @@ impl Figures {
         });
     }
 
-    pub(crate) fn get(&self, table: &str, row: &str, peer: &str) -> Option<f64> {
-        let of =
-            |figure: &&Figure| figure.table == table && figure.row == row && figure.peer == peer;
-        self.all.iter().find(of).map(|figure| figure.value)
-    }
-
+    /// Writes the figures to `path`.
+    ///
     /// # Errors
     ///
-    /// Those of writing a file.
+    /// Those of writing the file.
     pub(crate) fn save(&self, path: &Path) -> io::Result<()> {
         let mut text = String::new();
         for note in &self.notes {
@@ -81,11 +77,11 @@ impl Figures {
         fs::write(path, text)
     }
 
-    /// What was saved at `path`; nothing where there is no such file.
+    /// Reads the figures that were saved at `path`; none if there is no such file.
     ///
     /// # Errors
     ///
-    /// The line that is not as [`save`](Figures::save) writes it.
+    /// A line that [`save`](Figures::save) does not write.
     pub(crate) fn load(path: &Path) -> io::Result<Self> {
         let Ok(text) = fs::read_to_string(path) else {
             return Ok(Figures::default());
@@ -110,4 +106,16 @@ impl Figures {
         }
         Ok(figures)
     }
+}
+
+/// Returns a whole number with its digits in groups of three.
+pub(crate) fn grouped(digits: &str) -> String {
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
 }

@@ -1,25 +1,26 @@
-//! Instructions per operation, counted by callgrind: nearly the same at every run on every machine of
-//! one kind, however busy.
+//! Instructions per operation, counted by callgrind. They are nearly the same at every run on machines
+//! of one kind, even on a busy machine.
 //!
 //! For each store and shape the program runs itself once under valgrind. That run fills the store,
 //! then counts each operation in a loop of its own, at two lengths. The difference of the two
-//! counts, over the difference of the lengths, is what one operation costs; the same difference of a
-//! loop that does nothing is taken off.
+//! counts, divided by the difference of the lengths, is the cost of one operation; the cost of an
+//! empty loop is subtracted.
 
-use crate::caches::{Cache, Moka, MutexLru, Ours, Quick, Source};
+use crate::caches::{Cache, Lru, Moka, MutexLru, QuickCache, Source};
 use crate::callgrind::{self, Dump};
 use crate::figures::Figures;
 use crate::keys::{Pair, QUERIED, Random, Shape};
 use crate::stores::{
-    Account, Dash, Hashed, Memory, Operation, Ordered, Papaya, Redb, Scc, Sqlite, Store, Surreal,
+    Account, DashMapStore, MemoryDbStore, MutexBTreeMap, MutexHashMap, Operation, PapayaStore,
+    RedbInMemory, SccStore, SqliteInMemory, Store, SurrealStore,
 };
 use atomic_db::{AtomicDb, Item, ManualClock, MemoryDb};
 use std::hint::black_box;
 use std::path::PathBuf;
 use std::{fs, io};
 
-/// How often an operation is done before anything is counted, so that what is made at a thread's or a
-/// statement's first call is not counted; then in the shorter loop, and in the longer one.
+/// The number of uncounted calls, which take the cost of first calls (of a thread or a statement), of
+/// calls in the shorter loop, and of calls in the longer one.
 const WARM: usize = 100;
 const SHORT: usize = 500;
 const LONG: usize = 2_000;
@@ -33,7 +34,7 @@ pub(crate) const SHAPES: [Shape; 4] = [
 ];
 
 pub(crate) const PURGE: &str = "instructions of a purge";
-/// The rows of that table, with how many items live on.
+/// The rows of that table, with the number of live items.
 pub(crate) const PURGED: [(&str, usize); 2] = [
     ("100 expired among 1 k live", 1_000),
     ("100 expired among 1 M live", 1_000_000),
@@ -43,57 +44,57 @@ pub(crate) const HIT: &str = "cache hit";
 pub(crate) const MISS: &str = "cache miss with eviction";
 const NOTHING: &str = "nothing";
 
-/// The first argument of a run under valgrind; then come a name and a shape.
+/// The first argument of a run under valgrind, followed by a name and a shape.
 pub(crate) const CHILD: &str = "--child";
 const CHILD_PURGE: &str = "purge";
 
 const EXPIRED: usize = 100;
 
 const STORES: [&str; 9] = [
-    Memory::NAME,
-    Dash::NAME,
-    Papaya::NAME,
-    Scc::NAME,
-    Hashed::NAME,
-    Ordered::NAME,
-    Surreal::NAME,
-    Redb::NAME,
-    Sqlite::NAME,
+    MemoryDbStore::NAME,
+    DashMapStore::NAME,
+    PapayaStore::NAME,
+    SccStore::NAME,
+    MutexHashMap::NAME,
+    MutexBTreeMap::NAME,
+    SurrealStore::NAME,
+    RedbInMemory::NAME,
+    SqliteInMemory::NAME,
 ];
-const CACHES: [&str; 4] = [Ours::NAME, MutexLru::NAME, Quick::NAME, Moka::NAME];
+const CACHES: [&str; 4] = [Lru::NAME, MutexLru::NAME, QuickCache::NAME, Moka::NAME];
 
-/// What runs under valgrind.
+/// Runs under valgrind: counts the operations of one store or cache.
 pub(crate) fn child(name: &str, shape: Shape) {
     match name {
-        Memory::NAME => count_store::<Memory>(shape),
-        Dash::NAME => count_store::<Dash>(shape),
-        Papaya::NAME => count_store::<Papaya>(shape),
-        Scc::NAME => count_store::<Scc>(shape),
-        Hashed::NAME => count_store::<Hashed>(shape),
-        Ordered::NAME => count_store::<Ordered>(shape),
-        Surreal::NAME => count_store::<Surreal>(shape),
-        Redb::NAME => count_store::<Redb>(shape),
-        Sqlite::NAME => count_store::<Sqlite>(shape),
-        Ours::NAME => count_cache::<Ours>(shape),
+        MemoryDbStore::NAME => count_store::<MemoryDbStore>(shape),
+        DashMapStore::NAME => count_store::<DashMapStore>(shape),
+        PapayaStore::NAME => count_store::<PapayaStore>(shape),
+        SccStore::NAME => count_store::<SccStore>(shape),
+        MutexHashMap::NAME => count_store::<MutexHashMap>(shape),
+        MutexBTreeMap::NAME => count_store::<MutexBTreeMap>(shape),
+        SurrealStore::NAME => count_store::<SurrealStore>(shape),
+        RedbInMemory::NAME => count_store::<RedbInMemory>(shape),
+        SqliteInMemory::NAME => count_store::<SqliteInMemory>(shape),
+        Lru::NAME => count_cache::<Lru>(shape),
         MutexLru::NAME => count_cache::<MutexLru>(shape),
-        Quick::NAME => count_cache::<Quick>(shape),
+        QuickCache::NAME => count_cache::<QuickCache>(shape),
         Moka::NAME => count_cache::<Moka>(shape),
         CHILD_PURGE => count_purge(shape.items),
-        _ => panic!("{name:?} is no store and no cache"),
+        _ => panic!("unknown store or cache {name:?}"),
     }
 }
 
-/// Whom a transfer takes from and whom it gives to.
+/// The two accounts of a transfer.
 type Two<K> = (Account<K>, Account<K>);
 
-/// Counts `act` over the arguments, each of which is used once.
-fn count<A>(name: &str, arguments: &[A], mut act: impl FnMut(&A)) {
+/// Counts `operation` over the arguments, each of which is used once.
+fn count<A>(name: &str, arguments: &[A], mut operation: impl FnMut(&A)) {
     let (warm, rest) = arguments.split_at(WARM);
     let (short, long) = rest.split_at(SHORT);
-    warm.iter().for_each(&mut act);
+    warm.iter().for_each(&mut operation);
     for part in [short, long] {
         let name = format!("{name}/{}", part.len());
-        callgrind::count(&name, || part.iter().for_each(&mut act));
+        callgrind::count(&name, || part.iter().for_each(&mut operation));
     }
 }
 
@@ -159,7 +160,7 @@ fn count_store<S: Store>(shape: Shape) {
                 });
             }
             Operation::SetAtomic => {
-                // One account, under a lock that is carried on from write to write.
+                // One account, whose lock is passed on from write to write.
                 let accounts = accounts();
                 let mut lock = store.get_lock(&accounts[0]);
                 let values: Vec<u64> = (0..DONE as u64).collect();
@@ -210,7 +211,7 @@ fn count_cache<C: Cache>(shape: Shape) {
         black_box(pair);
     });
 
-    // Room for twice as many, so that no cache has a reason to part with one.
+    // Capacity for twice as many, so that no cache evicts.
     let cache = C::new(source.clone(), 2 * held.len());
     for pair in held {
         cache.get(pair);
@@ -238,14 +239,14 @@ fn count_cache<C: Cache>(shape: Shape) {
     );
 }
 
-/// Counts one purge: nothing of it is done twice, so it is counted whole.
+/// Counts one whole purge, which cannot be repeated in a loop.
 fn count_purge(live: usize) {
     let clock = ManualClock::new(1_000);
     let db = MemoryDb::builder().clock(clock.clone()).build();
     let shape = Shape::new(live + EXPIRED, 1);
     for number in 0..shape.items {
         let pair = shape.item(number);
-        // Those that expire lie all over the partition.
+        // Expired items are spread over the partition.
         let expires =
             number % (shape.items / EXPIRED) == 0 && number / (shape.items / EXPIRED) < EXPIRED;
         let ttl = if expires { 2_000 } else { 1_000_000 };
@@ -258,12 +259,12 @@ fn count_purge(live: usize) {
     });
 }
 
-/// The table of one shape.
+/// Returns the title of the table of one shape.
 pub(crate) fn table(shape: Shape) -> String {
     format!("instructions per operation, {shape}")
 }
 
-/// Counts everything; `quick` leaves out the millions.
+/// Counts all stores and caches; `quick` skips the shapes with a million items.
 ///
 /// # Errors
 ///
@@ -284,13 +285,13 @@ pub(crate) fn measure(quick: bool, version: &str) -> io::Result<Figures> {
     }
     for (row, live) in PURGED.into_iter().filter(|(_, live)| *live <= most) {
         for dump in run(CHILD_PURGE, Shape::new(live, 1))? {
-            figures.add(PURGE, row, Memory::NAME, dump.instructions as f64);
+            figures.add(PURGE, row, MemoryDbStore::NAME, dump.instructions as f64);
         }
     }
     Ok(figures)
 }
 
-/// Counts what one store or cache can do in one shape.
+/// Counts the operations of one store or cache with one shape.
 fn measure_one(name: &str, shape: Shape, figures: &mut Figures) -> io::Result<()> {
     let dumps = run(name, shape)?;
     let mut nothing = 0.0;
@@ -310,11 +311,12 @@ fn measure_one(name: &str, shape: Shape, figures: &mut Figures) -> io::Result<()
     Ok(())
 }
 
-/// Which functions the instructions of one operation belong to, as callgrind's own tool tells it.
+/// Returns the output of callgrind_annotate for one operation: the functions that its instructions
+/// belong to.
 ///
 /// # Errors
 ///
-/// Those of [`callgrind::run`], and that there is no such operation.
+/// Those of [`callgrind::run`], and an unknown operation.
 pub(crate) fn profile(name: &str, operation: &str) -> io::Result<String> {
     let folder = Folder::new();
     let dumps = run_in(&folder, name, SHAPES[0])?;
@@ -333,7 +335,7 @@ fn run_in(folder: &Folder, name: &str, shape: Shape) -> io::Result<Vec<Dump>> {
     callgrind::run(&folder.0, &[CHILD, name, &items, &partitions])
 }
 
-/// A folder of this process's own, which goes with the value.
+/// A temporary folder, removed on drop.
 struct Folder(PathBuf);
 
 impl Folder {

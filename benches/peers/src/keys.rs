@@ -1,17 +1,17 @@
-//! What the stores are filled with and asked for, the same for all.
+//! Keys and random numbers, the same for all stores.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
 
-/// A key as a map owns it: the pair, never joined.
+/// An owned key of a map: the pair, never joined.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Pair {
     pub(crate) pk: Box<str>,
     pub(crate) sk: Box<str>,
 }
 
-/// Without the byte that would mark the end of each part: a little less work, and the hasher tells
-/// `("a", "bc")` from `("ab", "c")` all the same.
+/// Without the byte that would mark the end of each part, which is a little less work. The hasher
+/// still distinguishes `("a", "bc")` from `("ab", "c")`.
 impl Hash for Pair {
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write(self.pk.as_bytes());
@@ -28,14 +28,14 @@ impl Pair {
     }
 }
 
-/// How many items there are, and how they are spread.
+/// The number of items and of partitions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Shape {
     pub(crate) items: usize,
     pub(crate) partitions: usize,
 }
 
-/// How many items one query finds.
+/// The number of items that one query returns.
 pub(crate) const QUERIED: usize = 100;
 
 impl Shape {
@@ -43,30 +43,30 @@ impl Shape {
         Shape { items, partitions }
     }
 
-    /// The number of items in each partition.
+    /// Returns the number of items in each partition.
     pub(crate) fn depth(self) -> usize {
         self.items / self.partitions
     }
 
-    /// The key of item `number`, which may lie beyond what is stored: partitions only get longer.
+    /// Returns the key of item `number`, which may be beyond the stored ones: partitions only grow.
     pub(crate) fn item(self, number: usize) -> Pair {
         let (partition, place) = self.place(number);
         Pair::new(&pk(partition), &format!("item#{place:07}"))
     }
 
-    /// The key of the lock that guards item `number`.
+    /// Returns the key of the lock that guards item `number`.
     pub(crate) fn lock(self, number: usize) -> Pair {
         let (partition, place) = self.place(number);
         Pair::new(&pk(partition), &format!("lock#{place:07}"))
     }
 
-    /// A key beside item `number` where nothing is.
+    /// Returns a key next to item `number` where nothing is stored.
     pub(crate) fn absent(self, number: usize) -> Pair {
         let (partition, place) = self.place(number);
         Pair::new(&pk(partition), &format!("none#{place:07}"))
     }
 
-    /// The hundred neighbours that item `number` is one of.
+    /// Returns the range of a hundred neighbours that contains item `number`.
     pub(crate) fn span(self, number: usize) -> Span {
         let (partition, place) = self.place(number);
         let hundred = place / QUERIED;
@@ -80,7 +80,7 @@ impl Shape {
 
     fn place(self, number: usize) -> (usize, usize) {
         match self.depth() {
-            // What is new opens a partition of its own.
+            // A new item gets a partition of its own.
             1 => (number, 0),
             depth if number < self.items => (number / depth, number % depth),
             depth => (
@@ -114,8 +114,8 @@ fn short(number: usize) -> String {
     }
 }
 
-/// Neighbours in one partition: what has the prefix, which is what lies from `first` to before
-/// `beyond`.
+/// Neighbours in one partition: the sort keys with the prefix, which are those from `first` up to
+/// `beyond`, exclusive.
 #[derive(Debug)]
 pub(crate) struct Span {
     pub(crate) pk: String,
@@ -124,7 +124,7 @@ pub(crate) struct Span {
     pub(crate) beyond: String,
 }
 
-/// Numbers that look random and are the same at every run.
+/// Pseudo-random numbers, the same at every run.
 #[derive(Clone, Debug)]
 pub(crate) struct Random {
     state: u64,
@@ -144,17 +144,17 @@ impl Random {
         self.state.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
-    /// A number below `end`.
+    /// Returns a number below `end`.
     pub(crate) fn below(&mut self, end: usize) -> usize {
         ((u128::from(self.next()) * end as u128) >> 64) as usize
     }
 
-    /// A number from 0 to before 1.
+    /// Returns a number from 0 up to 1, exclusive.
     pub(crate) fn unit(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1_u64 << 53) as f64
     }
 
-    /// `count` numbers below `end`, no two alike while that is possible.
+    /// Returns `count` numbers below `end`, without repeats as far as possible.
     pub(crate) fn choose(&mut self, count: usize, end: usize) -> Vec<usize> {
         let mut numbers: Vec<usize> = (0..end).collect();
         for place in 0..count.min(end) {

@@ -1,19 +1,20 @@
 //! atomic-db measured against its peers: the same work, in one run.
 
 mod allocator;
+mod cache_trace;
 mod caches;
 mod callgrind;
 mod chart;
-mod counted;
 mod durable;
+mod environment;
 mod figures;
+mod instructions;
 mod keys;
-mod machine;
 mod memory;
 mod report;
 mod stores;
-mod timed;
-mod trace;
+mod table;
+mod throughput;
 mod zipf;
 
 use figures::Figures;
@@ -25,36 +26,43 @@ use std::{fs, io};
 const USAGE: &str = "\
 Usage: cargo run --release --manifest-path benches/peers/Cargo.toml [-- [PART...] [OPTION...]]
 
-Measures atomic-db and its peers, and writes the figures and pictures to benches/results/, what they
-say to benches/BENCHMARKS.md, and the shortest of it to a line of README.md. Without a PART all are measured; of the others the figures of their
-last run are shown.
+Measures atomic-db and its peers, and writes BENCHMARKS.md, the figures and their charts to
+target/bench. Without a PART, all parts are measured; parts that are not measured are shown as they
+were measured last, or as they are recorded in benches/results. To record a run:
+cp -r target/bench/. benches/
 
 Parts:
-  counted   instructions per operation, under valgrind's callgrind
-  timed     time per operation, as ratios, by 1, 2 and all hardware threads
-  memory    bytes per item held
-  cache     hits and time of the caches on a trace
-  durable   commits per second that outlive a power cut, by 1, 2, 8 and 32 threads, and reads
-  report    nothing new: writes everything again from the figures that are there
+  instructions  instructions per operation, under valgrind's callgrind
+  throughput    time per operation, as ratios, with 1, 2 and all hardware threads
+  memory        bytes per stored item
+  cache         hits and time of the caches on a trace
+  durable       commits per second that survive a power failure, with 1, 2, 8 and 32 threads, and reads
+  report        measures nothing, and writes the report of the figures that exist
 
-Or, to see what an operation is spent on among 1 k items: profile NAME OPERATION,
-such as profile MemoryDb 'get hit'
+To see which functions the instructions of an operation on 1 k items belong to:
+profile NAME OPERATION, such as profile MemoryDb 'get hit'
 
 Options:
-  --quick          counts up to 100 k items, and takes 5 rounds
-  --rounds N       takes each time N times; 21 otherwise
-  --directory DIR  has the files of `durable` in DIR; in the system's temporary directory otherwise
+  --quick          counts instructions up to 100 k items, and measures 5 rounds
+  --rounds N       measures each time N times; 21 by default
+  --trace FILE     replays FILE, with one block number a line, in `cache`; by default a generated trace
+  --directory DIR  creates the files of `durable` in DIR; by default in the system's temporary directory
 ";
 
-/// Where results go, beside this package.
-const BENCHES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+/// The figures that are recorded in the repository.
+const RECORDED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../results");
+
+/// The output of this program.
+const OUT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/bench");
 
 struct Plan {
     parts: Vec<&'static str>,
     quick: bool,
     rounds: usize,
-    /// Where files are made and removed.
+    /// Where files are created and removed.
     directory: PathBuf,
+    /// The trace to replay instead of the generated one.
+    trace: Option<PathBuf>,
 }
 
 impl Plan {
@@ -64,6 +72,7 @@ impl Plan {
             quick: false,
             rounds: 21,
             directory: std::env::temp_dir(),
+            trace: None,
         };
         let mut only_report = false;
         let mut rounds = None;
@@ -79,13 +88,16 @@ impl Plan {
                 "--directory" => {
                     let directory = arguments.next().map(PathBuf::from);
                     let directory = directory.filter(|directory| directory.is_dir());
-                    plan.directory =
-                        directory.ok_or("--directory takes a directory that is there")?;
+                    plan.directory = directory.ok_or("--directory takes an existing directory")?;
+                }
+                "--trace" => {
+                    let file = arguments.next().ok_or("--trace takes a file")?;
+                    plan.trace = Some(PathBuf::from(file));
                 }
                 "report" => only_report = true,
                 other => match report::PARTS.iter().find(|part| **part == other) {
                     Some(part) => plan.parts.push(part),
-                    None => return Err(format!("there is no part and no option {other:?}")),
+                    None => return Err(format!("unknown part or option {other:?}")),
                 },
             }
         }
@@ -100,9 +112,9 @@ impl Plan {
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    if let [counted::CHILD, name, items, partitions] = arguments[..] {
+    if let [instructions::CHILD, name, items, partitions] = arguments[..] {
         let number = |text: &str| text.parse().expect("this program wrote a number");
-        counted::child(name, Shape::new(number(items), number(partitions)));
+        instructions::child(name, Shape::new(number(items), number(partitions)));
         return ExitCode::SUCCESS;
     }
     if arguments
@@ -113,13 +125,13 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if let ["profile", name, operation] = arguments[..] {
-        return match counted::profile(name, operation) {
+        return match instructions::profile(name, operation) {
             Ok(text) => {
                 print!("{text}");
                 ExitCode::SUCCESS
             }
             Err(error) => {
-                eprintln!("there is no profile: {error}");
+                eprintln!("cannot profile: {error}");
                 ExitCode::FAILURE
             }
         };
@@ -141,46 +153,38 @@ fn main() -> ExitCode {
 }
 
 fn measure(plan: &Plan) -> io::Result<()> {
-    let benches = Path::new(BENCHES);
-    let results = benches.join("results");
+    let out = Path::new(OUT);
+    let results = out.join("results");
     fs::create_dir_all(&results)?;
     for part in &plan.parts {
         let measured = match *part {
-            "counted" => match callgrind::version() {
-                Some(version) => Some(counted::measure(plan.quick, &version)?),
+            "instructions" => match callgrind::version() {
+                Some(version) => Some(instructions::measure(plan.quick, &version)?),
                 None => {
-                    eprintln!("counted: left out, for valgrind cannot be run on this machine");
+                    eprintln!("instructions: skipped, because valgrind cannot be run");
                     None
                 }
             },
-            "timed" => Some(timed::measure(plan.rounds)),
+            "throughput" => Some(throughput::measure(plan.rounds)),
             "memory" => Some(memory::measure()),
-            "cache" => Some(trace::measure(plan.rounds)),
+            "cache" => Some(cache_trace::measure(plan.rounds, plan.trace.as_deref())?),
             _ => durable::measure(plan.rounds, &plan.directory)?,
         };
         if let Some(figures) = measured {
             save(part, figures, plan, &results)?;
         }
     }
-    report::write(
-        &results,
-        &benches.join("BENCHMARKS.md"),
-        &benches.join("../README.md"),
-    )?;
-    print!("{}", fs::read_to_string(results.join("goals.md"))?);
+    report::write(out, Path::new(RECORDED))?;
+    println!("{}", out.join("BENCHMARKS.md").display());
     Ok(())
 }
 
 fn save(part: &str, mut figures: Figures, plan: &Plan, results: &Path) -> io::Result<()> {
-    let cut = if plan.quick {
-        " In its quick form."
-    } else {
-        ""
-    };
-    let machine = format!("On {}{cut}", machine::machine());
+    let quick = if plan.quick { " With --quick." } else { "" };
+    let machine = format!("On {}{quick}", environment::machine());
     figures.notes.insert(0, machine);
     figures
         .notes
-        .insert(1, format!("With {}.", machine::versions()));
+        .insert(1, format!("With {}.", environment::versions()));
     figures.save(&results.join(format!("{part}.csv")))
 }

@@ -1,9 +1,12 @@
-//! Bytes per item held, by an allocator that counts what was asked for and not given back.
+//! Bytes per stored item, by an allocator that counts the bytes that are allocated and not freed.
 
 use crate::allocator::held;
 use crate::figures::Figures;
-use crate::keys::Shape;
-use crate::stores::{Dash, Hashed, Memory, Ordered, Papaya, Scc, Store, Surreal};
+use crate::keys::{Random, Shape};
+use crate::stores::{
+    DashMapStore, MemoryDbStore, MutexBTreeMap, MutexHashMap, PapayaStore, SccStore, Store,
+    SurrealStore,
+};
 
 pub(crate) const TABLE: &str = "bytes per item";
 pub(crate) const SHAPES: [Shape; 2] = [
@@ -14,20 +17,20 @@ pub(crate) const SHAPES: [Shape; 2] = [
 pub(crate) fn measure() -> Figures {
     let mut figures = Figures::default();
     for shape in SHAPES {
-        weigh::<Memory>(shape, &mut figures);
-        weigh::<Dash>(shape, &mut figures);
-        weigh::<Papaya>(shape, &mut figures);
-        weigh::<Scc>(shape, &mut figures);
-        weigh::<Hashed>(shape, &mut figures);
-        weigh::<Ordered>(shape, &mut figures);
-        weigh::<Surreal>(shape, &mut figures);
+        weigh::<MemoryDbStore>(shape, &mut figures);
+        weigh::<DashMapStore>(shape, &mut figures);
+        weigh::<PapayaStore>(shape, &mut figures);
+        weigh::<SccStore>(shape, &mut figures);
+        weigh::<MutexHashMap>(shape, &mut figures);
+        weigh::<MutexBTreeMap>(shape, &mut figures);
+        weigh::<SurrealStore>(shape, &mut figures);
     }
     figures
 }
 
-/// The items come in no order, so that no tree is filled to the brim from one end.
+/// The items are inserted in random order, so that no tree is filled densely from one end.
 fn weigh<S: Store>(shape: Shape, figures: &mut Figures) {
-    let order = crate::keys::Random::new(2).choose(shape.items, shape.items);
+    let order = Random::new(2).choose(shape.items, shape.items);
     let (store, bytes) = held(|| {
         let store = S::new();
         for some in order.chunks(1_000) {

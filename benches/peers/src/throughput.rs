@@ -1,11 +1,12 @@
-//! Time, as ratios within one run: every contender does the same work in turn, round after round, so
-//! that what else the machine does meets all of them alike.
+//! Time per operation, as ratios within one run. In each round, the contenders do the same work one
+//! after another, so that other load on the machine affects all of them.
 
+use crate::environment;
 use crate::figures::Figures;
 use crate::keys::{Pair, Random, Shape};
-use crate::machine;
 use crate::stores::{
-    Account, Dash, Hashed, Memory, Operation, Ordered, Papaya, Redb, Scc, Sqlite, Store, Surreal,
+    Account, DashMapStore, MemoryDbStore, MutexBTreeMap, MutexHashMap, Operation, PapayaStore,
+    RedbInMemory, SccStore, SqliteInMemory, Store, SurrealStore,
 };
 use crate::zipf::Zipf;
 use std::hint::black_box;
@@ -25,37 +26,37 @@ pub(crate) const TRANSFER: &str = "transfer";
 const SHAPE: Shape = Shape::new(100_000, 1_000);
 const HOT_SHAPE: Shape = Shape::new(1_000, 1);
 
-/// How long one contender works at one thing in one round.
+/// The time for which one contender runs one workload in one round.
 const SLICE: Duration = Duration::from_millis(20);
 
-/// How many choices are made beforehand; a thread goes round them.
+/// The number of choices made beforehand for each thread, which repeats them.
 const CHOICES: usize = 1 << 16;
 
-/// What is to be done, chosen before any time is taken.
-struct Work {
+/// Operations, chosen before any time is measured.
+struct Workload {
     name: &'static str,
-    what: What,
-    /// For each thread, places among the keys.
+    op: Op,
+    /// For each thread, indices of keys.
     choices: Vec<Vec<Choice>>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
-enum What {
+enum Op {
     Points,
     Transfers,
 }
 
 #[derive(Clone, Copy)]
 struct Choice {
-    place: u32,
+    index: u32,
     writes: bool,
 }
 
-impl Work {
-    /// Choices for each of `threads`; `draw` picks a place.
+impl Workload {
+    /// Makes choices for each of `threads`. `draw` returns the index of a key.
     fn new(
         name: &'static str,
-        what: What,
+        op: Op,
         threads: usize,
         writes: f64,
         draw: impl Fn(&mut Random) -> usize,
@@ -63,20 +64,20 @@ impl Work {
         let thread = |number: usize| {
             let mut random = Random::new(10 + number as u64);
             let choice = |_| Choice {
-                place: draw(&mut random) as u32,
+                index: draw(&mut random) as u32,
                 writes: random.unit() < writes,
             };
             (0..CHOICES).map(choice).collect()
         };
-        Work {
+        Workload {
             name,
-            what,
+            op,
             choices: (0..threads).map(thread).collect(),
         }
     }
 }
 
-/// A store that is filled, and the keys it is asked for.
+/// A filled store, and the keys that it is asked for.
 struct Contender<S: Store> {
     store: S,
     keys: Vec<S::Key>,
@@ -84,20 +85,20 @@ struct Contender<S: Store> {
     accounts: Vec<Account<S::Key>>,
 }
 
-trait Contends {
+trait DynContender {
     fn name(&self) -> &'static str;
 
-    fn can(&self, what: What) -> bool;
+    fn supports(&self, op: Op) -> bool;
 
-    /// The sum of all accounts, which transfers leave as it is.
+    /// Returns the sum of all accounts, which transfers preserve.
     fn total(&self) -> u64;
 
-    /// Nanoseconds for each operation, of `threads` together.
-    fn nanos(&self, work: &Work, threads: usize) -> f64;
+    /// Returns the nanoseconds per operation of `threads` threads together.
+    fn nanos(&self, work: &Workload, threads: usize) -> f64;
 }
 
 impl<S: Store> Contender<S> {
-    fn filled(shape: Shape) -> Box<dyn Contends>
+    fn filled(shape: Shape) -> Box<dyn DynContender>
     where
         S: 'static,
     {
@@ -121,15 +122,15 @@ impl<S: Store> Contender<S> {
         })
     }
 
-    fn act(&self, what: What, choice: Choice) {
-        let place = choice.place as usize;
-        match what {
-            What::Points if choice.writes => self.store.set(&self.keys[place], 2),
-            What::Points => {
+    fn run(&self, op: Op, choice: Choice) {
+        let place = choice.index as usize;
+        match op {
+            Op::Points if choice.writes => self.store.set(&self.keys[place], 2),
+            Op::Points => {
                 black_box(self.store.get(&self.keys[place]));
             }
-            What::Transfers => {
-                // Another account, and never the same one.
+            Op::Transfers => {
+                // Never the same account.
                 let count = self.accounts.len();
                 let other = (place + 1 + place % (count - 1)) % count;
                 let (from, to) = (&self.accounts[place], &self.accounts[other]);
@@ -139,13 +140,13 @@ impl<S: Store> Contender<S> {
     }
 }
 
-impl<S: Store> Contends for Contender<S> {
+impl<S: Store> DynContender for Contender<S> {
     fn name(&self) -> &'static str {
         S::NAME
     }
 
-    fn can(&self, what: What) -> bool {
-        what == What::Points || S::OPERATIONS.contains(&Operation::Transfer)
+    fn supports(&self, op: Op) -> bool {
+        op == Op::Points || S::OPERATIONS.contains(&Operation::Transfer)
     }
 
     fn total(&self) -> u64 {
@@ -155,7 +156,7 @@ impl<S: Store> Contends for Contender<S> {
             .fold(0, u64::wrapping_add)
     }
 
-    fn nanos(&self, work: &Work, threads: usize) -> f64 {
+    fn nanos(&self, work: &Workload, threads: usize) -> f64 {
         nanos(threads, SLICE, |number, stop| {
             let mut done = 0;
             for some in work.choices[number].chunks(16).cycle() {
@@ -163,7 +164,7 @@ impl<S: Store> Contends for Contender<S> {
                     break;
                 }
                 for choice in some {
-                    self.act(work.what, *choice);
+                    self.run(work.op, *choice);
                 }
                 done += some.len() as u64;
             }
@@ -172,8 +173,8 @@ impl<S: Store> Contends for Contender<S> {
     }
 }
 
-/// Nanoseconds for each operation, of `threads` together. Each does `work`, which is given its
-/// number, until it is told to stop, and returns how many operations that was.
+/// Returns the nanoseconds per operation of `threads` threads together. Each thread runs `work` with
+/// its number until the flag is set; `work` returns the number of its operations.
 pub(crate) fn nanos(
     threads: usize,
     slice: Duration,
@@ -201,17 +202,17 @@ pub(crate) fn nanos(
     })
 }
 
-fn contenders(shape: Shape) -> Vec<Box<dyn Contends>> {
+fn contenders(shape: Shape) -> Vec<Box<dyn DynContender>> {
     vec![
-        Contender::<Memory>::filled(shape),
-        Contender::<Dash>::filled(shape),
-        Contender::<Papaya>::filled(shape),
-        Contender::<Scc>::filled(shape),
-        Contender::<Hashed>::filled(shape),
-        Contender::<Ordered>::filled(shape),
-        Contender::<Surreal>::filled(shape),
-        Contender::<Redb>::filled(shape),
-        Contender::<Sqlite>::filled(shape),
+        Contender::<MemoryDbStore>::filled(shape),
+        Contender::<DashMapStore>::filled(shape),
+        Contender::<PapayaStore>::filled(shape),
+        Contender::<SccStore>::filled(shape),
+        Contender::<MutexHashMap>::filled(shape),
+        Contender::<MutexBTreeMap>::filled(shape),
+        Contender::<SurrealStore>::filled(shape),
+        Contender::<RedbInMemory>::filled(shape),
+        Contender::<SqliteInMemory>::filled(shape),
     ]
 }
 
@@ -222,8 +223,8 @@ pub(crate) fn at(name: &str, threads: usize) -> String {
     }
 }
 
-/// Ratios of what was measured in the same rounds.
-pub(crate) fn divided(above: &[f64], below: &[f64]) -> Vec<f64> {
+/// Returns the ratios of two series, round by round.
+pub(crate) fn ratios(above: &[f64], below: &[f64]) -> Vec<f64> {
     let pairs = above.iter().zip(below);
     pairs.map(|(above, below)| above / below).collect()
 }
@@ -236,60 +237,48 @@ pub(crate) fn measure(rounds: usize) -> Figures {
     figures.note(format!(
         "{rounds} rounds of {} ms for each number; medians, with the quartiles in brackets; load average {}.",
         SLICE.as_millis(),
-        machine::load()
+        environment::load()
     ));
 
     let threads = most.max(2);
     let zipf = Zipf::new(SHAPE.items, 0.99);
-    // The favourites lie in no order.
+    // Frequent keys are spread over all partitions.
     let places = Random::new(4).choose(SHAPE.items, SHAPE.items);
     let uniform = |random: &mut Random| random.below(SHAPE.items);
     let skewed = |random: &mut Random| places[zipf.draw(random)];
     let spread = [
-        Work::new(UNIFORM_READS, What::Points, threads, 0.05, uniform),
-        Work::new(
-            "95 % reads, Zipf(0.99)",
-            What::Points,
-            threads,
-            0.05,
-            skewed,
-        ),
-        Work::new("50 % writes, uniform", What::Points, threads, 0.5, uniform),
-        Work::new(
-            "50 % writes, Zipf(0.99)",
-            What::Points,
-            threads,
-            0.5,
-            skewed,
-        ),
-        Work::new(TRANSFER, What::Transfers, threads, 1.0, |random| {
+        Workload::new(UNIFORM_READS, Op::Points, threads, 0.05, uniform),
+        Workload::new("95 % reads, Zipf(0.99)", Op::Points, threads, 0.05, skewed),
+        Workload::new("50 % writes, uniform", Op::Points, threads, 0.5, uniform),
+        Workload::new("50 % writes, Zipf(0.99)", Op::Points, threads, 0.5, skewed),
+        Workload::new(TRANSFER, Op::Transfers, threads, 1.0, |random| {
             random.below(SHAPE.partitions)
         }),
     ];
     compare(&contenders(SHAPE), &spread, &counts, rounds, &mut figures);
 
-    let hot = [Work::new(HOT, What::Points, threads, 0.0, |random| {
+    let hot = [Workload::new(HOT, Op::Points, threads, 0.0, |random| {
         random.below(HOT_SHAPE.items)
     })];
     compare(&contenders(HOT_SHAPE), &hot, &counts, rounds, &mut figures);
     figures
 }
 
-/// Has all contenders do all works, in turn, and adds what comes of it.
+/// Runs all workloads on all contenders, and adds the results to `figures`.
 fn compare(
-    contenders: &[Box<dyn Contends>],
-    works: &[Work],
+    contenders: &[Box<dyn DynContender>],
+    workloads: &[Workload],
     counts: &[usize],
     rounds: usize,
     figures: &mut Figures,
 ) {
-    for work in works {
+    for work in workloads {
         let able: Vec<_> = contenders
             .iter()
-            .filter(|contender| contender.can(work.what))
+            .filter(|contender| contender.supports(work.op))
             .collect();
         let totals: Vec<u64> = able.iter().map(|contender| contender.total()).collect();
-        // By number of threads, contender and round.
+        // Indexed by number of threads, contender and round.
         let mut nanos = vec![vec![Vec::new(); able.len()]; counts.len()];
         for _ in 0..rounds {
             for (by_contender, threads) in nanos.iter_mut().zip(counts) {
@@ -299,22 +288,26 @@ fn compare(
             }
         }
         for (contender, total) in able.iter().zip(totals) {
-            let is_whole = work.what == What::Points || contender.total() == total;
-            assert!(is_whole, "{} loses what it moves", contender.name());
+            let is_whole = work.op == Op::Points || contender.total() == total;
+            assert!(
+                is_whole,
+                "transfers of {} do not preserve the total",
+                contender.name()
+            );
         }
         for (by_contender, threads) in nanos.iter().zip(counts) {
             let row = at(work.name, *threads);
             for (samples, contender) in by_contender.iter().zip(&able) {
                 let name = contender.name();
                 figures.add_samples(NANOS, &row, name, samples);
-                let ratios = divided(samples, &by_contender[0]);
+                let ratios = ratios(samples, &by_contender[0]);
                 figures.add_samples(RATIO, &row, name, &ratios);
             }
         }
         for (by_contender, threads) in nanos.iter().zip(counts).skip(1) {
             let row = at(work.name, *threads);
             for (place, contender) in able.iter().enumerate() {
-                let gains = divided(&nanos[0][place], &by_contender[place]);
+                let gains = ratios(&nanos[0][place], &by_contender[place]);
                 figures.add_samples(SPEEDUP, &row, contender.name(), &gains);
             }
         }

@@ -1,10 +1,10 @@
-//! Numbers that favour the low ones.
+//! The Zipf distribution.
 
 use crate::keys::Random;
 
-/// Draws number `n`, from 0, with a chance in proportion to `1 / (n + 1)^exponent`.
+/// Draws `n`, from 0, with a probability in proportion to `1 / (n + 1)^exponent`.
 pub(crate) struct Zipf {
-    /// The chance of each number or a lower one.
+    /// The cumulative weights.
     sums: Vec<f64>,
 }
 

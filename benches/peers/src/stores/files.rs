@@ -1,5 +1,5 @@
-//! Databases in files, each by the fastest honest use of its own interface that keeps what it has
-//! acknowledged through a power cut. All hold the same records as the same JSON.
+//! Databases in files, each by the fastest correct use of its own interface that preserves acknowledged
+//! writes through a power failure. All store the same records as the same JSON.
 
 use super::transactional::{atomically, execute, joined};
 use crate::keys::Pair;
@@ -11,7 +11,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-/// What an item holds.
+/// The data of an item.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Record {
     number: u64,
@@ -31,48 +31,48 @@ impl Record {
     }
 
     fn encode(&self) -> Vec<u8> {
-        serde_json::to_vec(self).expect("a record can be written as JSON")
+        serde_json::to_vec(self).expect("a record can be encoded")
     }
 
-    /// The number of the record in `json`, all of which is decoded.
+    /// Decodes the whole record and returns its number.
     fn number(json: &[u8]) -> u64 {
-        let record: Record = serde_json::from_slice(json).expect("this is a record");
+        let record: Record = serde_json::from_slice(json).expect("the row is a record");
         record.number
     }
 }
 
-/// A database in files under measurement. What is written is on the disk when a call returns.
-pub(crate) trait Files: Send + Sync + Sized {
+/// A database in files under measurement. A write is durable when its call returns.
+pub(crate) trait FileStore: Send + Sync + Sized {
     const NAME: &'static str;
 
-    /// A key, in the form that the database likes best.
+    /// A key, in the form that the database takes.
     type Key: Send + Sync;
 
-    /// What a conditional write checks; its caller keeps it from one write to the next.
+    /// The version that a conditional write checks, kept by the caller from write to write.
     type Lock: Send;
 
-    /// Makes the database in `directory`, which has files of others too.
+    /// Creates the database in `directory`, which may contain the files of others.
     fn create(directory: &Path) -> Self;
 
     fn key(pk: &str, sk: &str) -> Self::Key;
 
-    /// Writes records of these numbers, all at once.
+    /// Writes records with these numbers in one transaction.
     fn load(&self, records: &[(Self::Key, u64)]);
 
-    /// The number of the record at `key`, all of which is decoded.
+    /// Reads and decodes the record at `key` and returns its number.
     fn get(&self, key: &Self::Key) -> Option<u64>;
 
     fn set(&self, key: &Self::Key, record: Record);
 
-    /// Makes a lock where none is.
+    /// Creates a lock.
     fn get_lock(&self, key: Self::Key) -> Self::Lock;
 
-    /// Writes `record` and renews `lock` in one transaction, if nobody else has renewed it, which
-    /// nobody has; leaves `lock` as the write left it.
+    /// Writes `record` and renews `lock` in one transaction if `lock` is unchanged, which it always is
+    /// here, and updates `lock` to its new version.
     fn set_atomic(&self, key: &Self::Key, record: Record, lock: &mut Self::Lock);
 }
 
-/// A lock where the database has none of its own: a row whose number changes at every commit.
+/// The lock of a database without locks: a row whose number changes at every commit.
 pub(crate) struct Versioned<K> {
     key: K,
     version: u128,
@@ -83,20 +83,20 @@ impl<K> Versioned<K> {
         self.version.to_be_bytes()
     }
 
-    fn renewed(&self) -> [u8; 16] {
+    fn next_row(&self) -> [u8; 16] {
         (self.version + 1).to_be_bytes()
     }
 
-    /// Compares what is stored with what was handed on.
+    /// Compares the stored row with this version.
     fn check(&self, stored: Option<&[u8]>) {
-        assert_eq!(stored, Some(&self.row()[..]), "nobody else writes");
+        assert_eq!(stored, Some(&self.row()[..]), "no other thread writes");
     }
 }
 
-/// atomic-db itself.
-pub(crate) struct OneFile(RedbDb<Record>);
+/// atomic-db.
+pub(crate) struct RedbDbStore(RedbDb<Record>);
 
-impl Files for OneFile {
+impl FileStore for RedbDbStore {
     const NAME: &'static str = "RedbDb";
 
     type Key = Pair;
@@ -104,7 +104,7 @@ impl Files for OneFile {
 
     fn create(directory: &Path) -> Self {
         let database = RedbDb::open(directory.join("atomic-db.redb"));
-        OneFile(database.expect("a file can be made"))
+        RedbDbStore(database.expect("the file can be created"))
     }
 
     fn key(pk: &str, sk: &str) -> Pair {
@@ -129,13 +129,15 @@ impl Files for OneFile {
     }
 
     fn get_lock(&self, key: Pair) -> Lock {
-        self.0.get_lock(at(&key)).expect("a lock is there")
+        self.0.get_lock(at(&key)).expect("the lock can be read")
     }
 
     fn set_atomic(&self, key: &Pair, record: Record, lock: &mut Lock) {
         let items = [item(key, record)];
         let version = self.0.set_atomic(&items, std::slice::from_ref(lock));
-        *lock = lock.clone().with_version(version.expect("nobody else writes"));
+        *lock = lock
+            .clone()
+            .with_version(version.expect("no other thread writes"));
     }
 }
 
@@ -147,14 +149,14 @@ fn item(pair: &Pair, record: Record) -> Item<Record> {
     Item::new(&pair.pk, &pair.sk, record)
 }
 
-/// redb itself, one transaction for each commit.
-pub(crate) struct Bare(redb::Database);
+/// redb, with one transaction for each commit.
+pub(crate) struct RawRedb(redb::Database);
 
 const ROWS: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("rows");
 
 type Rows<'t> = redb::Table<'t, &'static [u8], &'static [u8]>;
 
-impl Bare {
+impl RawRedb {
     fn write(&self, body: impl FnOnce(&mut Rows<'_>)) {
         let transaction = self.0.begin_write().expect("a transaction begins");
         let mut rows = transaction.open_table(ROWS).expect("the table is there");
@@ -168,7 +170,7 @@ fn put(rows: &mut Rows<'_>, key: &[u8], row: &[u8]) {
     rows.insert(key, row).expect("a write succeeds");
 }
 
-impl Files for Bare {
+impl FileStore for RawRedb {
     const NAME: &'static str = "redb";
 
     type Key = Box<[u8]>;
@@ -176,7 +178,7 @@ impl Files for Bare {
 
     fn create(directory: &Path) -> Self {
         let database = redb::Database::create(directory.join("bare.redb"));
-        Bare(database.expect("a file can be made"))
+        RawRedb(database.expect("the file can be created"))
     }
 
     fn key(pk: &str, sk: &str) -> Box<[u8]> {
@@ -215,16 +217,16 @@ impl Files for Bare {
             let held = rows.get(&*lock.key).expect("a read succeeds");
             lock.check(held.as_ref().map(|row| row.value()));
             drop(held);
-            put(rows, &lock.key, &lock.renewed());
+            put(rows, &lock.key, &lock.next_row());
             put(rows, key, &json);
         });
         lock.version += 1;
     }
 }
 
-/// One connection under a mutex: connections of one file wait for each other by sleeping, which
-/// costs more.
-pub(crate) struct Wal(Mutex<Connection>);
+/// One connection under a mutex. Several connections to one file would wait for each other by
+/// sleeping, which is slower.
+pub(crate) struct SqliteWal(Mutex<Connection>);
 
 const CREATE: &str = "CREATE TABLE rows (
     pk TEXT NOT NULL, sk TEXT NOT NULL, data BLOB NOT NULL, PRIMARY KEY (pk, sk)
@@ -233,21 +235,22 @@ const GET: &str = "SELECT data FROM rows WHERE pk = ? AND sk = ?";
 const SET: &str = "INSERT OR REPLACE INTO rows VALUES (?, ?, ?)";
 const RENEW: &str = "UPDATE rows SET data = ?3 WHERE pk = ?1 AND sk = ?2 AND data = ?4";
 
-impl Files for Wal {
+impl FileStore for SqliteWal {
     const NAME: &'static str = "SQLite";
 
     type Key = (String, String);
     type Lock = Versioned<(String, String)>;
 
     fn create(directory: &Path) -> Self {
-        let connection = Connection::open(directory.join("sqlite.db")).expect("a file can be made");
+        let connection =
+            Connection::open(directory.join("sqlite.db")).expect("the file can be created");
         for (pragma, value) in [("journal_mode", "WAL"), ("synchronous", "FULL")] {
             let set = connection.pragma_update(None, pragma, value);
-            set.expect("this is a pragma");
+            set.expect("the pragma is valid");
         }
         connection.set_prepared_statement_cache_capacity(16);
         execute(&connection, CREATE, []);
-        Wal(Mutex::new(connection))
+        SqliteWal(Mutex::new(connection))
     }
 
     fn key(pk: &str, sk: &str) -> (String, String) {
@@ -266,7 +269,9 @@ impl Files for Wal {
 
     fn get(&self, (pk, sk): &(String, String)) -> Option<u64> {
         let connection = self.0.lock();
-        let mut statement = connection.prepare_cached(GET).expect("this is SQL");
+        let mut statement = connection
+            .prepare_cached(GET)
+            .expect("the statement is valid");
         let number = statement.query_row(params![pk, sk], |row| {
             Ok(Record::number(row.get_ref(0)?.as_blob()?))
         });
@@ -295,9 +300,9 @@ impl Files for Wal {
         let connection = self.0.lock();
         atomically(&connection, || {
             let (lock_pk, lock_sk) = &lock.key;
-            let renewal = params![lock_pk, lock_sk, lock.renewed(), lock.row()];
+            let renewal = params![lock_pk, lock_sk, lock.next_row(), lock.row()];
             let renewed = execute(&connection, RENEW, renewal);
-            assert_eq!(renewed, 1, "nobody else writes");
+            assert_eq!(renewed, 1, "no other thread writes");
             execute(&connection, SET, params![pk, sk, json]);
         });
         lock.version += 1;
@@ -305,12 +310,12 @@ impl Files for Wal {
 }
 
 /// fjall's optimistic transactions, each persisted by its commit.
-pub(crate) struct Fjall {
+pub(crate) struct FjallStore {
     database: OptimisticTxDatabase,
     rows: OptimisticTxKeyspace,
 }
 
-impl Fjall {
+impl FjallStore {
     /// Runs `body` in transactions until one commits.
     fn retry(&self, body: impl Fn(&mut fjall::OptimisticWriteTx)) {
         loop {
@@ -325,7 +330,7 @@ impl Fjall {
     }
 }
 
-impl Files for Fjall {
+impl FileStore for FjallStore {
     const NAME: &'static str = "fjall";
 
     type Key = Box<[u8]>;
@@ -333,10 +338,10 @@ impl Files for Fjall {
 
     fn create(directory: &Path) -> Self {
         let database = OptimisticTxDatabase::builder(directory.join("fjall")).open();
-        let database = database.expect("files can be made");
+        let database = database.expect("the files can be created");
         let rows = database.keyspace("rows", KeyspaceCreateOptions::default);
-        Fjall {
-            rows: rows.expect("files can be made"),
+        FjallStore {
+            rows: rows.expect("the files can be created"),
             database,
         }
     }
@@ -376,7 +381,7 @@ impl Files for Fjall {
         self.retry(|transaction| {
             let held = transaction.get(&self.rows, &lock.key);
             lock.check(held.expect("a read succeeds").as_deref());
-            transaction.insert(&self.rows, &*lock.key, lock.renewed());
+            transaction.insert(&self.rows, &*lock.key, lock.next_row());
             transaction.insert(&self.rows, &**key, &*json);
         });
         lock.version += 1;

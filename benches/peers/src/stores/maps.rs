@@ -1,7 +1,7 @@
-//! Maps from the pair of keys to a handle on the value. The caller holds the pair ready-made, which
-//! spares a map the look-up by borrowed parts.
+//! Maps from a pair of keys to a handle to the value. The caller passes an owned pair, which saves a map
+//! the look-up by borrowed parts.
 
-use super::{Account, Hasher, Operation, Store};
+use super::store::{Account, Hasher, Operation, Store};
 use crate::keys::{Pair, Span};
 use std::collections::BTreeMap;
 use std::ops::{Bound, Range};
@@ -17,7 +17,7 @@ const POINTS: &[Operation] = &[
     Operation::Delete,
 ];
 
-/// A map that is one value under one mutex can do everything while it holds it.
+/// A map under one mutex can do everything while it holds the mutex.
 const UNDER_ONE_MUTEX: &[Operation] = &[
     Operation::Get,
     Operation::GetInPlace,
@@ -45,9 +45,9 @@ fn bounds(span: &Span) -> Range<Pair> {
     Pair::new(&span.pk, &span.first)..Pair::new(&span.pk, &span.beyond)
 }
 
-pub(crate) struct Dash(dashmap::DashMap<Pair, Arc<u64>, Hasher>);
+pub(crate) struct DashMapStore(dashmap::DashMap<Pair, Arc<u64>, Hasher>);
 
-impl Store for Dash {
+impl Store for DashMapStore {
     const NAME: &'static str = "DashMap";
     const OPERATIONS: &'static [Operation] = POINTS;
 
@@ -56,7 +56,7 @@ impl Store for Dash {
     type Lock = ();
 
     fn new() -> Self {
-        Dash(dashmap::DashMap::with_hasher(Hasher::default()))
+        DashMapStore(dashmap::DashMap::with_hasher(Hasher::default()))
     }
 
     fn key(pk: &str, sk: &str) -> Pair {
@@ -92,9 +92,9 @@ impl Store for Dash {
     }
 }
 
-pub(crate) struct Papaya(papaya::HashMap<Pair, Arc<u64>, Hasher>);
+pub(crate) struct PapayaStore(papaya::HashMap<Pair, Arc<u64>, Hasher>);
 
-impl Store for Papaya {
+impl Store for PapayaStore {
     const NAME: &'static str = "papaya";
     const OPERATIONS: &'static [Operation] = POINTS;
 
@@ -103,7 +103,7 @@ impl Store for Papaya {
     type Lock = ();
 
     fn new() -> Self {
-        Papaya(papaya::HashMap::with_hasher(Hasher::default()))
+        PapayaStore(papaya::HashMap::with_hasher(Hasher::default()))
     }
 
     fn key(pk: &str, sk: &str) -> Pair {
@@ -125,7 +125,7 @@ impl Store for Papaya {
         self.0.pin().insert(key.clone(), Arc::new(value));
     }
 
-    /// The map copies its key into the new entry, so it takes one all the same.
+    /// The map copies its key into the new entry, so it needs an owned one here, too.
     fn set_in_place(&self, key: &Pair, value: u64) {
         let value = Arc::new(value);
         self.0.pin().update(key.clone(), |_| Arc::clone(&value));
@@ -138,9 +138,9 @@ impl Store for Papaya {
     }
 }
 
-pub(crate) struct Scc(scc::HashMap<Pair, Arc<u64>, Hasher>);
+pub(crate) struct SccStore(scc::HashMap<Pair, Arc<u64>, Hasher>);
 
-impl Store for Scc {
+impl Store for SccStore {
     const NAME: &'static str = "scc";
     const OPERATIONS: &'static [Operation] = POINTS;
 
@@ -149,7 +149,7 @@ impl Store for Scc {
     type Lock = ();
 
     fn new() -> Self {
-        Scc(scc::HashMap::with_hasher(Hasher::default()))
+        SccStore(scc::HashMap::with_hasher(Hasher::default()))
     }
 
     fn key(pk: &str, sk: &str) -> Pair {
@@ -186,10 +186,10 @@ impl Store for Scc {
     }
 }
 
-/// A hash map under one mutex: the floor of point work.
-pub(crate) struct Hashed(parking_lot::Mutex<hashbrown::HashMap<Pair, Arc<u64>, Hasher>>);
+/// A hash map under one mutex: the minimum for point operations.
+pub(crate) struct MutexHashMap(parking_lot::Mutex<hashbrown::HashMap<Pair, Arc<u64>, Hasher>>);
 
-impl Store for Hashed {
+impl Store for MutexHashMap {
     const NAME: &'static str = "Mutex<HashMap>";
     const OPERATIONS: &'static [Operation] = UNDER_ONE_MUTEX;
 
@@ -198,7 +198,7 @@ impl Store for Hashed {
     type Lock = ();
 
     fn new() -> Self {
-        Hashed(parking_lot::Mutex::default())
+        MutexHashMap(parking_lot::Mutex::default())
     }
 
     fn key(pk: &str, sk: &str) -> Pair {
@@ -249,10 +249,10 @@ impl Store for Hashed {
     }
 }
 
-/// An ordered map under one mutex: the floor of queries.
-pub(crate) struct Ordered(parking_lot::Mutex<BTreeMap<Pair, Arc<u64>>>);
+/// An ordered map under one mutex: the minimum for queries.
+pub(crate) struct MutexBTreeMap(parking_lot::Mutex<BTreeMap<Pair, Arc<u64>>>);
 
-impl Store for Ordered {
+impl Store for MutexBTreeMap {
     const NAME: &'static str = "Mutex<BTreeMap>";
     const OPERATIONS: &'static [Operation] = ORDERED_UNDER_ONE_MUTEX;
 
@@ -261,7 +261,7 @@ impl Store for Ordered {
     type Lock = ();
 
     fn new() -> Self {
-        Ordered(parking_lot::Mutex::default())
+        MutexBTreeMap(parking_lot::Mutex::default())
     }
 
     fn key(pk: &str, sk: &str) -> Pair {
@@ -315,7 +315,7 @@ impl Store for Ordered {
 
     fn query(&self, range: &Range<Pair>) -> usize {
         let map = self.0.lock();
-        // Whoever queries knows how many there may be; the vector need not grow.
+        // A caller knows the largest result, so the vector does not have to grow.
         let mut handles = Vec::with_capacity(crate::keys::QUERIED);
         let bounds = (Bound::Included(&range.start), Bound::Excluded(&range.end));
         let found = map.range::<Pair, _>(bounds);

@@ -1,12 +1,12 @@
-//! atomic-db itself.
+//! atomic-db's `MemoryDb`.
 
-use super::{Account, Operation, Store};
+use super::store::{Account, Operation, Store};
 use crate::keys::{Pair, Span};
 use atomic_db::{AtomicDb, AtomicDbExt, Error, Item, Key, Lock, MemoryDb, Query};
 
-pub(crate) struct Memory(pub(crate) MemoryDb<u64>);
+pub(crate) struct MemoryDbStore(pub(crate) MemoryDb<u64>);
 
-/// A part of one partition, as a caller has it before it builds a query.
+/// A range in one partition, in the form that a caller has before it builds a query.
 pub(crate) struct Neighbours {
     pk: String,
     prefix: String,
@@ -20,14 +20,14 @@ fn item(pair: &Pair, value: u64) -> Item<u64> {
     Item::new(&pair.pk, &pair.sk, value)
 }
 
-impl Memory {
+impl MemoryDbStore {
     fn value(&self, key: &Pair) -> u64 {
         let item = self.0.get_fresh(at(key)).expect("a read succeeds");
         item.and_then(|item| item.data().copied()).unwrap_or(0)
     }
 }
 
-impl Store for Memory {
+impl Store for MemoryDbStore {
     const NAME: &'static str = "MemoryDb";
     const OPERATIONS: &'static [Operation] = &[
         Operation::Get,
@@ -47,7 +47,7 @@ impl Store for Memory {
     type Lock = Lock;
 
     fn new() -> Self {
-        Memory(MemoryDb::new())
+        MemoryDbStore(MemoryDb::new())
     }
 
     fn key(pk: &str, sk: &str) -> Pair {
@@ -76,13 +76,17 @@ impl Store for Memory {
     }
 
     fn get_lock(&self, account: &Account<Pair>) -> Lock {
-        self.0.get_lock(at(&account.lock)).expect("a lock is there")
+        self.0
+            .get_lock(at(&account.lock))
+            .expect("the lock can be read")
     }
 
     fn set_atomic(&self, account: &Account<Pair>, lock: &mut Lock, value: u64) {
         let items = [item(&account.balance, value)];
         let version = self.0.set_atomic(&items, std::slice::from_ref(lock));
-        *lock = lock.clone().with_version(version.expect("nobody else writes"));
+        *lock = lock
+            .clone()
+            .with_version(version.expect("no other thread writes"));
     }
 
     fn transfer(&self, from: &Account<Pair>, to: &Account<Pair>) {
@@ -109,7 +113,7 @@ impl Store for Memory {
             }
             Ok(())
         });
-        moved.expect("a transaction succeeds in the end");
+        moved.expect("the transaction succeeds");
     }
 
     fn query(&self, range: &Neighbours) -> usize {

@@ -1,41 +1,27 @@
-//! The stores that are compared: atomic-db's database and its peers, each by the fastest honest use
-//! of its own interface.
-//!
-//! A caller keeps its keys in the form that the store likes best, made before anything is measured.
-//! What a store takes for its own (the key of a new entry, the entry itself) is made by the call.
-
-mod files;
-mod maps;
-mod memory_db;
-mod transactional;
+//! The interface of a store under measurement.
 
 use crate::keys::Span;
 
-pub(crate) use files::{Bare, Files, Fjall, OneFile, Record, Wal};
-pub(crate) use maps::{Dash, Hashed, Ordered, Papaya, Scc};
-pub(crate) use memory_db::Memory;
-pub(crate) use transactional::{Redb, Sqlite, Surreal};
-
-/// The one hasher: atomic-db's own.
+/// The hasher of every store that hashes: the one of atomic-db.
 pub(crate) type Hasher = hashbrown::DefaultHashBuilder;
 
-/// What a store is asked to do.
+/// The operations that are measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Operation {
-    /// A handle on what is there, looked at and dropped.
+    /// Clones a handle to the value, reads the value and drops the handle.
     Get,
-    /// The same, looked at where it is, without a handle.
+    /// Reads the value under the store's own guard, without a handle.
     GetInPlace,
     GetMiss,
     Set,
-    /// The same, by looking the entry up and changing it there.
+    /// Looks the entry up and changes its value in place.
     SetInPlace,
     Insert,
     Delete,
     GetLock,
     SetAtomic,
     Transfer,
-    /// The same, by a closure that may be run again.
+    /// A transfer by a closure that may run again.
     Transact,
     Query,
 }
@@ -59,25 +45,25 @@ impl Operation {
     }
 }
 
-/// Two keys of an account: the balance, and the lock that guards it where a store needs one.
+/// The two keys of an account: its balance, and the lock that guards it where a store needs one.
 #[derive(Debug)]
 pub(crate) struct Account<K> {
     pub(crate) balance: K,
     pub(crate) lock: K,
 }
 
-/// A store under measurement. A method is called only if `OPERATIONS` has its operation.
+/// A store under measurement. A method is called only if `OPERATIONS` contains its operation.
 pub(crate) trait Store: Sync + Sized {
     const NAME: &'static str;
     const OPERATIONS: &'static [Operation];
 
-    /// A key, in the form that the store likes best.
+    /// A key, in the form that the store takes.
     type Key: Send + Sync;
 
-    /// A part of an order, in the form that the store likes best.
+    /// A range of keys, in the form that the store takes.
     type Range: Send + Sync;
 
-    /// What a conditional write checks.
+    /// The version that a conditional write checks.
     type Lock: Send;
 
     fn new() -> Self;
@@ -86,7 +72,7 @@ pub(crate) trait Store: Sync + Sized {
 
     fn range(span: &Span) -> Self::Range;
 
-    /// Fills the store, as quickly as it can be.
+    /// Fills the store.
     fn load(&self, items: &[(Self::Key, u64)]) {
         for (key, value) in items {
             self.set(key, *value);
@@ -107,16 +93,17 @@ pub(crate) trait Store: Sync + Sized {
         unreachable!("{} cannot write in place", Self::NAME)
     }
 
-    /// What a write checks, read anew; made if need be. Nothing where the store finds conflicts itself.
+    /// Reads the lock of an account, and creates it if it is missing. `()` if the store detects
+    /// conflicts itself.
     fn get_lock(&self, account: &Account<Self::Key>) -> Self::Lock;
 
-    /// Writes `value` if nobody else has written since `lock` was read, which nobody has; leaves
-    /// `lock` as the write left it.
+    /// Writes `value` if `lock` is unchanged, which it always is here, and updates `lock` to its new
+    /// version.
     fn set_atomic(&self, _: &Account<Self::Key>, _: &mut Self::Lock, _: u64) {
         unreachable!("{} has no transactions", Self::NAME)
     }
 
-    /// Moves one unit, reading both balances and writing both, all or nothing; again after a race.
+    /// Moves one unit: reads and writes both balances atomically, and retries after a conflict.
     fn transfer(&self, _: &Account<Self::Key>, _: &Account<Self::Key>) {
         unreachable!("{} has no transactions", Self::NAME)
     }
@@ -125,7 +112,7 @@ pub(crate) trait Store: Sync + Sized {
         unreachable!("{} has no transactions", Self::NAME)
     }
 
-    /// Handles on everything in the range, in a vector; their number.
+    /// Collects handles to all values of the range in a vector and returns their number.
     fn query(&self, _: &Self::Range) -> usize {
         unreachable!("{} has no order", Self::NAME)
     }

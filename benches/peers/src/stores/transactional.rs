@@ -1,14 +1,14 @@
-//! Databases with transactions. They hold bytes and find conflicts themselves, so a transfer there
-//! takes no rows for locks.
+//! Databases with transactions. They store bytes and detect conflicts themselves, so a transfer needs no
+//! rows for locks.
 
-use super::{Account, Operation, Store};
+use super::store::{Account, Operation, Store};
 use crate::keys::Span;
 use parking_lot::Mutex;
 use redb::{ReadableDatabase, TableDefinition};
 use rusqlite::{Connection, OptionalExtension, params};
 use std::ops::Range;
 
-/// A joined key: NUL sorts before all that a part has here, so the order is that of the pairs.
+/// Joins a key. NUL sorts before all bytes of the parts, so the order is that of the pairs.
 pub(super) fn joined(pk: &str, sk: &str) -> Box<[u8]> {
     [pk.as_bytes(), b"\0", sk.as_bytes()].concat().into()
 }
@@ -32,9 +32,9 @@ const EVERYTHING: &[Operation] = &[
     Operation::Query,
 ];
 
-pub(crate) struct Surreal(surrealmx::Database);
+pub(crate) struct SurrealStore(surrealmx::Database);
 
-impl Surreal {
+impl SurrealStore {
     /// Runs `body` in transactions until one commits.
     fn retry(&self, body: impl Fn(&mut surrealmx::Transaction)) {
         loop {
@@ -54,7 +54,7 @@ fn balance(tx: &surrealmx::Transaction, key: &[u8]) -> u64 {
     value.unwrap_or(0)
 }
 
-impl Store for Surreal {
+impl Store for SurrealStore {
     const NAME: &'static str = "surrealmx";
     const OPERATIONS: &'static [Operation] = &[
         Operation::Get,
@@ -73,7 +73,7 @@ impl Store for Surreal {
     type Lock = ();
 
     fn new() -> Self {
-        Surreal(surrealmx::Database::new())
+        SurrealStore(surrealmx::Database::new())
     }
 
     fn key(pk: &str, sk: &str) -> Box<[u8]> {
@@ -91,10 +91,10 @@ impl Store for Surreal {
                 let written = tx.set(&**key, value.to_le_bytes());
                 written.expect("a write succeeds");
             }
-            tx.commit().expect("nobody else writes");
+            tx.commit().expect("no other thread writes");
         }
-        // Readers clear away, a little at each call, what so many writes leave behind; once it is
-        // done they pay for their own work only.
+        // Readers clean up after so many writes, a little at each call. Afterwards they pay only for
+        // their own work.
         for (key, _) in items {
             self.get(key);
         }
@@ -151,16 +151,16 @@ impl Store for Surreal {
     }
 }
 
-pub(crate) struct Redb(redb::Database);
+pub(crate) struct RedbInMemory(redb::Database);
 
 const TABLE: TableDefinition<'static, &[u8], u64> = TableDefinition::new("items");
 
-impl Redb {
+impl RedbInMemory {
     fn write<R>(&self, body: impl FnOnce(&mut redb::Table<'_, &'static [u8], u64>) -> R) -> R {
         let mut transaction = self.0.begin_write().expect("a transaction begins");
-        // Nothing survives the process anyway.
+        // In memory, nothing survives the process.
         let durability = transaction.set_durability(redb::Durability::None);
-        durability.expect("no savepoint is in the way");
+        durability.expect("there is no savepoint");
         let mut table = transaction.open_table(TABLE).expect("the table is there");
         let result = body(&mut table);
         drop(table);
@@ -179,7 +179,7 @@ fn held(table: &redb::Table<'_, &'static [u8], u64>, key: &[u8]) -> u64 {
     value.map_or(0, |value| value.value())
 }
 
-impl Store for Redb {
+impl Store for RedbInMemory {
     const NAME: &'static str = "redb in memory";
     const OPERATIONS: &'static [Operation] = EVERYTHING;
 
@@ -190,7 +190,7 @@ impl Store for Redb {
     fn new() -> Self {
         let memory = redb::backends::InMemoryBackend::new();
         let db = redb::Database::builder().create_with_backend(memory);
-        let db = Redb(db.expect("memory is there"));
+        let db = RedbInMemory(db.expect("memory can be allocated"));
         db.write(|_| ());
         db
     }
@@ -258,11 +258,11 @@ impl Store for Redb {
     }
 }
 
-/// One connection, as `:memory:` is one connection's own, under a mutex. Statements are prepared
+/// One connection under a mutex, because `:memory:` belongs to one connection. Statements are prepared
 /// once.
-pub(crate) struct Sqlite(Mutex<Connection>);
+pub(crate) struct SqliteInMemory(Mutex<Connection>);
 
-/// The two columns of the key, and bounds of a part of its order.
+/// The two columns of the key, and the bounds of a range.
 pub(crate) struct Part {
     pk: String,
     first: String,
@@ -278,7 +278,7 @@ const UPDATE: &str = "UPDATE items SET value = ?3 WHERE pk = ?1 AND sk = ?2";
 const DELETE: &str = "DELETE FROM items WHERE pk = ? AND sk = ?";
 const QUERY: &str = "SELECT value FROM items WHERE pk = ? AND sk >= ? AND sk < ? ORDER BY sk";
 
-/// How many rows were written.
+/// Returns the number of rows that were written.
 pub(super) fn execute(
     connection: &Connection,
     sql: &str,
@@ -290,7 +290,9 @@ pub(super) fn execute(
 }
 
 fn select(connection: &Connection, (pk, sk): &(String, String)) -> Option<i64> {
-    let mut statement = connection.prepare_cached(GET).expect("this is SQL");
+    let mut statement = connection
+        .prepare_cached(GET)
+        .expect("the statement is valid");
     let row = statement.query_row(params![pk, sk], |row| row.get(0));
     row.optional().expect("a read succeeds")
 }
@@ -302,7 +304,7 @@ pub(super) fn atomically(connection: &Connection, body: impl FnOnce()) {
     execute(connection, "COMMIT", []);
 }
 
-impl Store for Sqlite {
+impl Store for SqliteInMemory {
     const NAME: &'static str = "SQLite :memory:";
     const OPERATIONS: &'static [Operation] = EVERYTHING;
 
@@ -311,10 +313,10 @@ impl Store for Sqlite {
     type Lock = ();
 
     fn new() -> Self {
-        let connection = Connection::open_in_memory().expect("memory is there");
+        let connection = Connection::open_in_memory().expect("memory can be allocated");
         connection.set_prepared_statement_cache_capacity(16);
         execute(&connection, CREATE, []);
-        Sqlite(Mutex::new(connection))
+        SqliteInMemory(Mutex::new(connection))
     }
 
     fn key(pk: &str, sk: &str) -> (String, String) {
@@ -376,7 +378,9 @@ impl Store for Sqlite {
 
     fn query(&self, part: &Part) -> usize {
         let connection = self.0.lock();
-        let mut statement = connection.prepare_cached(QUERY).expect("this is SQL");
+        let mut statement = connection
+            .prepare_cached(QUERY)
+            .expect("the statement is valid");
         let found = statement.query_map(params![part.pk, part.first, part.beyond], |row| {
             row.get::<_, i64>(0)
         });
