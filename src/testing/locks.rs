@@ -27,7 +27,7 @@ fn commits<D: Database>(fixture: &Fixture<D>, lock: &Lock) -> bool {
 }
 
 /// `get_lock` makes a lock that is not there, for 24 hours; while it lives, all get the same one.
-pub fn a_lock_is_made_once_and_lives_for_a_day<D: Database>(fixture: &Fixture<D>) {
+pub fn get_lock_creates_a_lock_that_lives_for_24_hours<D: Database>(fixture: &Fixture<D>) {
     let clock = &fixture.clock;
     let now = clock.epoch_seconds();
     let made = lock(fixture);
@@ -50,7 +50,7 @@ pub fn a_lock_is_made_once_and_lives_for_a_day<D: Database>(fixture: &Fixture<D>
 }
 
 /// A key holds an item or a lock, never both: an item replaces a lock, and a lock no item.
-pub fn a_key_holds_an_item_or_a_lock<D: Database>(fixture: &Fixture<D>) {
+pub fn a_key_holds_an_item_or_a_lock_never_both<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
     db.set(&[item("pk", "a", "there")]).unwrap();
     match db.get_lock(key("pk", "a")) {
@@ -72,7 +72,7 @@ pub fn a_key_holds_an_item_or_a_lock<D: Database>(fixture: &Fixture<D>) {
 
 /// Within the last hour of its life `get_lock` gives a lock 24 hours more, and it keeps its version:
 /// nobody who holds it loses.
-pub fn a_refresh_lengthens_a_locks_life_and_keeps_its_version<D: Database>(fixture: &Fixture<D>) {
+pub fn a_refresh_extends_a_lock_and_keeps_its_version<D: Database>(fixture: &Fixture<D>) {
     let clock = &fixture.clock;
     let made = lock(fixture);
     clock.set(made.ttl() - HOUR);
@@ -108,9 +108,7 @@ pub fn a_refresh_lengthens_a_locks_life_and_keeps_its_version<D: Database>(fixtu
 }
 
 /// A lock can be committed under while now is at most its ttl, and not after; the same for a check.
-pub fn a_lock_can_be_committed_under_up_to_its_ttl_and_no_longer<D: Database>(
-    fixture: &Fixture<D>,
-) {
+pub fn commits_under_a_lock_succeed_until_its_ttl_has_passed<D: Database>(fixture: &Fixture<D>) {
     let (db, clock) = (&*fixture.db, &fixture.clock);
     let held = lock(fixture);
     let checked = db.get_lock(key("pk", "checked")).unwrap();
@@ -133,7 +131,7 @@ pub fn a_lock_can_be_committed_under_up_to_its_ttl_and_no_longer<D: Database>(
 }
 
 /// A commit gives a lock a new version, and no longer life.
-pub fn a_commit_does_not_lengthen_a_locks_life<D: Database>(fixture: &Fixture<D>) {
+pub fn a_commit_does_not_extend_a_lock<D: Database>(fixture: &Fixture<D>) {
     let clock = &fixture.clock;
     let made = lock(fixture);
     clock.set(made.ttl() - 2 * HOUR);
@@ -149,7 +147,7 @@ pub fn a_commit_does_not_lengthen_a_locks_life<D: Database>(fixture: &Fixture<D>
 
 /// A lock that was deleted, has expired or was replaced fails whoever still holds it, also when
 /// another one has been made in its place.
-pub fn a_deleted_expired_or_replaced_lock_fails_its_holder<D: Database>(fixture: &Fixture<D>) {
+pub fn commits_under_a_deleted_expired_or_replaced_lock_fail<D: Database>(fixture: &Fixture<D>) {
     let (db, clock) = (&*fixture.db, &fixture.clock);
     let ends: [&dyn Fn(); 4] = [
         &|| db.delete(&[key("pk", "lock")]).unwrap(),

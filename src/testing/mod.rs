@@ -151,62 +151,62 @@ macro_rules! __testing_cases {
         $($callback)*! { $arguments
             // Reading
             keys_are_pairs_and_are_never_joined
-            odd_keys_are_ordinary_or_refused_before_anything_happens
-            data_comes_back_as_it_was_written
-            get_many_answers_in_the_order_asked_repeats_included
-            get_many_takes_any_number_of_keys
-            point_reads_see_an_item_up_to_its_ttl_and_no_longer
-            queries_see_an_item_up_to_its_ttl_and_no_longer
-            an_expired_item_stands_in_nobodys_way
-            locks_are_seen_by_no_read
-            a_query_is_ordered_by_bytes_either_way
-            a_query_honours_its_prefix
-            a_query_honours_after_and_limit
-            a_limit_counts_items_that_are_returned
-            pages_follow_each_other_without_gap_or_repeat
-            a_stream_yields_what_a_query_does
-            a_stream_is_fused
-            a_streams_body_may_call_any_method
-            a_stream_yields_what_is_there_throughout_exactly_once
-            extreme_queries_are_answered
+            odd_keys_are_ordinary_or_refused_before_anything_is_written
+            items_are_read_back_as_written
+            get_many_returns_results_in_the_order_asked
+            get_many_accepts_any_number_of_keys
+            point_reads_return_an_item_until_its_ttl_has_passed
+            queries_return_an_item_until_its_ttl_has_passed
+            expired_items_do_not_block_create_or_get_lock
+            reads_never_return_locks
+            queries_are_in_byte_order_either_way
+            queries_honour_the_prefix
+            queries_honour_after_and_limit
+            the_limit_counts_returned_items
+            pages_are_contiguous_and_do_not_overlap
+            streams_yield_the_items_of_a_query
+            streams_are_fused
+            the_loop_body_of_a_stream_may_call_any_method
+            streams_yield_items_present_throughout_exactly_once
+            extreme_queries_do_not_panic
             // Writing
-            set_replaces_and_the_last_of_a_repeated_key_stands
+            set_replaces_items_and_the_last_of_a_repeated_key_wins
             delete_removes_items_and_locks
             empty_input_succeeds_and_does_nothing
-            set_atomic_with_items_and_no_lock_is_refused
-            a_batch_without_locks_is_written_whole
-            a_commit_writes_everything_it_was_given
-            a_commit_that_loses_writes_nothing
-            a_commit_names_exactly_the_locks_that_lost
-            a_commit_gives_its_locks_one_new_version_and_leaves_its_checks
-            a_lock_that_was_handed_on_can_be_committed_under
-            a_check_demands_that_the_lock_is_unchanged
-            two_commits_that_check_each_others_locks_do_not_both_succeed
-            create_demands_that_no_live_item_is_there
-            a_lost_race_is_told_before_an_item_that_exists
+            set_atomic_with_items_and_no_lock_is_invalid
+            a_batch_without_locks_is_all_or_nothing
+            a_commit_writes_the_whole_batch
+            a_failed_commit_writes_nothing
+            a_race_condition_names_exactly_the_locks_that_changed
+            a_commit_gives_its_locks_one_new_version_and_keeps_that_of_its_checks
+            a_renewed_lock_can_be_used_for_the_next_commit
+            a_check_requires_an_unchanged_lock
+            checks_prevent_write_skew
+            create_requires_that_no_live_item_exists
+            a_race_condition_is_reported_before_an_existing_item
             a_key_appears_at_most_once_in_a_batch
-            a_read_after_a_write_sees_it
-            a_lost_commit_is_not_seen_by_later_reads
-            a_transaction_reads_computes_and_commits
+            reads_see_every_completed_write
+            reads_never_return_the_items_of_a_failed_commit
+            transactions_read_fresh_data_and_commit_all_or_nothing
             // Locks
-            a_lock_is_made_once_and_lives_for_a_day
-            a_key_holds_an_item_or_a_lock
-            a_refresh_lengthens_a_locks_life_and_keeps_its_version
-            a_lock_can_be_committed_under_up_to_its_ttl_and_no_longer
-            a_commit_does_not_lengthen_a_locks_life
-            a_deleted_expired_or_replaced_lock_fails_its_holder
+            get_lock_creates_a_lock_that_lives_for_24_hours
+            a_key_holds_an_item_or_a_lock_never_both
+            a_refresh_extends_a_lock_and_keeps_its_version
+            commits_under_a_lock_succeed_until_its_ttl_has_passed
+            a_commit_does_not_extend_a_lock
+            commits_under_a_deleted_expired_or_replaced_lock_fail
             versions_are_never_reused
             // Races
-            of_many_callers_at_once_all_get_the_same_lock
-            of_many_commits_under_one_version_one_succeeds
-            of_many_creations_of_one_item_one_succeeds
-            commits_that_only_check_a_lock_all_succeed
+            concurrent_callers_of_get_lock_get_the_same_lock
+            one_of_several_concurrent_commits_under_one_version_succeeds
+            one_of_several_concurrent_creates_of_an_item_succeeds
+            concurrent_commits_that_only_check_a_lock_all_succeed
             no_update_is_lost
-            money_that_moves_is_neither_made_nor_lost
-            get_many_sees_one_instant
-            a_query_sees_one_instant
-            reads_that_start_after_a_write_never_go_back
-            reads_never_go_back_while_writers_race
+            transfers_preserve_the_total
+            get_many_is_a_snapshot
+            a_query_is_a_snapshot
+            reads_that_start_after_a_write_never_return_an_older_value
+            reads_never_return_older_values_while_commits_conflict
         }
     };
 }

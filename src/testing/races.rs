@@ -16,7 +16,7 @@ fn patient() -> Retry {
 }
 
 /// Of any number of callers at once, one makes the lock and all get the same one.
-pub fn of_many_callers_at_once_all_get_the_same_lock<D: Database>(fixture: &Fixture<D>) {
+pub fn concurrent_callers_of_get_lock_get_the_same_lock<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
     for round in Rounds::new(10) {
         let sk = format!("lock {round}");
@@ -35,7 +35,9 @@ pub fn of_many_callers_at_once_all_get_the_same_lock<D: Database>(fixture: &Fixt
 
 /// Of many commits that renew the same version of a lock, exactly one succeeds if nothing else is
 /// in their way, and what it wrote is what is there.
-pub fn of_many_commits_under_one_version_one_succeeds<D: Database>(fixture: &Fixture<D>) {
+pub fn one_of_several_concurrent_commits_under_one_version_succeeds<D: Database>(
+    fixture: &Fixture<D>,
+) {
     let db = &*fixture.db;
     for _ in Rounds::new(10) {
         let lock = db.get_lock(key("pk", "lock")).unwrap();
@@ -62,7 +64,7 @@ pub fn of_many_commits_under_one_version_one_succeeds<D: Database>(fixture: &Fix
 }
 
 /// Of many creations of the same item, one succeeds.
-pub fn of_many_creations_of_one_item_one_succeeds<D: Database>(fixture: &Fixture<D>) {
+pub fn one_of_several_concurrent_creates_of_an_item_succeeds<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
     for _ in Rounds::new(10) {
         db.delete(&[key("pk", "a")]).unwrap();
@@ -83,7 +85,7 @@ pub fn of_many_creations_of_one_item_one_succeeds<D: Database>(fixture: &Fixture
 }
 
 /// Commits that only check a lock all succeed, at once.
-pub fn commits_that_only_check_a_lock_all_succeed<D: Database>(fixture: &Fixture<D>) {
+pub fn concurrent_commits_that_only_check_a_lock_all_succeed<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
     let lock = db.get_lock(key("pk", "lock")).unwrap();
     for _ in Rounds::new(5) {
@@ -201,7 +203,7 @@ fn assert_total(balances: &[u64], seen: &str) {
 }
 
 /// Money that moves between accounts under their locks is neither made nor lost.
-pub fn money_that_moves_is_neither_made_nor_lost<D: Database>(fixture: &Fixture<D>) {
+pub fn transfers_preserve_the_total<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
     for place in [APART, TOGETHER] {
         // Reads that leave an account's balance in a cache, where it gets old.
@@ -214,7 +216,7 @@ pub fn money_that_moves_is_neither_made_nor_lost<D: Database>(fixture: &Fixture<
 }
 
 /// One `get_many` sees one instant: while money moves, the total is always the same.
-pub fn get_many_sees_one_instant<D: Database>(fixture: &Fixture<D>) {
+pub fn get_many_is_a_snapshot<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
     if !fixture.capabilities.snapshots {
         return;
@@ -225,7 +227,7 @@ pub fn get_many_sees_one_instant<D: Database>(fixture: &Fixture<D>) {
 }
 
 /// One `query` sees one instant: while money moves, the total is always the same.
-pub fn a_query_sees_one_instant<D: Database>(fixture: &Fixture<D>) {
+pub fn a_query_is_a_snapshot<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
     if !fixture.capabilities.snapshots {
         return;
@@ -243,7 +245,9 @@ pub fn a_query_sees_one_instant<D: Database>(fixture: &Fixture<D>) {
 
 /// A read that starts after a write has finished never returns what was there before it, also while
 /// other reads and writes of the key are under way.
-pub fn reads_that_start_after_a_write_never_go_back<D: Database>(fixture: &Fixture<D>) {
+pub fn reads_that_start_after_a_write_never_return_an_older_value<D: Database>(
+    fixture: &Fixture<D>,
+) {
     let db = &*fixture.db;
     db.set(&[item("pk", "a", 0), item("pk", "b", 0)]).unwrap();
     let finished = AtomicU64::new(0);
@@ -303,7 +307,7 @@ impl Drop for Stop<'_> {
 
 /// While writers race for one key, successful and not, reads of it through one handle never go back,
 /// and at rest every kind of read agrees.
-pub fn reads_never_go_back_while_writers_race<D: Database>(fixture: &Fixture<D>) {
+pub fn reads_never_return_older_values_while_commits_conflict<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
     for _ in Rounds::new(4) {
         db.set(&[item("pk", "a", 0)]).unwrap();

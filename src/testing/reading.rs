@@ -33,7 +33,9 @@ pub fn keys_are_pairs_and_are_never_joined<D: Database>(fixture: &Fixture<D>) {
 }
 
 /// Odd keys are ordinary, or refused with `InvalidInput` or `LimitExceeded` before anything happens.
-pub fn odd_keys_are_ordinary_or_refused_before_anything_happens<D: Database>(fixture: &Fixture<D>) {
+pub fn odd_keys_are_ordinary_or_refused_before_anything_is_written<D: Database>(
+    fixture: &Fixture<D>,
+) {
     let db = &*fixture.db;
     let long = "k".repeat(3_000);
     let odd = [
@@ -104,7 +106,7 @@ fn assert_refused(outcome: crate::Result<()>, key: Key<'_>) {
 }
 
 /// Data comes back as it was written, whatever its size; an item without data is an item.
-pub fn data_comes_back_as_it_was_written<D: Database>(fixture: &Fixture<D>) {
+pub fn items_are_read_back_as_written<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
     let large = "0123456789".repeat(20_000);
     for data in [
@@ -135,7 +137,7 @@ pub fn data_comes_back_as_it_was_written<D: Database>(fixture: &Fixture<D>) {
 }
 
 /// `get_many` answers in the order asked, repeats included, and `None` where there is none.
-pub fn get_many_answers_in_the_order_asked_repeats_included<D: Database>(fixture: &Fixture<D>) {
+pub fn get_many_returns_results_in_the_order_asked<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
     db.set(&[
         item("a", "1", "a1"),
@@ -170,7 +172,7 @@ pub fn get_many_answers_in_the_order_asked_repeats_included<D: Database>(fixture
 }
 
 /// `get_many` takes any number of keys, also more than a store takes at once.
-pub fn get_many_takes_any_number_of_keys<D: Database>(fixture: &Fixture<D>) {
+pub fn get_many_accepts_any_number_of_keys<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
     let sks: Vec<String> = (0..250).map(|number| format!("{number:03}")).collect();
     let items: Vec<Item<String>> = sks.iter().map(|sk| item("pk", sk, sk)).collect();
@@ -189,7 +191,7 @@ pub fn get_many_takes_any_number_of_keys<D: Database>(fixture: &Fixture<D>) {
 }
 
 /// `get`, `get_fresh` and `get_many` see an item while now is at most its ttl, and not after.
-pub fn point_reads_see_an_item_up_to_its_ttl_and_no_longer<D: Database>(fixture: &Fixture<D>) {
+pub fn point_reads_return_an_item_until_its_ttl_has_passed<D: Database>(fixture: &Fixture<D>) {
     let (db, clock) = (&*fixture.db, &fixture.clock);
     let now = clock.epoch_seconds();
     db.set(&[
@@ -232,7 +234,7 @@ pub fn point_reads_see_an_item_up_to_its_ttl_and_no_longer<D: Database>(fixture:
 }
 
 /// `query`, `page` and `stream` see an item while now is at most its ttl, and not after.
-pub fn queries_see_an_item_up_to_its_ttl_and_no_longer<D: Database>(fixture: &Fixture<D>) {
+pub fn queries_return_an_item_until_its_ttl_has_passed<D: Database>(fixture: &Fixture<D>) {
     let (db, clock) = (&*fixture.db, &fixture.clock);
     let now = clock.epoch_seconds();
     for number in 0..20 {
@@ -252,7 +254,7 @@ pub fn queries_see_an_item_up_to_its_ttl_and_no_longer<D: Database>(fixture: &Fi
 }
 
 /// Where an item has expired, an item can be created and a lock be made.
-pub fn an_expired_item_stands_in_nobodys_way<D: Database>(fixture: &Fixture<D>) {
+pub fn expired_items_do_not_block_create_or_get_lock<D: Database>(fixture: &Fixture<D>) {
     let (db, clock) = (&*fixture.db, &fixture.clock);
     let ttl = clock.epoch_seconds() + 5;
     db.set(&[
@@ -270,7 +272,7 @@ pub fn an_expired_item_stands_in_nobodys_way<D: Database>(fixture: &Fixture<D>) 
 }
 
 /// Locks are never seen by `get`, `get_fresh`, `get_many`, `query`, `page` and `stream`.
-pub fn locks_are_seen_by_no_read<D: Database>(fixture: &Fixture<D>) {
+pub fn reads_never_return_locks<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
     for sk in ["a-lock", "b-lock", "z-lock"] {
         db.get_lock(key("pk", sk)).unwrap();
@@ -288,7 +290,7 @@ pub fn locks_are_seen_by_no_read<D: Database>(fixture: &Fixture<D>) {
 }
 
 /// `query` and `stream` are in the order of the bytes of the sort keys, either way.
-pub fn a_query_is_ordered_by_bytes_either_way<D: Database>(fixture: &Fixture<D>) {
+pub fn queries_are_in_byte_order_either_way<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
     // By bytes, and neither by length, locale, number nor UTF-16 unit: U+FFFD comes before U+1F980
     // in UTF-8 and after it in UTF-16.
@@ -327,7 +329,7 @@ pub fn a_query_is_ordered_by_bytes_either_way<D: Database>(fixture: &Fixture<D>)
 }
 
 /// A query with a prefix sees the sort keys that begin with it, and no other.
-pub fn a_query_honours_its_prefix<D: Database>(fixture: &Fixture<D>) {
+pub fn queries_honour_the_prefix<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
     let sks = [
         "a",
@@ -375,7 +377,7 @@ pub fn a_query_honours_its_prefix<D: Database>(fixture: &Fixture<D>) {
 }
 
 /// A query begins strictly after its `after`, whether or not an item is there, and ends at its limit.
-pub fn a_query_honours_after_and_limit<D: Database>(fixture: &Fixture<D>) {
+pub fn queries_honour_after_and_limit<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
     let sks = ["a1", "a3", "a5", "a7", "b1", "b3"];
     let items: Vec<Item<String>> = sks.iter().map(|sk| item("pk", sk, "")).collect();
@@ -413,7 +415,7 @@ pub fn a_query_honours_after_and_limit<D: Database>(fixture: &Fixture<D>) {
 }
 
 /// A limit counts items that are returned: what is hidden does not use it up.
-pub fn a_limit_counts_items_that_are_returned<D: Database>(fixture: &Fixture<D>) {
+pub fn the_limit_counts_returned_items<D: Database>(fixture: &Fixture<D>) {
     let (db, clock) = (&*fixture.db, &fixture.clock);
     let ttl = clock.epoch_seconds();
     for number in 0..10 {
@@ -436,7 +438,7 @@ pub fn a_limit_counts_items_that_are_returned<D: Database>(fixture: &Fixture<D>)
 }
 
 /// Pages follow each other without gap or repeat, whatever their size; the last one ends the way.
-pub fn pages_follow_each_other_without_gap_or_repeat<D: Database>(fixture: &Fixture<D>) {
+pub fn pages_are_contiguous_and_do_not_overlap<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
     let sks: Vec<String> = (0..300).map(|number| format!("{number:03}")).collect();
     let items: Vec<Item<String>> = sks.iter().map(|sk| item("pk", sk, "")).collect();
@@ -470,7 +472,7 @@ pub fn pages_follow_each_other_without_gap_or_repeat<D: Database>(fixture: &Fixt
 }
 
 /// A stream yields what a query does, over many pages, and stops at the limit.
-pub fn a_stream_yields_what_a_query_does<D: Database>(fixture: &Fixture<D>) {
+pub fn streams_yield_the_items_of_a_query<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
     let sks: Vec<String> = (0..1_200).map(|number| format!("{number:04}")).collect();
     let items: Vec<Item<String>> = sks.iter().map(|sk| item("pk", sk, sk)).collect();
@@ -490,7 +492,7 @@ pub fn a_stream_yields_what_a_query_does<D: Database>(fixture: &Fixture<D>) {
 }
 
 /// A stream that has ended stays ended, also when items come after its end.
-pub fn a_stream_is_fused<D: Database>(fixture: &Fixture<D>) {
+pub fn streams_are_fused<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
     db.set(&[item("pk", "1", "")]).unwrap();
     let mut stream = db.stream(Query::new("pk"));
@@ -502,7 +504,7 @@ pub fn a_stream_is_fused<D: Database>(fixture: &Fixture<D>) {
 }
 
 /// A stream holds nothing of the database between two items: its body may call any method.
-pub fn a_streams_body_may_call_any_method<D: Database>(fixture: &Fixture<D>) {
+pub fn the_loop_body_of_a_stream_may_call_any_method<D: Database>(fixture: &Fixture<D>) {
     let db = std::sync::Arc::clone(&fixture.db);
     with_timeout(Duration::from_secs(10), move |step| {
         let db = &*db;
@@ -532,7 +534,7 @@ pub fn a_streams_body_may_call_any_method<D: Database>(fixture: &Fixture<D>) {
 }
 
 /// What is there throughout a stream is yielded exactly once, whatever is written meanwhile.
-pub fn a_stream_yields_what_is_there_throughout_exactly_once<D: Database>(fixture: &Fixture<D>) {
+pub fn streams_yield_items_present_throughout_exactly_once<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
     let lasting: Vec<String> = (0..600).map(|number| format!("{number:04}")).collect();
     let items: Vec<Item<String>> = lasting.iter().map(|sk| item("pk", sk, "")).collect();
@@ -579,7 +581,7 @@ pub fn a_stream_yields_what_is_there_throughout_exactly_once<D: Database>(fixtur
 }
 
 /// Queries that lie outside of everything, or ask for all there could be, are answered.
-pub fn extreme_queries_are_answered<D: Database>(fixture: &Fixture<D>) {
+pub fn extreme_queries_do_not_panic<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
     db.set(&[item("pk", "m", "")]).unwrap();
     let all = Query::new("pk").limit(usize::MAX);

@@ -21,7 +21,7 @@ fn assert_invalid<T: std::fmt::Debug>(outcome: crate::Result<T>, what: &str) {
 }
 
 /// `set` replaces what is there; of a repeated key, the last one stands.
-pub fn set_replaces_and_the_last_of_a_repeated_key_stands<D: Database>(fixture: &Fixture<D>) {
+pub fn set_replaces_items_and_the_last_of_a_repeated_key_wins<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
     db.set(&[item("pk", "a", 1)]).unwrap();
     db.set(&[item("pk", "a", 2), item("pk", "b", 1), item("pk", "a", 3)])
@@ -85,7 +85,7 @@ pub fn empty_input_succeeds_and_does_nothing<D: Database>(fixture: &Fixture<D>) 
 }
 
 /// `set_atomic` with items and no lock is `InvalidInput`, and writes nothing.
-pub fn set_atomic_with_items_and_no_lock_is_refused<D: Database>(fixture: &Fixture<D>) {
+pub fn set_atomic_with_items_and_no_lock_is_invalid<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
     assert_invalid(
         db.set_atomic(&[item("pk", "a", "")], &[]),
@@ -95,7 +95,7 @@ pub fn set_atomic_with_items_and_no_lock_is_refused<D: Database>(fixture: &Fixtu
 }
 
 /// A batch without locks is written whole, and checks nothing but its creations.
-pub fn a_batch_without_locks_is_written_whole<D: Database>(fixture: &Fixture<D>) {
+pub fn a_batch_without_locks_is_all_or_nothing<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
     db.set(&[item("pk", "old", ""), item("pk", "there", "")])
         .unwrap();
@@ -121,7 +121,7 @@ pub fn a_batch_without_locks_is_written_whole<D: Database>(fixture: &Fixture<D>)
 }
 
 /// A commit writes all that it was given, over several partitions, under one lock or several.
-pub fn a_commit_writes_everything_it_was_given<D: Database>(fixture: &Fixture<D>) {
+pub fn a_commit_writes_the_whole_batch<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
     let gone = db.get_lock(key("locks", "gone")).unwrap();
     db.set(&[item("p0", "old", ""), item("p1", "set", "old")])
@@ -160,7 +160,7 @@ pub fn a_commit_writes_everything_it_was_given<D: Database>(fixture: &Fixture<D>
 }
 
 /// A commit that loses writes nothing: no item, no deletion, no lock's version.
-pub fn a_commit_that_loses_writes_nothing<D: Database>(fixture: &Fixture<D>) {
+pub fn a_failed_commit_writes_nothing<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
     db.set(&[item("p1", "there", "old"), item("p2", "there", "old")])
         .unwrap();
@@ -220,7 +220,7 @@ pub fn a_commit_that_loses_writes_nothing<D: Database>(fixture: &Fixture<D>) {
 }
 
 /// `RaceCondition` names exactly the locks that lost, in the order of the batch: locks, then checks.
-pub fn a_commit_names_exactly_the_locks_that_lost<D: Database>(fixture: &Fixture<D>) {
+pub fn a_race_condition_names_exactly_the_locks_that_changed<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
     let locks = ["a", "b", "c", "d", "e"].map(|sk| db.get_lock(key("locks", sk)).unwrap());
     let [a, b, c, d, e] = locks.clone();
@@ -245,7 +245,7 @@ pub fn a_commit_names_exactly_the_locks_that_lost<D: Database>(fixture: &Fixture
 }
 
 /// A commit gives all its locks one new version, which it returns, and leaves its checks alone.
-pub fn a_commit_gives_its_locks_one_new_version_and_leaves_its_checks<D: Database>(
+pub fn a_commit_gives_its_locks_one_new_version_and_keeps_that_of_its_checks<D: Database>(
     fixture: &Fixture<D>,
 ) {
     let db = &*fixture.db;
@@ -264,7 +264,7 @@ pub fn a_commit_gives_its_locks_one_new_version_and_leaves_its_checks<D: Databas
 }
 
 /// A lock as a commit left it, with the version that the commit returned, can be committed under.
-pub fn a_lock_that_was_handed_on_can_be_committed_under<D: Database>(fixture: &Fixture<D>) {
+pub fn a_renewed_lock_can_be_used_for_the_next_commit<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
     let mut lock = db.get_lock(key("pk", "lock")).unwrap();
     for turn in 0..5 {
@@ -282,7 +282,7 @@ pub fn a_lock_that_was_handed_on_can_be_committed_under<D: Database>(fixture: &F
 }
 
 /// A check demands that its lock is unchanged, and fails nobody.
-pub fn a_check_demands_that_the_lock_is_unchanged<D: Database>(fixture: &Fixture<D>) {
+pub fn a_check_requires_an_unchanged_lock<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
     let lock = db.get_lock(key("pk", "lock")).unwrap();
     let checking = Batch::new()
@@ -299,9 +299,7 @@ pub fn a_check_demands_that_the_lock_is_unchanged<D: Database>(fixture: &Fixture
 
 /// Of two commits that each check the lock that the other renews, at most one succeeds: what each
 /// read under its check would not hold any more (no write skew).
-pub fn two_commits_that_check_each_others_locks_do_not_both_succeed<D: Database>(
-    fixture: &Fixture<D>,
-) {
+pub fn checks_prevent_write_skew<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
     let [a, b] = ["a", "b"].map(|sk| db.get_lock(key("locks", sk)).unwrap());
     let first = Batch::new()
@@ -315,7 +313,7 @@ pub fn two_commits_that_check_each_others_locks_do_not_both_succeed<D: Database>
 }
 
 /// `create` demands that no live item is there; a lock there is replaced, as by any item.
-pub fn create_demands_that_no_live_item_is_there<D: Database>(fixture: &Fixture<D>) {
+pub fn create_requires_that_no_live_item_exists<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
     let creating = |data| db.commit(&Batch::new().create(item("pk", "a", data)));
     creating("first").unwrap();
@@ -336,7 +334,7 @@ pub fn create_demands_that_no_live_item_is_there<D: Database>(fixture: &Fixture<
 }
 
 /// Where a lock has lost and an item exists, the race is told: what was read no longer holds.
-pub fn a_lost_race_is_told_before_an_item_that_exists<D: Database>(fixture: &Fixture<D>) {
+pub fn a_race_condition_is_reported_before_an_existing_item<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
     let lock = db.get_lock(key("locks", "a")).unwrap();
     let batch = Batch::new().create(item("pk", "a", "")).lock(lock.clone());
@@ -391,7 +389,7 @@ pub fn a_key_appears_at_most_once_in_a_batch<D: Database>(fixture: &Fixture<D>) 
 
 /// A read that starts after a write has finished sees it, whichever way it was written, and also
 /// what was at hand in a cache before.
-pub fn a_read_after_a_write_sees_it<D: Database>(fixture: &Fixture<D>) {
+pub fn reads_see_every_completed_write<D: Database>(fixture: &Fixture<D>) {
     let (db, clock) = (&*fixture.db, &fixture.clock);
     let is = |expected: Option<&str>| {
         // Twice: a cache answers the second time.
@@ -431,7 +429,7 @@ pub fn a_read_after_a_write_sees_it<D: Database>(fixture: &Fixture<D>) {
 }
 
 /// What a commit that lost would have written is not seen by later reads.
-pub fn a_lost_commit_is_not_seen_by_later_reads<D: Database>(fixture: &Fixture<D>) {
+pub fn reads_never_return_the_items_of_a_failed_commit<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
     let lock = db.get_lock(key("pk", "lock")).unwrap();
     let stale = lock.clone();
@@ -460,7 +458,7 @@ pub fn a_lost_commit_is_not_seen_by_later_reads<D: Database>(fixture: &Fixture<D
 }
 
 /// A transaction reads under its locks, computes and commits; one that fails writes nothing.
-pub fn a_transaction_reads_computes_and_commits<D: Database>(fixture: &Fixture<D>) {
+pub fn transactions_read_fresh_data_and_commit_all_or_nothing<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
     for turn in 1..=3 {
         let count = db

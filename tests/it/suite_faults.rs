@@ -23,73 +23,70 @@ const PLAIN: &[Finding] = &[
     (Fault::KeysJoined, &["keys_are_pairs_and_are_never_joined"]),
     (
         Fault::KeysRefusedTooLate,
-        &["odd_keys_are_ordinary_or_refused_before_anything_happens"],
+        &["odd_keys_are_ordinary_or_refused_before_anything_is_written"],
     ),
     (
         Fault::ItemsWithoutDataVanish,
-        &["data_comes_back_as_it_was_written"],
+        &["items_are_read_back_as_written"],
     ),
     (
         Fault::GetManyMerges,
-        &["get_many_answers_in_the_order_asked_repeats_included"],
+        &["get_many_returns_results_in_the_order_asked"],
     ),
     (
         Fault::GetManyStopsAtHundred,
-        &["get_many_takes_any_number_of_keys"],
+        &["get_many_accepts_any_number_of_keys"],
     ),
     (
         Fault::TtlIsExclusive,
-        &["point_reads_see_an_item_up_to_its_ttl_and_no_longer"],
+        &["point_reads_return_an_item_until_its_ttl_has_passed"],
     ),
     (
         Fault::ExpiredItemsInQueries,
-        &["queries_see_an_item_up_to_its_ttl_and_no_longer"],
+        &["queries_return_an_item_until_its_ttl_has_passed"],
     ),
     (
         Fault::ExpiredItemsBlockCreation,
-        &["an_expired_item_stands_in_nobodys_way"],
+        &["expired_items_do_not_block_create_or_get_lock"],
     ),
-    (Fault::LocksInQueries, &["locks_are_seen_by_no_read"]),
+    (Fault::LocksInQueries, &["reads_never_return_locks"]),
     (
         Fault::OrderedByLength,
-        &["a_query_is_ordered_by_bytes_either_way"],
+        &["queries_are_in_byte_order_either_way"],
     ),
-    (Fault::PrefixAnywhere, &["a_query_honours_its_prefix"]),
-    (
-        Fault::AfterIsInclusive,
-        &["a_query_honours_after_and_limit"],
-    ),
+    (Fault::PrefixAnywhere, &["queries_honour_the_prefix"]),
+    (Fault::AfterIsInclusive, &["queries_honour_after_and_limit"]),
     (
         Fault::LimitCountsHiddenRows,
-        &["a_limit_counts_items_that_are_returned"],
+        &["the_limit_counts_returned_items"],
     ),
     (
         Fault::LastPageIsLost,
-        &["pages_follow_each_other_without_gap_or_repeat"],
+        &["pages_are_contiguous_and_do_not_overlap"],
     ),
     (
         Fault::StreamEndsAfterAPage,
-        &["a_stream_yields_what_a_query_does"],
+        &["streams_yield_the_items_of_a_query"],
     ),
-    (Fault::StreamGoesOnAfterItsEnd, &["a_stream_is_fused"]),
+    (Fault::StreamGoesOnAfterItsEnd, &["streams_are_fused"]),
     (
         Fault::StreamHoldsTheMutex,
-        &["a_streams_body_may_call_any_method"],
+        &["the_loop_body_of_a_stream_may_call_any_method"],
     ),
     (
         Fault::PagesByOffset,
-        &["a_stream_yields_what_is_there_throughout_exactly_once"],
+        &["streams_yield_items_present_throughout_exactly_once"],
     ),
-    (Fault::LimitOverflows, &["extreme_queries_are_answered"]),
+    (Fault::LimitOverflows, &["extreme_queries_do_not_panic"]),
     (
         Fault::FirstOfARepeatedKeyStands,
-        &["set_replaces_and_the_last_of_a_repeated_key_stands"],
+        &["set_replaces_items_and_the_last_of_a_repeated_key_wins"],
     ),
     (
         Fault::DeleteLeavesLocks,
         &[
             "delete_removes_items_and_locks",
-            "a_deleted_expired_or_replaced_lock_fails_its_holder",
+            "commits_under_a_deleted_expired_or_replaced_lock_fail",
         ],
     ),
     (
@@ -98,48 +95,48 @@ const PLAIN: &[Finding] = &[
     ),
     (
         Fault::UnguardedSetAtomic,
-        &["set_atomic_with_items_and_no_lock_is_refused"],
+        &["set_atomic_with_items_and_no_lock_is_invalid"],
     ),
     (
         Fault::CommitHalfApplied,
         &[
-            "a_commit_that_loses_writes_nothing",
-            "a_batch_without_locks_is_written_whole",
+            "a_failed_commit_writes_nothing",
+            "a_batch_without_locks_is_all_or_nothing",
         ],
     ),
     (
         Fault::CommitForgetsDeletes,
-        &["a_commit_writes_everything_it_was_given"],
+        &["a_commit_writes_the_whole_batch"],
     ),
     (
         Fault::FirstLoserAlone,
-        &["a_commit_names_exactly_the_locks_that_lost"],
+        &["a_race_condition_names_exactly_the_locks_that_changed"],
     ),
     (
         Fault::ChecksRenewed,
         &[
-            "a_commit_gives_its_locks_one_new_version_and_leaves_its_checks",
-            "commits_that_only_check_a_lock_all_succeed",
+            "a_commit_gives_its_locks_one_new_version_and_keeps_that_of_its_checks",
+            "concurrent_commits_that_only_check_a_lock_all_succeed",
         ],
     ),
     (
         Fault::CommitTellsAnotherVersion,
-        &["a_lock_that_was_handed_on_can_be_committed_under"],
+        &["a_renewed_lock_can_be_used_for_the_next_commit"],
     ),
     (
         Fault::ChecksIgnored,
         &[
-            "a_check_demands_that_the_lock_is_unchanged",
-            "two_commits_that_check_each_others_locks_do_not_both_succeed",
+            "a_check_requires_an_unchanged_lock",
+            "checks_prevent_write_skew",
         ],
     ),
     (
         Fault::CreateReplaces,
-        &["create_demands_that_no_live_item_is_there"],
+        &["create_requires_that_no_live_item_exists"],
     ),
     (
         Fault::ExistenceBeforeRaces,
-        &["a_lost_race_is_told_before_an_item_that_exists"],
+        &["a_race_condition_is_reported_before_an_existing_item"],
     ),
     (
         Fault::RepeatedKeysInABatch,
@@ -147,41 +144,44 @@ const PLAIN: &[Finding] = &[
     ),
     (
         Fault::FreshReadsAreOld,
-        &["a_transaction_reads_computes_and_commits"],
+        &["transactions_read_fresh_data_and_commit_all_or_nothing"],
     ),
     (
         Fault::ExpiredLocksComeBack,
-        &["a_lock_is_made_once_and_lives_for_a_day"],
+        &["get_lock_creates_a_lock_that_lives_for_24_hours"],
     ),
-    (Fault::LocksReplaceItems, &["a_key_holds_an_item_or_a_lock"]),
+    (
+        Fault::LocksReplaceItems,
+        &["a_key_holds_an_item_or_a_lock_never_both"],
+    ),
     (
         Fault::RefreshIsANewVersion,
-        &["a_refresh_lengthens_a_locks_life_and_keeps_its_version"],
+        &["a_refresh_extends_a_lock_and_keeps_its_version"],
     ),
     (
         Fault::ExpiredLocksCommit,
-        &["a_lock_can_be_committed_under_up_to_its_ttl_and_no_longer"],
+        &["commits_under_a_lock_succeed_until_its_ttl_has_passed"],
     ),
     (
         Fault::CommitsLengthenLocks,
-        &["a_commit_does_not_lengthen_a_locks_life"],
+        &["a_commit_does_not_extend_a_lock"],
     ),
     (Fault::VersionsBeginAnew, &["versions_are_never_reused"]),
     (
         Fault::LocksMadeOutsideTheMutex,
-        &["of_many_callers_at_once_all_get_the_same_lock"],
+        &["concurrent_callers_of_get_lock_get_the_same_lock"],
     ),
     (
         Fault::CheckedOutsideTheMutex,
         &[
-            "of_many_commits_under_one_version_one_succeeds",
-            "of_many_creations_of_one_item_one_succeeds",
+            "one_of_several_concurrent_commits_under_one_version_succeeds",
+            "one_of_several_concurrent_creates_of_an_item_succeeds",
             "no_update_is_lost",
-            "money_that_moves_is_neither_made_nor_lost",
+            "transfers_preserve_the_total",
         ],
     ),
-    (Fault::GetManyKeyByKey, &["get_many_sees_one_instant"]),
-    (Fault::QueryInTwoParts, &["a_query_sees_one_instant"]),
+    (Fault::GetManyKeyByKey, &["get_many_is_a_snapshot"]),
+    (Fault::QueryInTwoParts, &["a_query_is_a_snapshot"]),
 ];
 
 /// The faults of [`Cached`], a map of items before a sound database.
@@ -189,18 +189,21 @@ const CACHED: &[Finding] = &[
     (Fault::KeysJoined, &["keys_are_pairs_and_are_never_joined"]),
     (
         Fault::ExpiredItemsCached,
-        &["point_reads_see_an_item_up_to_its_ttl_and_no_longer"],
+        &["point_reads_return_an_item_until_its_ttl_has_passed"],
     ),
-    (Fault::DeletedItemsCached, &["a_read_after_a_write_sees_it"]),
+    (
+        Fault::DeletedItemsCached,
+        &["reads_see_every_completed_write"],
+    ),
     (
         Fault::CachedBeforeTheCommit,
-        &["a_lost_commit_is_not_seen_by_later_reads"],
+        &["reads_never_return_the_items_of_a_failed_commit"],
     ),
     (
         Fault::LateFill,
         &[
-            "reads_that_start_after_a_write_never_go_back",
-            "reads_never_go_back_while_writers_race",
+            "reads_that_start_after_a_write_never_return_an_older_value",
+            "reads_never_return_older_values_while_commits_conflict",
         ],
     ),
 ];
