@@ -1,17 +1,20 @@
-//! Promises 4 and 14 to 17: the life of a lock.
+//! Guarantees 12 and 15 to 18 on a single thread: the life of a lock.
 
-use super::{Database, Fixture, found, item, key, read};
-use crate::{Batch, Clock, Error, KeyBuf, Lock, Query};
+use super::fixture::{Database, Fixture};
+use super::support::{assert_data, assert_race, item, key};
+use crate::{Batch, Clock, Error, KeyBuf, Lock};
 use std::collections::HashSet;
 
 const HOUR: u64 = 60 * 60;
 const DAY: u64 = 24 * HOUR;
 
-fn lock<D: Database>(fixture: &Fixture<D>) -> Lock {
+fn get_lock<D: Database>(fixture: &Fixture<D>) -> Lock {
     fixture.db.get_lock(key("pk", "lock")).unwrap()
 }
 
-/// Whether a commit under `lock` succeeds. If so it has a new version.
+/// Commits an item under `lock`, and reports whether the commit succeeds. If so, the stored lock has
+/// a new version.
+#[track_caller]
 fn commits<D: Database>(fixture: &Fixture<D>, lock: &Lock) -> bool {
     match fixture
         .db
@@ -19,178 +22,142 @@ fn commits<D: Database>(fixture: &Fixture<D>, lock: &Lock) -> bool {
     {
         Ok(_) => true,
         Err(Error::RaceCondition { keys }) => {
-            assert_eq!(keys, [KeyBuf::from(lock.key())]);
+            assert_eq!(
+                keys,
+                [KeyBuf::from(lock.key())],
+                "the error names other locks than the one of the commit"
+            );
             false
         }
-        Err(error) => panic!("a commit ended in {error:?}"),
+        Err(error) => panic!("a commit under {lock:?} returned {error:?}"),
     }
 }
 
-/// `get_lock` makes a lock that is not there, for 24 hours; while it lives, all get the same one.
+/// Guarantees 12 and 18: a commit succeeds under a lock that is live (`now <= ttl`), and not after.
+/// The same holds for a check. The stored `ttl` decides, not that of the caller's copy.
+pub fn commits_under_a_lock_succeed_until_its_ttl_has_passed<D: Database>(fixture: &Fixture<D>) {
+    let (db, clock) = (&*fixture.db, &fixture.clock);
+    let lock = get_lock(fixture);
+    let checked = db.get_lock(key("pk", "checked")).unwrap();
+    clock.set(lock.ttl());
+    db.commit(&Batch::new().check(checked.clone()))
+        .expect("a check at the last second of a lock's life");
+    let expired_copy = Lock::new(lock.key(), lock.version(), 0);
+    let version = db
+        .set_atomic(&[item("pk", "a", "in time")], &[expired_copy])
+        .expect("a commit at the last second of a lock's life");
+    clock.set(lock.ttl() + 1);
+    for ttl in [lock.ttl(), u64::MAX] {
+        assert!(
+            !commits(fixture, &Lock::new(lock.key(), version, ttl)),
+            "a commit succeeded after the lock's ttl; the ttl of the caller's copy is {ttl}"
+        );
+        let checked = Lock::new(checked.key(), checked.version(), ttl);
+        let batch = Batch::new().check(checked).set(item("pk", "a", "late"));
+        assert_race(db.commit(&batch), &[("pk", "checked")]);
+    }
+    let when = "after commits under expired locks";
+    assert_data(db, ("pk", "a"), Some("in time"), when);
+}
+
+/// Guarantee 15: `get_lock` creates a missing or expired lock with a new version that lives for 24
+/// hours. While it is live, all callers get the same one.
 pub fn get_lock_creates_a_lock_that_lives_for_24_hours<D: Database>(fixture: &Fixture<D>) {
     let clock = &fixture.clock;
     let now = clock.epoch_seconds();
-    let made = lock(fixture);
-    assert_eq!(made.key(), key("pk", "lock"));
-    assert_eq!(made.ttl(), now + DAY);
-    assert_eq!(lock(fixture), made);
+    let created = get_lock(fixture);
+    assert_eq!(created.key(), key("pk", "lock"), "the key of a new lock");
+    assert_eq!(created.ttl(), now + DAY, "the ttl of a new lock");
+    assert_eq!(get_lock(fixture), created, "the second get_lock");
     clock.set(now + 22 * HOUR);
-    assert_eq!(lock(fixture), made);
+    assert_eq!(get_lock(fixture), created, "get_lock 22 hours later");
 
     clock.set(now + DAY + 1);
-    let anew = lock(fixture);
+    let recreated = get_lock(fixture);
     assert_ne!(
-        anew.version(),
-        made.version(),
-        "a lock that had expired came back"
+        recreated.version(),
+        created.version(),
+        "get_lock returned an expired lock"
     );
-    assert_eq!(anew.ttl(), now + DAY + 1 + DAY);
-    assert!(!commits(fixture, &made));
-    assert!(commits(fixture, &anew));
+    assert_eq!(
+        recreated.ttl(),
+        now + DAY + 1 + DAY,
+        "the ttl of a lock that replaced an expired one"
+    );
+    assert!(
+        !commits(fixture, &created),
+        "a commit under an expired lock succeeded"
+    );
+    assert!(
+        commits(fixture, &recreated),
+        "a commit under a lock that replaced an expired one failed"
+    );
 }
 
-/// A key holds an item or a lock, never both: an item replaces a lock, and a lock no item.
-pub fn a_key_holds_an_item_or_a_lock_never_both<D: Database>(fixture: &Fixture<D>) {
-    let db = &*fixture.db;
-    db.set(&[item("pk", "a", "there")]).unwrap();
-    match db.get_lock(key("pk", "a")) {
-        Err(Error::InvalidInput(_)) => {}
-        other => panic!("asking for a lock where an item lives ended in {other:?}"),
-    }
-    assert_eq!(read(db, "pk", "a").as_deref(), Some("there"));
-    db.delete(&[key("pk", "a")]).unwrap();
-    db.get_lock(key("pk", "a")).unwrap();
-
-    let replaced = lock(fixture);
-    db.set(&[item("pk", "lock", "an item")]).unwrap();
-    assert_eq!(read(db, "pk", "lock").as_deref(), Some("an item"));
-    assert_eq!(found(db, &Query::new("pk")), ["lock"]);
-    assert!(!commits(fixture, &replaced));
-    let asked = db.get_lock(key("pk", "lock"));
-    assert!(matches!(asked, Err(Error::InvalidInput(_))), "{asked:?}");
-}
-
-/// Within the last hour of its life `get_lock` gives a lock 24 hours more, and it keeps its version:
-/// nobody who holds it loses.
+/// Guarantee 16: within the last hour of a lock's life `get_lock` extends it by 24 hours and keeps
+/// its version. Commits of callers that read the lock before the refresh succeed.
 pub fn a_refresh_extends_a_lock_and_keeps_its_version<D: Database>(fixture: &Fixture<D>) {
     let clock = &fixture.clock;
-    let made = lock(fixture);
-    clock.set(made.ttl() - HOUR);
+    let created = get_lock(fixture);
+    clock.set(created.ttl() - HOUR);
     assert_eq!(
-        lock(fixture),
-        made,
-        "a lock with an hour to live was refreshed"
+        get_lock(fixture),
+        created,
+        "a lock that lives for another hour was refreshed"
     );
 
-    clock.set(made.ttl() - HOUR + 1);
-    let refreshed = lock(fixture);
+    clock.set(created.ttl() - HOUR + 1);
+    let refreshed = get_lock(fixture);
     assert_eq!(
         refreshed.version(),
-        made.version(),
-        "a refresh gave a new version"
+        created.version(),
+        "a refresh changed the version"
     );
-    assert_eq!(refreshed.ttl(), made.ttl() - HOUR + 1 + DAY);
-    assert_eq!(lock(fixture), refreshed);
-
-    clock.set(made.ttl() + 1);
     assert_eq!(
-        lock(fixture),
+        refreshed.ttl(),
+        created.ttl() - HOUR + 1 + DAY,
+        "the ttl of a refreshed lock"
+    );
+    assert_eq!(get_lock(fixture), refreshed, "get_lock after a refresh");
+
+    clock.set(created.ttl() + 1);
+    assert_eq!(
+        get_lock(fixture),
         refreshed,
-        "a lock that was refreshed expired all the same"
+        "a refreshed lock expired at its previous ttl"
     );
-    assert!(commits(fixture, &made), "a refresh failed a holder");
+    assert!(
+        commits(fixture, &created),
+        "a refresh made the commit of a caller fail that had read the lock before"
+    );
 
-    // At the very end of its life.
-    let last = lock(fixture);
+    // A refresh at the last second.
+    let last = get_lock(fixture);
     clock.set(last.ttl());
-    assert_eq!(lock(fixture).version(), last.version());
-    assert_eq!(lock(fixture).ttl(), last.ttl() + DAY);
-}
-
-/// A lock can be committed under while now is at most its ttl, and not after; the same for a check.
-pub fn commits_under_a_lock_succeed_until_its_ttl_has_passed<D: Database>(fixture: &Fixture<D>) {
-    let (db, clock) = (&*fixture.db, &fixture.clock);
-    let held = lock(fixture);
-    let checked = db.get_lock(key("pk", "checked")).unwrap();
-    clock.set(held.ttl());
-    db.commit(&Batch::new().check(checked.clone())).unwrap();
-    let version = db
-        .set_atomic(&[item("pk", "a", "in time")], &[held.clone()])
-        .unwrap();
-    clock.set(held.ttl() + 1);
-    assert!(
-        !commits(fixture, &held.with_version(version)),
-        "a lock was committed under after its ttl"
+    let refreshed = get_lock(fixture);
+    assert_eq!(
+        refreshed.version(),
+        last.version(),
+        "a refresh at the last second changed the version"
     );
-    let outcome = db.commit(&Batch::new().check(checked).set(item("pk", "a", "late")));
-    assert!(
-        matches!(outcome, Err(Error::RaceCondition { .. })),
-        "{outcome:?}"
-    );
-    assert_eq!(read(db, "pk", "a").as_deref(), Some("in time"));
-}
-
-/// A commit gives a lock a new version, and no longer life.
-pub fn a_commit_does_not_extend_a_lock<D: Database>(fixture: &Fixture<D>) {
-    let clock = &fixture.clock;
-    let made = lock(fixture);
-    clock.set(made.ttl() - 2 * HOUR);
-    assert!(commits(fixture, &made));
-    let renewed = lock(fixture);
-    assert_eq!(renewed.ttl(), made.ttl(), "a commit changed a lock's life");
-    clock.set(made.ttl() + 1);
-    assert!(
-        !commits(fixture, &renewed),
-        "a commit lengthened a lock's life"
+    assert_eq!(
+        refreshed.ttl(),
+        last.ttl() + DAY,
+        "the ttl of a lock that was refreshed at the last second"
     );
 }
 
-/// A lock that was deleted, has expired or was replaced fails whoever still holds it, also when
-/// another one has been made in its place.
-pub fn commits_under_a_deleted_expired_or_replaced_lock_fail<D: Database>(fixture: &Fixture<D>) {
-    let (db, clock) = (&*fixture.db, &fixture.clock);
-    let ends: [&dyn Fn(); 4] = [
-        &|| db.delete(&[key("pk", "lock")]).unwrap(),
-        &|| {
-            let batch = Batch::new().delete(("pk", "lock"));
-            db.commit(&batch).unwrap();
-        },
-        &|| {
-            let replaced = item("pk", "lock", "").expires_at(clock.epoch_seconds());
-            db.set(&[replaced]).unwrap();
-            clock.set(clock.epoch_seconds() + 1);
-        },
-        &|| clock.set(clock.epoch_seconds() + DAY + 1),
-    ];
-    for (number, end) in ends.iter().enumerate() {
-        let held = lock(fixture);
-        end();
-        assert!(!commits(fixture, &held), "end {number} failed nobody");
-        let made = lock(fixture);
-        assert_ne!(
-            made.version(),
-            held.version(),
-            "end {number}: a version was reused"
-        );
-        assert!(
-            !commits(fixture, &held),
-            "end {number}: a lock made anew is the old one"
-        );
-        assert!(commits(fixture, &made), "end {number}");
-    }
-}
-
-/// Versions are never handed out twice: not by commits, nor after a lock was deleted, expired,
-/// replaced and made again.
+/// Guarantee 17: versions are never reused, neither by commits nor after a lock was deleted, expired
+/// or was replaced, and was created again.
 pub fn versions_are_never_reused<D: Database>(fixture: &Fixture<D>) {
     let (db, clock) = (&*fixture.db, &fixture.clock);
     let mut seen = HashSet::new();
     for turn in 0..40 {
-        let made = lock(fixture);
+        let created = get_lock(fixture);
         let other = db.get_lock(key("other", &turn.to_string())).unwrap();
-        let version = db.set_atomic(&[], &[made.clone()]).unwrap();
-        for version in [made.version(), other.version(), version] {
-            assert!(seen.insert(version), "{version} was handed out twice");
+        let version = db.set_atomic(&[], &[created.clone()]).unwrap();
+        for version in [created.version(), other.version(), version] {
+            assert!(seen.insert(version), "version {version} was used twice");
         }
         match turn % 4 {
             0 => db.delete(&[key("pk", "lock")]).unwrap(),
@@ -199,11 +166,76 @@ pub fn versions_are_never_reused<D: Database>(fixture: &Fixture<D>) {
                 db.set(&[item("pk", "lock", "")]).unwrap();
                 db.delete(&[key("pk", "lock")]).unwrap();
             }
-            // Time that goes back must not bring back a version.
+            // A clock that is set back must not cause a version to be used again.
             _ => {
                 db.delete(&[key("pk", "lock")]).unwrap();
                 clock.set(clock.epoch_seconds() - DAY);
             }
         }
     }
+}
+
+/// Guarantee 18: commits under a deleted, expired or replaced lock fail, even after a lock was
+/// created in its place.
+pub fn commits_under_a_deleted_expired_or_replaced_lock_fail<D: Database>(fixture: &Fixture<D>) {
+    let (db, clock) = (&*fixture.db, &fixture.clock);
+    let ends: [(&str, &dyn Fn()); 4] = [
+        ("deleted", &|| db.delete(&[key("pk", "lock")]).unwrap()),
+        ("deleted by a commit", &|| {
+            let batch = Batch::new().delete(("pk", "lock"));
+            db.commit(&batch).unwrap();
+        }),
+        ("replaced by an item that expired", &|| {
+            let replacement = item("pk", "lock", "").expires_at(clock.epoch_seconds());
+            db.set(&[replacement]).unwrap();
+            clock.set(clock.epoch_seconds() + 1);
+        }),
+        ("expired", &|| clock.set(clock.epoch_seconds() + DAY + 1)),
+    ];
+    for (what, end) in ends {
+        let lock = get_lock(fixture);
+        end();
+        assert!(
+            !commits(fixture, &lock),
+            "a commit under a lock that was {what} succeeded"
+        );
+        let created = get_lock(fixture);
+        assert_ne!(
+            created.version(),
+            lock.version(),
+            "a lock that was {what} was created again with the same version"
+        );
+        assert!(
+            !commits(fixture, &lock),
+            "a commit under a lock that was {what} and created again succeeded"
+        );
+        assert!(
+            commits(fixture, &created),
+            "a commit under a lock that replaced one that was {what} failed"
+        );
+    }
+}
+
+/// Guarantee 18: a commit does not extend a lock's life. It does not shorten it either, whatever
+/// `ttl` the caller's copy has.
+pub fn a_commit_does_not_extend_a_lock<D: Database>(fixture: &Fixture<D>) {
+    let clock = &fixture.clock;
+    let created = get_lock(fixture);
+    clock.set(created.ttl() - 2 * HOUR);
+    for ttl in [created.ttl(), 0, u64::MAX] {
+        let lock = get_lock(fixture);
+        let copy = Lock::new(lock.key(), lock.version(), ttl);
+        assert!(commits(fixture, &copy), "a commit under a live lock failed");
+        assert_eq!(
+            get_lock(fixture).ttl(),
+            created.ttl(),
+            "a commit changed the ttl of a lock; that of the caller's copy is {ttl}"
+        );
+    }
+    let renewed = get_lock(fixture);
+    clock.set(created.ttl() + 1);
+    assert!(
+        !commits(fixture, &renewed),
+        "a commit extended the life of a lock"
+    );
 }

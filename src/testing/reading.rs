@@ -1,38 +1,34 @@
-//! Promises 1 to 7: what reads answer.
+//! Guarantees 1 to 6 and 8, on a single thread.
 
-use super::{Database, Fixture, found, held, item, key, read, sort_keys, with_timeout};
-use crate::{Batch, Clock, Error, Item, Key, Query};
+use super::fixture::{Database, Fixture};
+use super::support::{
+    assert_data, assert_invalid, assert_race, data, found, item, key, read, sort_keys,
+};
+use super::threads::with_timeout;
+use crate::sync::Arc;
+use crate::{Batch, Clock, Error, Item, Key, Query, Result};
 use std::time::Duration;
 
-/// Keys are pairs: pairs that join to the same text are different keys, with every usual separator.
+/// Guarantee 1: keys are pairs, never joined. Two keys that are the same text when they are joined
+/// with a separator are different keys.
 pub fn keys_are_pairs_and_are_never_joined<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
     for separator in ["", ":", "/", "#", "|", "-", ".", ",", "\u{1}", "\u{1f}"] {
         let joined = format!("b{separator}c");
         let left = format!("a{separator}b");
+        let when = format!("after writing two keys that {separator:?} joins to one text");
         db.set(&[item("a", &joined, "right"), item(&left, "c", "left")])
             .unwrap();
-        assert_eq!(
-            read(db, "a", &joined).as_deref(),
-            Some("right"),
-            "joined by {separator:?}"
-        );
-        assert_eq!(
-            read(db, &left, "c").as_deref(),
-            Some("left"),
-            "joined by {separator:?}"
-        );
-        assert_eq!(found(db, &Query::new(left.as_str())), ["c"]);
+        assert_data(db, ("a", &joined), Some("right"), &when);
+        assert_data(db, (&left, "c"), Some("left"), &when);
+        assert_eq!(found(db, &Query::new(left.as_str())), ["c"], "{when}");
         db.delete(&[key(&left, "c")]).unwrap();
-        assert_eq!(
-            read(db, "a", &joined).as_deref(),
-            Some("right"),
-            "joined by {separator:?}"
-        );
+        assert_data(db, ("a", &joined), Some("right"), &when);
     }
 }
 
-/// Odd keys are ordinary, or refused with `InvalidInput` or `LimitExceeded` before anything happens.
+/// Guarantees 1, 23 and 24: odd keys are ordinary, or refused with `InvalidInput` or
+/// `LimitExceeded` before anything is written. No call panics.
 pub fn odd_keys_are_ordinary_or_refused_before_anything_is_written<D: Database>(
     fixture: &Fixture<D>,
 ) {
@@ -67,16 +63,16 @@ pub fn odd_keys_are_ordinary_or_refused_before_anything_is_written<D: Database>(
         let key = Key::new(pk, sk);
         match db.set(&[item(pk, sk, "odd")]) {
             Ok(()) => {
-                assert_eq!(read(db, pk, sk).as_deref(), Some("odd"), "{key}");
-                let there = found(db, &Query::new(pk));
+                assert_data(db, (pk, sk), Some("odd"), "after set");
+                let queried = found(db, &Query::new(pk));
                 assert!(
-                    there.iter().any(|other| other == sk),
-                    "{key} is not queried"
+                    queried.iter().any(|other| other == sk),
+                    "{key} is missing from a query of its partition: {queried:?}"
                 );
                 db.delete(&[key]).unwrap();
-                assert_eq!(read(db, pk, sk), None, "{key}");
+                assert_data(db, (pk, sk), None, "after delete");
                 let lock = db.get_lock(key).unwrap();
-                assert_eq!(lock.key(), key);
+                assert_eq!(lock.key(), key, "get_lock returned a lock of another key");
                 db.commit(&Batch::new().lock(lock)).unwrap();
             }
             Err(Error::InvalidInput(_) | Error::LimitExceeded { .. }) => {
@@ -89,54 +85,27 @@ pub fn odd_keys_are_ordinary_or_refused_before_anything_is_written<D: Database>(
                 assert_eq!(
                     found(db, &Query::new("whole")),
                     [""; 0],
-                    "{key} was refused too late"
+                    "{key} was refused after another item had been written"
                 );
             }
-            Err(error) => panic!("{key} is refused as {error:?}"),
+            Err(error) => panic!("{key} is refused with {error:?}"),
         }
     }
 }
 
-fn assert_refused(outcome: crate::Result<()>, key: Key<'_>) {
+fn assert_refused(outcome: Result<()>, key: Key<'_>) {
     let refused = matches!(
         outcome,
         Err(Error::InvalidInput(_) | Error::LimitExceeded { .. })
     );
-    assert!(refused, "{key} is refused sometimes: {outcome:?}");
+    assert!(
+        refused,
+        "{key} is refused by `set` and not by every other call: {outcome:?}"
+    );
 }
 
-/// Data comes back as it was written, whatever its size; an item without data is an item.
-pub fn items_are_read_back_as_written<D: Database>(fixture: &Fixture<D>) {
-    let db = &*fixture.db;
-    let large = "0123456789".repeat(20_000);
-    for data in [
-        "",
-        " ",
-        "null",
-        "\"quoted\"",
-        "line\nfeed",
-        "\0",
-        "日本語 🦀",
-        &large,
-    ] {
-        let ttl = fixture.clock.epoch_seconds() + 60;
-        let written = item("pk", "sk", data).expires_at(ttl);
-        db.set(&[written.clone()]).unwrap();
-        let read = db
-            .get(key("pk", "sk"))
-            .unwrap()
-            .expect("what was set is there");
-        assert_eq!(read, written);
-        assert_eq!(read.ttl(), Some(ttl));
-        assert_eq!(db.query(&Query::new("pk")).unwrap(), [written]);
-    }
-    let bare = Item::without_data("pk", "bare");
-    db.set(&[bare.clone()]).unwrap();
-    let read = db.get(key("pk", "bare")).unwrap();
-    assert_eq!(read, Some(bare));
-}
-
-/// `get_many` answers in the order asked, repeats included, and `None` where there is none.
+/// Guarantee 2: `get_many` returns results in the order asked, repeats included, and `None` where
+/// there is no item.
 pub fn get_many_returns_results_in_the_order_asked<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
     db.set(&[
@@ -145,7 +114,7 @@ pub fn get_many_returns_results_in_the_order_asked<D: Database>(fixture: &Fixtur
         item("a", "2", "a2"),
     ])
     .unwrap();
-    let asked = [
+    let keys = [
         ("b", "1"),
         ("a", "2"),
         ("a", "none"),
@@ -154,10 +123,10 @@ pub fn get_many_returns_results_in_the_order_asked<D: Database>(fixture: &Fixtur
         ("none", "1"),
         ("b", "1"),
     ];
-    // Twice: a cache answers the second time.
+    // The second call may be answered from a cache.
     for _ in 0..2 {
-        let answers = db.get_many(&asked.map(Key::from)).unwrap();
-        let answers: Vec<Option<String>> = answers.into_iter().map(held).collect();
+        let results = db.get_many(&keys.map(Key::from)).unwrap();
+        let results: Vec<Option<String>> = results.into_iter().map(data).collect();
         let expected = [
             Some("b1"),
             Some("a2"),
@@ -167,11 +136,13 @@ pub fn get_many_returns_results_in_the_order_asked<D: Database>(fixture: &Fixtur
             None,
             Some("b1"),
         ];
-        assert_eq!(answers, expected.map(|data| data.map(str::to_owned)));
+        let expected = expected.map(|data| data.map(str::to_owned));
+        assert_eq!(results, expected, "get_many of {keys:?}");
     }
 }
 
-/// `get_many` takes any number of keys, also more than a store takes at once.
+/// Guarantee 2: `get_many` accepts any number of keys, even more than the backend reads with one
+/// request.
 pub fn get_many_accepts_any_number_of_keys<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
     let sks: Vec<String> = (0..250).map(|number| format!("{number:03}")).collect();
@@ -181,16 +152,21 @@ pub fn get_many_accepts_any_number_of_keys<D: Database>(fixture: &Fixture<D>) {
     keys.insert(100, key("pk", "none"));
     keys.push(keys[7]);
     for keys in [&keys[..], &keys[..1]] {
-        let answers = db.get_many(keys).unwrap();
-        assert_eq!(answers.len(), keys.len());
-        for (answer, key) in answers.into_iter().zip(keys) {
+        let results = db.get_many(keys).unwrap();
+        assert_eq!(results.len(), keys.len(), "the number of results");
+        for (position, (result, key)) in results.into_iter().zip(keys).enumerate() {
             let expected = (key.sk != "none").then(|| key.sk.to_owned());
-            assert_eq!(held(answer), expected);
+            assert_eq!(
+                data(result),
+                expected,
+                "result {position} of get_many, for {key}"
+            );
         }
     }
 }
 
-/// `get`, `get_fresh` and `get_many` see an item while now is at most its ttl, and not after.
+/// Guarantee 3: an expired item (`now > ttl`) is not visible to `get`, `get_fresh` and `get_many`.
+/// Until then it is.
 pub fn point_reads_return_an_item_until_its_ttl_has_passed<D: Database>(fixture: &Fixture<D>) {
     let (db, clock) = (&*fixture.db, &fixture.clock);
     let now = clock.epoch_seconds();
@@ -199,41 +175,42 @@ pub fn point_reads_return_an_item_until_its_ttl_has_passed<D: Database>(fixture:
         item("pk", "now", "").expires_at(now),
         item("pk", "past", "").expires_at(now - 1),
         item("pk", "epoch", "").expires_at(0),
-        item("pk", "ever", ""),
-        item("pk", "never", "").expires_at(u64::MAX),
+        item("pk", "without", ""),
+        item("pk", "max", "").expires_at(u64::MAX),
     ])
     .unwrap();
-    let there = |sk| read(db, "pk", sk).is_some();
-    assert!(there("now") && there("ten") && there("ever") && there("never"));
-    assert!(!there("past") && !there("epoch"));
+    let assert_visible = |sks: &[&str], visible: bool| {
+        for sk in sks {
+            let passed = clock.epoch_seconds() - now;
+            let when = format!("{passed} s after it was written");
+            assert_data(db, ("pk", sk), visible.then_some(""), &when);
+        }
+    };
+    assert_visible(&["now", "ten", "without", "max"], true);
+    assert_visible(&["past", "epoch"], false);
     clock.set(now + 1);
-    assert!(!there("now"), "an item is there after its ttl");
+    assert_visible(&["now"], false);
     clock.set(now + 10);
-    assert!(there("ten"), "an item is gone before its ttl has passed");
+    assert_visible(&["ten"], true);
     clock.set(now + 11);
-    assert!(!there("ten"), "an item is there after its ttl");
-    assert!(there("ever") && there("never"));
+    assert_visible(&["ten"], false);
+    assert_visible(&["without", "max"], true);
 
-    // Another ttl replaces the old one.
+    // A new ttl replaces the old one.
     db.set(&[item("pk", "again", "").expires_at(now + 20)])
         .unwrap();
-    assert!(there("again"));
+    assert_visible(&["again"], true);
     db.set(&[item("pk", "again", "").expires_at(now + 40)])
         .unwrap();
     clock.set(now + 21);
-    assert!(
-        there("again"),
-        "an item is gone by the ttl that it had before"
-    );
+    assert_data(db, ("pk", "again"), Some(""), "after its previous ttl");
     db.set(&[item("pk", "again", "")]).unwrap();
     clock.set(now + 41);
-    assert!(
-        there("again"),
-        "an item is gone by the ttl that it had before"
-    );
+    assert_data(db, ("pk", "again"), Some(""), "after its previous ttl");
 }
 
-/// `query`, `page` and `stream` see an item while now is at most its ttl, and not after.
+/// Guarantee 3: an expired item (`now > ttl`) is not visible to `query`, `page` and `stream`. Until
+/// then it is.
 pub fn queries_return_an_item_until_its_ttl_has_passed<D: Database>(fixture: &Fixture<D>) {
     let (db, clock) = (&*fixture.db, &fixture.clock);
     let now = clock.epoch_seconds();
@@ -249,11 +226,15 @@ pub fn queries_return_an_item_until_its_ttl_has_passed<D: Database>(fixture: &Fi
         let query = Query::new("pk");
         assert_eq!(found(db, &query), live, "{passed} s later");
         let reversed: Vec<String> = live.iter().rev().cloned().collect();
-        assert_eq!(found(db, &query.reverse()), reversed, "{passed} s later");
+        assert_eq!(
+            found(db, &query.reverse()),
+            reversed,
+            "{passed} s later, in reverse"
+        );
     }
 }
 
-/// Where an item has expired, an item can be created and a lock be made.
+/// Guarantee 3: an expired item does not exist for `create` and `get_lock` either.
 pub fn expired_items_do_not_block_create_or_get_lock<D: Database>(fixture: &Fixture<D>) {
     let (db, clock) = (&*fixture.db, &fixture.clock);
     let ttl = clock.epoch_seconds() + 5;
@@ -264,36 +245,77 @@ pub fn expired_items_do_not_block_create_or_get_lock<D: Database>(fixture: &Fixt
     .unwrap();
     clock.set(ttl + 1);
     db.commit(&Batch::new().create(item("pk", "a", "new")))
-        .unwrap();
-    assert_eq!(read(db, "pk", "a").as_deref(), Some("new"));
-    let lock = db.get_lock(key("pk", "b")).unwrap();
+        .expect("an item can be created in place of an expired one");
+    assert_data(db, ("pk", "a"), Some("new"), "after create");
+    let lock = db
+        .get_lock(key("pk", "b"))
+        .expect("a lock can be created in place of an expired item");
     db.commit(&Batch::new().lock(lock)).unwrap();
-    assert_eq!(found(db, &Query::new("pk")), ["a"]);
+    assert_eq!(
+        found(db, &Query::new("pk")),
+        ["a"],
+        "after a lock has replaced an expired item"
+    );
 }
 
-/// Locks are never seen by `get`, `get_fresh`, `get_many`, `query`, `page` and `stream`.
+/// Guarantee 4: reads never return locks.
 pub fn reads_never_return_locks<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
     for sk in ["a-lock", "b-lock", "z-lock"] {
         db.get_lock(key("pk", sk)).unwrap();
     }
-    assert_eq!(found(db, &Query::new("pk")), [""; 0], "a query sees a lock");
+    assert_eq!(
+        found(db, &Query::new("pk")),
+        [""; 0],
+        "a query returns locks"
+    );
     db.set(&[item("pk", "b", "")]).unwrap();
-    assert_eq!(read(db, "pk", "a-lock"), None, "a point read sees a lock");
+    assert_eq!(
+        read(db, "pk", "a-lock"),
+        None,
+        "a point read returns a lock"
+    );
     for query in [
         Query::new("pk"),
         Query::new("pk").reverse(),
         Query::new("pk").prefix("b"),
     ] {
-        assert_eq!(found(db, &query), ["b"], "a query sees a lock: {query:?}");
+        assert_eq!(found(db, &query), ["b"], "a query returns locks: {query:?}");
     }
 }
 
-/// `query` and `stream` are in the order of the bytes of the sort keys, either way.
+/// Guarantee 4: a key holds an item or a lock, never both. `get_lock` where a live item exists is
+/// `InvalidInput`; writing an item over a lock replaces it, and commits under that lock fail.
+pub fn a_key_holds_an_item_or_a_lock_never_both<D: Database>(fixture: &Fixture<D>) {
+    let db = &*fixture.db;
+    db.set(&[item("pk", "a", "stored")]).unwrap();
+    assert_invalid(
+        db.get_lock(key("pk", "a")),
+        "get_lock at the key of an item",
+    );
+    assert_data(db, ("pk", "a"), Some("stored"), "after get_lock");
+    db.delete(&[key("pk", "a")]).unwrap();
+    db.get_lock(key("pk", "a")).unwrap();
+
+    let replaced = db.get_lock(key("pk", "lock")).unwrap();
+    db.set(&[item("pk", "lock", "an item")]).unwrap();
+    assert_data(db, ("pk", "lock"), Some("an item"), "written over a lock");
+    assert_eq!(found(db, &Query::new("pk")), ["lock"]);
+    assert_race(
+        db.set_atomic(&[item("pk", "b", "")], &[replaced]),
+        &[("pk", "lock")],
+    );
+    assert_invalid(
+        db.get_lock(key("pk", "lock")),
+        "get_lock at the key of an item that replaced a lock",
+    );
+}
+
+/// Guarantee 5: `query` and `stream` are in the byte order of the sort key, either way.
 pub fn queries_are_in_byte_order_either_way<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
-    // By bytes, and neither by length, locale, number nor UTF-16 unit: U+FFFD comes before U+1F980
-    // in UTF-8 and after it in UTF-16.
+    // Byte order differs from the order by length, locale, number and UTF-16 unit: U+FFFD comes
+    // before U+1F980 in UTF-8 and after it in UTF-16.
     let mut sks = vec![
         "!",
         "10",
@@ -323,14 +345,21 @@ pub fn queries_are_in_byte_order_either_way<D: Database>(fixture: &Fixture<D>) {
     db.set(&[item("pj", "other", ""), item("pkk", "other", "")])
         .unwrap();
     assert!(sks.is_sorted());
-    assert_eq!(found(db, &Query::new("pk")), sks);
+    assert_eq!(found(db, &Query::new("pk")), sks, "in ascending order");
     sks.reverse();
-    assert_eq!(found(db, &Query::new("pk").reverse()), sks);
+    assert_eq!(
+        found(db, &Query::new("pk").reverse()),
+        sks,
+        "in descending order"
+    );
 }
 
-/// A query with a prefix sees the sort keys that begin with it, and no other.
+/// Guarantee 5: a query with a prefix returns the items whose sort keys begin with it, and no
+/// others.
 pub fn queries_honour_the_prefix<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
+    // Some prefixes end in the last character before the surrogates, or the last of all: the next
+    // string that does not begin with them is not found by adding 1 to that character.
     let sks = [
         "a",
         "a:1",
@@ -338,13 +367,19 @@ pub fn queries_honour_the_prefix<D: Database>(fixture: &Fixture<D>) {
         "a;",
         "aé",
         "aê",
+        "a\u{10ffff}",
+        "a\u{10ffff}z",
         "b",
         "b:1",
         "é",
         "ézz",
         "ê",
+        "\u{d7ff}",
+        "\u{d7ff}z",
+        "\u{e000}",
         "\u{10ffff}!",
     ];
+    assert!(sks.is_sorted());
     let items: Vec<Item<String>> = sks.iter().map(|sk| item("pk", sk, "")).collect();
     db.set(&items).unwrap();
     for prefix in [
@@ -352,10 +387,12 @@ pub fn queries_honour_the_prefix<D: Database>(fixture: &Fixture<D>) {
         "a:",
         "a:1",
         "a:12",
+        "a\u{10ffff}",
         "b",
         "c",
         "é",
         "aé",
+        "\u{d7ff}",
         "\u{10ffff}",
         "0",
         "a:2",
@@ -376,7 +413,8 @@ pub fn queries_honour_the_prefix<D: Database>(fixture: &Fixture<D>) {
     }
 }
 
-/// A query begins strictly after its `after`, whether or not an item is there, and ends at its limit.
+/// Guarantee 5: a query begins strictly after its `after`, whether or not an item is stored there,
+/// and ends at its limit.
 pub fn queries_honour_after_and_limit<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
     let sks = ["a1", "a3", "a5", "a7", "b1", "b3"];
@@ -414,7 +452,7 @@ pub fn queries_honour_after_and_limit<D: Database>(fixture: &Fixture<D>) {
     }
 }
 
-/// A limit counts items that are returned: what is hidden does not use it up.
+/// Guarantee 5: a limit counts returned items. Locks and expired items do not use it up.
 pub fn the_limit_counts_returned_items<D: Database>(fixture: &Fixture<D>) {
     let (db, clock) = (&*fixture.db, &fixture.clock);
     let ttl = clock.epoch_seconds();
@@ -437,7 +475,8 @@ pub fn the_limit_counts_returned_items<D: Database>(fixture: &Fixture<D>) {
     }
 }
 
-/// Pages follow each other without gap or repeat, whatever their size; the last one ends the way.
+/// Guarantee 5: pages are contiguous and do not overlap, whatever their size; the last one has no
+/// `next`.
 pub fn pages_are_contiguous_and_do_not_overlap<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
     let sks: Vec<String> = (0..300).map(|number| format!("{number:03}")).collect();
@@ -457,7 +496,7 @@ pub fn pages_are_contiguous_and_do_not_overlap<D: Database>(fixture: &Fixture<D>
                 let page = db.page(&query, after.as_deref()).unwrap();
                 assert!(
                     page.items.len() <= size,
-                    "a page of {size} holds {}",
+                    "a page has {} items where the limit is {size}",
                     page.items.len()
                 );
                 pages.extend(sort_keys(&page.items));
@@ -471,42 +510,87 @@ pub fn pages_are_contiguous_and_do_not_overlap<D: Database>(fixture: &Fixture<D>
     }
 }
 
-/// A stream yields what a query does, over many pages, and stops at the limit.
+/// Guarantee 5: a `stream` yields the items of the `query`, over many pages, and ends at its limit.
 pub fn streams_yield_the_items_of_a_query<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
     let sks: Vec<String> = (0..1_200).map(|number| format!("{number:04}")).collect();
     let items: Vec<Item<String>> = sks.iter().map(|sk| item("pk", sk, sk)).collect();
     db.set(&items).unwrap();
-    assert_eq!(found(db, &Query::new("pk")), sks);
+    assert_eq!(
+        found(db, &Query::new("pk")),
+        sks,
+        "the items of a partition of 1200"
+    );
     assert_eq!(
         found(db, &Query::new("pk").limit(1_100).after("0050")),
-        sks[51..1_151]
+        sks[51..1_151],
+        "1100 items after the 51st"
     );
-    assert_eq!(found(db, &Query::new("none")), [""; 0]);
+    assert_eq!(
+        found(db, &Query::new("none")),
+        [""; 0],
+        "the items of an empty partition"
+    );
     let taken: Vec<_> = db
         .stream(Query::new("pk").reverse())
         .take(3)
         .map(Result::unwrap)
         .collect();
-    assert_eq!(sort_keys(&taken), ["1199", "1198", "1197"]);
+    assert_eq!(
+        sort_keys(&taken),
+        ["1199", "1198", "1197"],
+        "the first three items of a stream in reverse"
+    );
 }
 
-/// A stream that has ended stays ended, also when items come after its end.
+/// Guarantees 5 and 23: queries whose bounds lie outside of all keys, or that ask for as many items
+/// as there can be, return what they ask for. None panics.
+pub fn extreme_queries_do_not_panic<D: Database>(fixture: &Fixture<D>) {
+    let db = &*fixture.db;
+    db.set(&[item("pk", "m", "")]).unwrap();
+    let all = Query::new("pk").limit(usize::MAX);
+    assert_eq!(found(db, &all), ["m"], "the largest limit");
+    assert_eq!(
+        found(db, &Query::new("pk").limit(0)),
+        [""; 0],
+        "the limit 0"
+    );
+    let before = Query::new("pk").prefix("m").after("a");
+    assert_eq!(found(db, &before), ["m"], "{before:?}");
+    assert_eq!(
+        found(db, &before.clone().reverse()),
+        [""; 0],
+        "{before:?} in reverse"
+    );
+    let behind = Query::new("pk").prefix("m").after("z");
+    assert_eq!(found(db, &behind), [""; 0], "{behind:?}");
+    assert_eq!(
+        found(db, &behind.clone().reverse()),
+        ["m"],
+        "{behind:?} in reverse"
+    );
+    let page = db.page(&all, Some("m")).unwrap();
+    assert_eq!(page.items, [], "a page after the last item");
+}
+
+/// Guarantee 6: the iterator of a stream is fused. It stays at its end even when items are written
+/// after it.
 pub fn streams_are_fused<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
     db.set(&[item("pk", "1", "")]).unwrap();
     let mut stream = db.stream(Query::new("pk"));
-    assert!(stream.next().is_some());
-    assert!(stream.next().is_none());
+    assert!(stream.next().is_some(), "the stream of one item is empty");
+    assert!(stream.next().is_none(), "the stream of one item has two");
     db.set(&[item("pk", "2", "")]).unwrap();
     assert!(stream.next().is_none(), "a stream went on after its end");
-    assert!(stream.next().is_none());
+    assert!(stream.next().is_none(), "a stream went on after its end");
 }
 
-/// A stream holds nothing of the database between two items: its body may call any method.
+/// Guarantees 6 and 22: a stream holds no lock between items. The loop body may call any method of
+/// the same database.
 pub fn the_loop_body_of_a_stream_may_call_any_method<D: Database>(fixture: &Fixture<D>) {
-    let db = std::sync::Arc::clone(&fixture.db);
-    with_timeout(Duration::from_secs(10), move |step| {
+    let db = Arc::clone(&fixture.db);
+    with_timeout(Duration::from_secs(10), move |progress| {
         let db = &*db;
         let sks: Vec<String> = (0..40).map(|number| format!("{number:02}")).collect();
         let items: Vec<Item<String>> = sks.iter().map(|sk| item("pk", sk, "")).collect();
@@ -515,7 +599,7 @@ pub fn the_loop_body_of_a_stream_may_call_any_method<D: Database>(fixture: &Fixt
         for streamed in db.stream(Query::new("pk")) {
             let streamed = streamed.unwrap();
             let key = streamed.key();
-            assert_eq!(read(db, key.pk, key.sk), Some(String::new()));
+            assert_data(db, (key.pk, key.sk), Some(""), "before it is replaced");
             db.set(&[item(key.pk, key.sk, "seen")]).unwrap();
             let lock = db.get_lock(Key::new("locks", key.sk)).unwrap();
             db.set_atomic(&[item("pk", key.sk, "seen twice")], &[lock])
@@ -523,33 +607,36 @@ pub fn the_loop_body_of_a_stream_may_call_any_method<D: Database>(fixture: &Fixt
             db.commit(&Batch::new().create(item("copies", key.sk, "")))
                 .unwrap();
             db.page(&Query::new("pk").limit(1), None).unwrap();
-            assert_eq!(db.query(&Query::new("pk")).unwrap().len(), sks.len());
-            assert_eq!(db.stream(Query::new("pk")).count(), sks.len());
+            let queried = db.query(&Query::new("pk")).unwrap().len();
+            assert_eq!(queried, sks.len(), "the items of a query within a stream");
+            let nested = db.stream(Query::new("pk")).count();
+            assert_eq!(nested, sks.len(), "the items of a stream within a stream");
             db.delete(&[Key::new("copies", key.sk)]).unwrap();
             seen += 1;
-            step();
+            progress();
         }
-        assert_eq!(seen, sks.len());
+        assert_eq!(seen, sks.len(), "the items of the stream");
     });
 }
 
-/// What is there throughout a stream is yielded exactly once, whatever is written meanwhile.
+/// Guarantee 6: items that are present throughout a stream are yielded once, whatever is written
+/// while it runs.
 pub fn streams_yield_items_present_throughout_exactly_once<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
     let lasting: Vec<String> = (0..600).map(|number| format!("{number:04}")).collect();
     let items: Vec<Item<String>> = lasting.iter().map(|sk| item("pk", sk, "")).collect();
     db.set(&items).unwrap();
     for reverse in [false, true] {
-        let query = match reverse {
-            false => Query::new("pk"),
-            true => Query::new("pk").reverse(),
-        };
+        let mut query = Query::new("pk");
+        if reverse {
+            query = query.reverse();
+        }
         let mut seen = Vec::new();
         for (turn, streamed) in db.stream(query).enumerate() {
             let streamed = streamed.unwrap();
             let sk = streamed.sk();
-            // Items come and go at the stream's place and after it, others are replaced; and there
-            // are more and more of them behind it, and then fewer.
+            // Items are created and deleted at the stream's position and ahead of it, and others
+            // are replaced. Behind it, items are added for a while and then deleted.
             if turn % 10 == 0 {
                 let passing = [format!("{sk}-"), format!("{turn:04}+"), "0300*".to_owned()];
                 for passing in &passing {
@@ -560,13 +647,12 @@ pub fn streams_yield_items_present_throughout_exactly_once<D: Database>(fixture:
                 db.delete(&[key("pk", &passing[0]), key("pk", &passing[1])])
                     .unwrap();
                 let behind = if reverse { "~" } else { "!" };
-                match turn < 300 {
-                    true => db
-                        .set(&[item("pk", &format!("{behind}{turn}"), "")])
-                        .unwrap(),
-                    false => db
-                        .delete(&[key("pk", &format!("{behind}{}", turn - 300))])
-                        .unwrap(),
+                if turn < 300 {
+                    db.set(&[item("pk", &format!("{behind}{turn}"), "")])
+                        .unwrap();
+                } else {
+                    db.delete(&[key("pk", &format!("{behind}{}", turn - 300))])
+                        .unwrap();
                 }
             }
             if sk.len() == 4 {
@@ -576,23 +662,86 @@ pub fn streams_yield_items_present_throughout_exactly_once<D: Database>(fixture:
         if reverse {
             seen.reverse();
         }
-        assert_eq!(seen, lasting, "reverse: {reverse}");
+        assert_eq!(
+            seen, lasting,
+            "the items present throughout a stream, reverse: {reverse}"
+        );
     }
 }
 
-/// Queries that lie outside of everything, or ask for all there could be, are answered.
-pub fn extreme_queries_do_not_panic<D: Database>(fixture: &Fixture<D>) {
+/// Guarantee 8: a read returns an item as the completed write left it, with its data, whatever the
+/// size, and its ttl. An item without data is an item.
+pub fn items_are_read_back_as_written<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
-    db.set(&[item("pk", "m", "")]).unwrap();
-    let all = Query::new("pk").limit(usize::MAX);
-    assert_eq!(found(db, &all), ["m"]);
-    assert_eq!(found(db, &Query::new("pk").limit(0)), [""; 0]);
-    let before = Query::new("pk").prefix("m").after("a");
-    assert_eq!(found(db, &before), ["m"]);
-    assert_eq!(found(db, &before.reverse()), [""; 0]);
-    let behind = Query::new("pk").prefix("m").after("z");
-    assert_eq!(found(db, &behind), [""; 0]);
-    assert_eq!(found(db, &behind.reverse()), ["m"]);
-    let page = db.page(&all, Some("m")).unwrap();
-    assert_eq!(page.items, []);
+    let large = "0123456789".repeat(20_000);
+    for data in [
+        "",
+        " ",
+        "null",
+        "\"quoted\"",
+        "line\nfeed",
+        "\0",
+        "日本語 🦀",
+        &large,
+    ] {
+        let ttl = fixture.clock.epoch_seconds() + 60;
+        let written = item("pk", "sk", data).expires_at(ttl);
+        db.set(&[written.clone()]).unwrap();
+        let read = db.get(key("pk", "sk")).unwrap();
+        let read = read.expect("get returns the item that was written");
+        assert_eq!(read, written, "get returns another item than was written");
+        assert_eq!(read.ttl(), Some(ttl), "the ttl of an item that was read");
+        assert_eq!(
+            db.query(&Query::new("pk")).unwrap(),
+            [written],
+            "query returns another item than was written"
+        );
+    }
+    let bare = Item::without_data("pk", "bare");
+    db.set(&[bare.clone()]).unwrap();
+    let read = db.get(key("pk", "bare")).unwrap();
+    assert_eq!(read, Some(bare), "an item without data");
+}
+
+/// Guarantees 8 and 19: reads see every write that completed before the call, whichever way it was
+/// made, even where a cache had the previous value.
+pub fn reads_see_every_completed_write<D: Database>(fixture: &Fixture<D>) {
+    let (db, clock) = (&*fixture.db, &fixture.clock);
+    let assert_reads = |expected: Option<&str>, when: &str| {
+        // The second time, a cache may answer.
+        for _ in 0..2 {
+            assert_data(db, ("pk", "a"), expected, when);
+            let queried = found(db, &Query::new("pk").prefix("a"));
+            assert_eq!(queried.len(), usize::from(expected.is_some()), "{when}");
+        }
+    };
+    assert_reads(None, "in an empty database");
+    db.set(&[item("pk", "a", "set")]).unwrap();
+    assert_reads(Some("set"), "after set");
+    let lock = db.get_lock(key("pk", "lock")).unwrap();
+    let version = db
+        .set_atomic(&[item("pk", "a", "set_atomic")], &[lock.clone()])
+        .unwrap();
+    assert_reads(Some("set_atomic"), "after set_atomic");
+    let batch = Batch::new().lock(lock.with_version(version));
+    db.commit(&batch.set(item("pk", "a", "committed"))).unwrap();
+    assert_reads(Some("committed"), "after a commit that sets it");
+    db.commit(&Batch::new().delete(("pk", "a"))).unwrap();
+    assert_reads(None, "after a commit that deletes it");
+    db.commit(&Batch::new().create(item("pk", "a", "created")))
+        .unwrap();
+    assert_reads(Some("created"), "after a commit that creates it");
+    db.delete(&[key("pk", "a")]).unwrap();
+    assert_reads(None, "after delete");
+
+    // The new ttl is earlier than the one that a cache knows.
+    let now = clock.epoch_seconds();
+    db.set(&[item("pk", "a", "long").expires_at(now + 100)])
+        .unwrap();
+    assert_reads(Some("long"), "after set with a ttl");
+    db.set(&[item("pk", "a", "short").expires_at(now + 1)])
+        .unwrap();
+    assert_reads(Some("short"), "after set with an earlier ttl");
+    clock.set(now + 2);
+    assert_reads(None, "after the earlier ttl");
 }

@@ -1,51 +1,38 @@
-//! Promises 8 to 13, and 18 and 19 for a single thread: what writes do.
+//! Guarantees 9 to 14 on a single thread, and failed commits as later reads see them (guarantees 11
+//! and 20).
 
-use super::{Database, Fixture, found, held, item, key, number, read};
-use crate::{AtomicDbExt, Batch, Clock, Error, Item, KeyBuf, Lock, Query, Version};
+use super::fixture::{Database, Fixture};
+use super::support::{assert_data, assert_invalid, assert_race, data, found, item, key, number};
+use crate::{AtomicDbExt, Batch, Error, Item, KeyBuf, Lock, Query, Version};
 
-fn assert_lost<T: std::fmt::Debug>(outcome: crate::Result<T>, expected: &[&str]) {
-    match outcome {
-        Err(Error::RaceCondition { keys }) => {
-            let keys: Vec<&str> = keys.iter().map(KeyBuf::sk).collect();
-            assert_eq!(keys, expected, "other locks are named than those that lost");
-        }
-        other => panic!("a commit under a lock that was changed ended in {other:?}"),
-    }
-}
-
-fn assert_invalid<T: std::fmt::Debug>(outcome: crate::Result<T>, what: &str) {
-    match outcome {
-        Err(Error::InvalidInput(text)) => assert!(!text.is_empty(), "{what}: no word of why"),
-        other => panic!("{what} ended in {other:?}"),
-    }
-}
-
-/// `set` replaces what is there; of a repeated key, the last one stands.
+/// Guarantee 9: `set` checks nothing and replaces items. For a repeated key the last one wins.
 pub fn set_replaces_items_and_the_last_of_a_repeated_key_wins<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
     db.set(&[item("pk", "a", 1)]).unwrap();
     db.set(&[item("pk", "a", 2), item("pk", "b", 1), item("pk", "a", 3)])
         .unwrap();
-    assert_eq!(read(db, "pk", "a").as_deref(), Some("3"));
+    assert_data(db, ("pk", "a"), Some("3"), "after set of 2 and then 3");
     assert_eq!(found(db, &Query::new("pk")), ["a", "b"]);
     db.set(&[Item::without_data("pk", "a")]).unwrap();
     let bare = db
         .get(key("pk", "a"))
         .unwrap()
-        .expect("an item without data is there");
-    assert_eq!(bare.data(), None);
+        .expect("get returns an item that was replaced by one without data");
+    assert_eq!(bare.data(), None, "set left the data of the replaced item");
 
-    // More than a store takes at once, with repeats far apart.
+    // More items than a backend writes with one request; the repeats are far apart.
     let items: Vec<Item<String>> = (0..130)
         .map(|number| item("many", &format!("{:03}", number % 100), number))
         .collect();
     db.set(&items).unwrap();
-    assert_eq!(db.query(&Query::new("many")).unwrap().len(), 100);
-    assert_eq!(read(db, "many", "029").as_deref(), Some("129"));
-    assert_eq!(read(db, "many", "030").as_deref(), Some("30"));
+    let queried = db.query(&Query::new("many")).unwrap().len();
+    assert_eq!(queried, 100, "the number of items after set of 100 keys");
+    assert_data(db, ("many", "029"), Some("129"), "after set of 29 and 129");
+    assert_data(db, ("many", "030"), Some("30"), "after set of 30");
 }
 
-/// `delete` removes what is there, item or lock, and nothing else; repeats and absent keys are fine.
+/// Guarantee 9: `delete` removes whatever is stored at its keys, item or lock, and nothing else.
+/// Repeated keys and keys where nothing is stored are allowed.
 pub fn delete_removes_items_and_locks<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
     db.set(&[
@@ -57,9 +44,13 @@ pub fn delete_removes_items_and_locks<D: Database>(fixture: &Fixture<D>) {
     let lock = db.get_lock(key("pk", "lock")).unwrap();
     let keys = ["a", "none", "c", "lock", "a"].map(|sk| key("pk", sk));
     db.delete(&keys).unwrap();
-    assert_eq!(read(db, "pk", "a"), None);
-    assert_eq!(found(db, &Query::new("pk")), ["b"]);
-    assert_lost(db.commit(&Batch::new().lock(lock)), &["lock"]);
+    assert_data(db, ("pk", "a"), None, "after delete");
+    assert_eq!(
+        found(db, &Query::new("pk")),
+        ["b"],
+        "after delete of others"
+    );
+    assert_race(db.commit(&Batch::new().lock(lock)), &[("pk", "lock")]);
     db.delete(&[key("none", "none")]).unwrap();
 
     let sks: Vec<String> = (0..130).map(|number| format!("{number:03}")).collect();
@@ -67,63 +58,77 @@ pub fn delete_removes_items_and_locks<D: Database>(fixture: &Fixture<D>) {
     db.set(&items).unwrap();
     let keys: Vec<_> = sks.iter().skip(1).map(|sk| key("many", sk)).collect();
     db.delete(&keys).unwrap();
-    assert_eq!(found(db, &Query::new("many")), ["000"]);
+    assert_eq!(
+        found(db, &Query::new("many")),
+        ["000"],
+        "after delete of 129 of 130 items"
+    );
 }
 
-/// Empty input is a success that does nothing.
+/// Guarantee 10: empty input succeeds and does nothing.
 pub fn empty_input_succeeds_and_does_nothing<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
-    db.set(&[]).unwrap();
-    db.delete(&[]).unwrap();
-    db.set_atomic(&[], &[]).unwrap();
-    db.commit(&Batch::new()).unwrap();
-    assert_eq!(db.get_many(&[]).unwrap(), []);
+    db.set(&[]).expect("set of no items");
+    db.delete(&[]).expect("delete of no keys");
+    db.set_atomic(&[], &[])
+        .expect("set_atomic of no items under no locks");
+    db.commit(&Batch::new()).expect("an empty commit");
+    assert_eq!(db.get_many(&[]).unwrap(), [], "get_many of no keys");
     assert_eq!(found(db, &Query::new("pk")), [""; 0]);
     let lock = db.get_lock(key("pk", "lock")).unwrap();
-    let version = db.set_atomic(&[], &[lock]).unwrap();
-    assert_eq!(db.get_lock(key("pk", "lock")).unwrap().version(), version);
+    let version = db
+        .set_atomic(&[], &[lock])
+        .expect("set_atomic of no items under a lock");
+    assert_eq!(
+        db.get_lock(key("pk", "lock")).unwrap().version(),
+        version,
+        "the lock has another version than set_atomic returned"
+    );
 }
 
-/// `set_atomic` with items and no lock is `InvalidInput`, and writes nothing.
+/// Guarantees 10 and 24: `set_atomic` with items and no lock is `InvalidInput`. Nothing is written.
 pub fn set_atomic_with_items_and_no_lock_is_invalid<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
     assert_invalid(
         db.set_atomic(&[item("pk", "a", "")], &[]),
-        "set_atomic without a lock",
+        "set_atomic with an item and no lock",
     );
-    assert_eq!(read(db, "pk", "a"), None);
+    assert_data(db, ("pk", "a"), None, "after an invalid set_atomic");
 }
 
-/// A batch without locks is written whole, and checks nothing but its creations.
+/// Guarantees 10 and 11: a batch without locks is all or nothing. It checks only that the items that
+/// it creates do not exist.
 pub fn a_batch_without_locks_is_all_or_nothing<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
-    db.set(&[item("pk", "old", ""), item("pk", "there", "")])
+    db.set(&[item("pk", "old", ""), item("pk", "existing", "")])
         .unwrap();
     let batch = Batch::new()
         .set(item("pk", "a", ""))
         .create(item("pk", "b", ""))
         .delete(("pk", "old"));
     db.commit(&batch).unwrap();
-    assert_eq!(found(db, &Query::new("pk")), ["a", "b", "there"]);
+    assert_eq!(found(db, &Query::new("pk")), ["a", "b", "existing"]);
     let batch = Batch::new()
         .set(item("pk", "c", ""))
-        .create(item("pk", "there", "new"))
+        .create(item("pk", "existing", "new"))
         .delete(("pk", "a"));
-    assert!(matches!(
-        db.commit(&batch),
-        Err(Error::AlreadyExists { .. })
-    ));
+    let outcome = db.commit(&batch);
+    assert!(
+        matches!(outcome, Err(Error::AlreadyExists { .. })),
+        "creating an existing item returned {outcome:?}"
+    );
     assert_eq!(
         found(db, &Query::new("pk")),
-        ["a", "b", "there"],
-        "half a batch was written"
+        ["a", "b", "existing"],
+        "a part of a failed commit was written"
     );
 }
 
-/// A commit writes all that it was given, over several partitions, under one lock or several.
+/// Guarantee 11: a commit writes its whole batch, over several partitions, under one lock or
+/// several.
 pub fn a_commit_writes_the_whole_batch<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
-    let gone = db.get_lock(key("locks", "gone")).unwrap();
+    let deleted = db.get_lock(key("locks", "deleted")).unwrap();
     db.set(&[item("p0", "old", ""), item("p1", "set", "old")])
         .unwrap();
     let mut batch = Batch::new()
@@ -132,22 +137,27 @@ pub fn a_commit_writes_the_whole_batch<D: Database>(fixture: &Fixture<D>) {
         .check(db.get_lock(key("locks", "c")).unwrap())
         .delete(("p0", "old"))
         .delete(("p0", "none"))
-        .delete(("locks", "gone"));
+        .delete(("locks", "deleted"));
     for number in 0..20 {
         let pk = format!("p{}", number % 7);
         batch = batch.create(item(&pk, &format!("{number}"), number));
     }
     db.commit(&batch.set(item("p1", "set", "new"))).unwrap();
     for number in 0..20 {
-        let pk = format!("p{}", number % 7);
-        assert_eq!(
-            read(db, &pk, &format!("{number}")),
-            Some(number.to_string())
-        );
+        let (pk, sk) = (format!("p{}", number % 7), number.to_string());
+        assert_data(db, (&pk, &sk), Some(&sk), "after a commit that creates it");
     }
-    assert_eq!(read(db, "p0", "old"), None);
-    assert_eq!(read(db, "p1", "set").as_deref(), Some("new"));
-    assert_lost(db.commit(&Batch::new().lock(gone)), &["gone"]);
+    assert_data(db, ("p0", "old"), None, "after a commit that deletes it");
+    assert_data(
+        db,
+        ("p1", "set"),
+        Some("new"),
+        "after a commit that sets it",
+    );
+    assert_race(
+        db.commit(&Batch::new().lock(deleted)),
+        &[("locks", "deleted")],
+    );
 
     let lock = db.get_lock(key("locks", "a")).unwrap();
     db.set_atomic(
@@ -155,309 +165,114 @@ pub fn a_commit_writes_the_whole_batch<D: Database>(fixture: &Fixture<D>) {
         &[lock],
     )
     .unwrap();
-    assert_eq!(read(db, "p1", "set").as_deref(), Some("newer"));
-    assert_eq!(read(db, "p2", "set").as_deref(), Some("new"));
+    assert_data(db, ("p1", "set"), Some("newer"), "after set_atomic");
+    assert_data(db, ("p2", "set"), Some("new"), "after set_atomic");
 }
 
-/// A commit that loses writes nothing: no item, no deletion, no lock's version.
+/// Guarantee 11: a commit that fails writes nothing: no item, no deletion, no version of a lock.
 pub fn a_failed_commit_writes_nothing<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
-    db.set(&[item("p1", "there", "old"), item("p2", "there", "old")])
+    db.set(&[item("p1", "existing", "old"), item("p2", "existing", "old")])
         .unwrap();
-    let good = db.get_lock(key("locks", "good")).unwrap();
+    let unchanged = db.get_lock(key("locks", "unchanged")).unwrap();
     let stale = db.get_lock(key("locks", "stale")).unwrap();
     db.set_atomic(&[], &[stale.clone()]).unwrap();
-    type Lose = fn(Batch<String>, Lock) -> Batch<String>;
-    let losing: [Lose; 3] = [
+    type Failure = fn(Batch<String>, Lock) -> Batch<String>;
+    let failures: [Failure; 3] = [
         |batch, stale| batch.lock(stale),
         |batch, stale| batch.check(stale),
-        |batch, _| batch.create(item("p2", "there", "new")),
+        |batch, _| batch.create(item("p2", "existing", "new")),
     ];
-    for lose in losing {
+    for add_failure in failures {
         let batch = Batch::new()
-            .lock(good.clone())
-            .set(item("p1", "there", "new"))
+            .lock(unchanged.clone())
+            .set(item("p1", "existing", "new"))
             .set(item("p0", "new", "new"))
             .create(item("p3", "new", "new"))
             .delete(("p1", "none"));
-        let outcome = db.commit(&lose(batch, stale.clone()));
+        let outcome = db.commit(&add_failure(batch, stale.clone()));
         assert!(
             outcome.is_err(),
-            "a commit that cannot succeed did: {outcome:?}"
+            "a commit that must fail returned {outcome:?}"
         );
-        assert_eq!(
-            read(db, "p1", "there").as_deref(),
-            Some("old"),
-            "half a commit was written"
-        );
-        assert_eq!(
-            read(db, "p2", "there").as_deref(),
-            Some("old"),
-            "half a commit was written"
-        );
-        assert_eq!(read(db, "p0", "new"), None, "half a commit was written");
-        assert_eq!(
-            found(db, &Query::new("p3")),
-            [""; 0],
-            "half a commit was written"
-        );
-        let lock = db.get_lock(key("locks", "good")).unwrap();
+        let when = "after a failed commit";
+        assert_data(db, ("p1", "existing"), Some("old"), when);
+        assert_data(db, ("p2", "existing"), Some("old"), when);
+        assert_data(db, ("p0", "new"), None, when);
+        assert_eq!(found(db, &Query::new("p3")), [""; 0], "{when}");
+        let lock = db.get_lock(key("locks", "unchanged")).unwrap();
         assert_eq!(
             lock.version(),
-            good.version(),
-            "a commit that lost renewed a lock"
+            unchanged.version(),
+            "a failed commit changed the version of a lock"
         );
     }
-    let outcome = db.commit(&Batch::new().lock(stale).delete(("p1", "there")));
-    assert_lost(outcome, &["stale"]);
-    assert_eq!(
-        read(db, "p1", "there").as_deref(),
-        Some("old"),
-        "half a commit was written"
-    );
-    db.set_atomic(&[item("p1", "there", "new")], &[good])
-        .unwrap();
+    let outcome = db.commit(&Batch::new().lock(stale).delete(("p1", "existing")));
+    assert_race(outcome, &[("locks", "stale")]);
+    let when = "after a failed commit that deletes it";
+    assert_data(db, ("p1", "existing"), Some("old"), when);
+    db.set_atomic(&[item("p1", "existing", "new")], &[unchanged])
+        .expect("a commit under a lock that failed commits have left unchanged");
 }
 
-/// `RaceCondition` names exactly the locks that lost, in the order of the batch: locks, then checks.
-pub fn a_race_condition_names_exactly_the_locks_that_changed<D: Database>(fixture: &Fixture<D>) {
-    let db = &*fixture.db;
-    let locks = ["a", "b", "c", "d", "e"].map(|sk| db.get_lock(key("locks", sk)).unwrap());
-    let [a, b, c, d, e] = locks.clone();
-    db.set_atomic(&[], &[b.clone()]).unwrap();
-    db.delete(&[key("locks", "d")]).unwrap();
-    let never = Lock::new(("locks", "never"), Version::from_u128(7), u64::MAX);
-    let batch = Batch::new().lock(d).lock(a).lock(b).check(c).check(never);
-    assert_lost(
-        db.commit(&batch.set(item("pk", "a", ""))),
-        &["d", "b", "never"],
-    );
-    let other_version = e.clone().with_version(Version::from_u128(7));
-    assert_lost(
-        db.set_atomic(&[item("pk", "a", "")], &[other_version]),
-        &["e"],
-    );
-    db.set_atomic(&[item("pk", "a", "")], &[e]).unwrap();
-    assert_lost(
-        db.set_atomic(&[item("pk", "a", "")], &locks),
-        &["b", "d", "e"],
-    );
-}
-
-/// A commit gives all its locks one new version, which it returns, and leaves its checks alone.
-pub fn a_commit_gives_its_locks_one_new_version_and_keeps_that_of_its_checks<D: Database>(
-    fixture: &Fixture<D>,
-) {
-    let db = &*fixture.db;
-    let [a, b, c] = ["a", "b", "c"].map(|sk| db.get_lock(key("locks", sk)).unwrap());
-    let batch = Batch::new()
-        .lock(a.clone())
-        .lock(b.clone())
-        .check(c.clone());
-    let version = db.commit(&batch).unwrap();
-    for old in [&a, &b, &c] {
-        assert_ne!(version, old.version(), "a version was handed out twice");
-    }
-    let now = ["a", "b", "c"].map(|sk| db.get_lock(key("locks", sk)).unwrap().version());
-    assert_eq!(now, [version, version, c.version()]);
-    assert_ne!(a.version(), b.version(), "a version was handed out twice");
-}
-
-/// A lock as a commit left it, with the version that the commit returned, can be committed under.
-pub fn a_renewed_lock_can_be_used_for_the_next_commit<D: Database>(fixture: &Fixture<D>) {
-    let db = &*fixture.db;
-    let mut lock = db.get_lock(key("pk", "lock")).unwrap();
-    for turn in 0..5 {
-        let version = db
-            .set_atomic(&[item("pk", "a", turn)], &[lock.clone()])
-            .unwrap();
-        assert_lost(
-            db.set_atomic(&[item("pk", "a", "stale")], &[lock.clone()]),
-            &["lock"],
-        );
-        lock = lock.with_version(version);
-        assert_eq!(db.get_lock(key("pk", "lock")).unwrap(), lock);
-    }
-    assert_eq!(read(db, "pk", "a").as_deref(), Some("4"));
-}
-
-/// A check demands that its lock is unchanged, and fails nobody.
-pub fn a_check_requires_an_unchanged_lock<D: Database>(fixture: &Fixture<D>) {
-    let db = &*fixture.db;
-    let lock = db.get_lock(key("pk", "lock")).unwrap();
-    let checking = Batch::new()
-        .check(lock.clone())
-        .set(item("pk", "a", "checked"));
-    db.commit(&checking).unwrap();
-    db.commit(&checking).unwrap();
-    db.set_atomic(&[item("pk", "a", "locked")], &[lock.clone()])
-        .unwrap();
-    assert_lost(db.commit(&checking), &["lock"]);
-    assert_lost(db.commit(&Batch::new().check(lock)), &["lock"]);
-    assert_eq!(read(db, "pk", "a").as_deref(), Some("locked"));
-}
-
-/// Of two commits that each check the lock that the other renews, at most one succeeds: what each
-/// read under its check would not hold any more (no write skew).
-pub fn checks_prevent_write_skew<D: Database>(fixture: &Fixture<D>) {
-    let db = &*fixture.db;
-    let [a, b] = ["a", "b"].map(|sk| db.get_lock(key("locks", sk)).unwrap());
-    let first = Batch::new()
-        .lock(a.clone())
-        .check(b.clone())
-        .set(item("pk", "1", ""));
-    let second = Batch::new().lock(b).check(a).set(item("pk", "2", ""));
-    db.commit(&first).unwrap();
-    assert_lost(db.commit(&second), &["a"]);
-    assert_eq!(found(db, &Query::new("pk")), ["1"]);
-}
-
-/// `create` demands that no live item is there; a lock there is replaced, as by any item.
-pub fn create_requires_that_no_live_item_exists<D: Database>(fixture: &Fixture<D>) {
-    let db = &*fixture.db;
-    let creating = |data| db.commit(&Batch::new().create(item("pk", "a", data)));
-    creating("first").unwrap();
-    match creating("second") {
-        Err(Error::AlreadyExists { key }) => assert_eq!(key, KeyBuf::new("pk", "a")),
-        other => panic!("creating an item that is there ended in {other:?}"),
-    }
-    assert_eq!(read(db, "pk", "a").as_deref(), Some("first"));
-    db.delete(&[key("pk", "a")]).unwrap();
-    creating("third").unwrap();
-    assert_eq!(read(db, "pk", "a").as_deref(), Some("third"));
-
-    let lock = db.get_lock(key("pk", "lock")).unwrap();
-    db.commit(&Batch::new().create(item("pk", "lock", "")))
-        .unwrap();
-    assert_eq!(read(db, "pk", "lock").as_deref(), Some(""));
-    assert_lost(db.commit(&Batch::new().lock(lock)), &["lock"]);
-}
-
-/// Where a lock has lost and an item exists, the race is told: what was read no longer holds.
-pub fn a_race_condition_is_reported_before_an_existing_item<D: Database>(fixture: &Fixture<D>) {
-    let db = &*fixture.db;
-    let lock = db.get_lock(key("locks", "a")).unwrap();
-    let batch = Batch::new().create(item("pk", "a", "")).lock(lock.clone());
-    db.set_atomic(&[item("pk", "a", "")], &[lock]).unwrap();
-    assert_lost(db.commit(&batch), &["a"]);
-}
-
-/// A key appears at most once in a batch, in whatever way: otherwise `InvalidInput`, and nothing
-/// was written.
-pub fn a_key_appears_at_most_once_in_a_batch<D: Database>(fixture: &Fixture<D>) {
-    let db = &*fixture.db;
-    let lock = db.get_lock(key("pk", "a")).unwrap();
-    let ways: [&dyn Fn(Batch<String>) -> Batch<String>; 5] = [
-        &|batch| batch.lock(lock.clone()),
-        &|batch| batch.check(lock.clone()),
-        &|batch| batch.set(item("pk", "a", "")),
-        &|batch| batch.create(item("pk", "a", "")),
-        &|batch| batch.delete(("pk", "a")),
-    ];
-    for (first, one) in ways.iter().enumerate() {
-        for (second, other) in ways.iter().enumerate() {
-            // With other keys between, and with enough of them for any way of looking.
-            for padding in [0, 1, 20] {
-                let mut batch = one(Batch::new());
-                for number in 0..padding {
-                    batch = batch.set(item("padding", &format!("{number}"), ""));
-                }
-                let what = format!("a batch with one key as kinds {first} and {second}");
-                assert_invalid(db.commit(&other(batch)), &what);
-            }
-        }
-    }
-    let twice = [item("pk", "b", 1), item("pk", "b", 2)];
-    assert_invalid(
-        db.set_atomic(&twice, &[lock.clone()]),
-        "set_atomic of one key twice",
-    );
-    let locked = [item("pk", "a", 1)];
-    assert_invalid(
-        db.set_atomic(&locked, &[lock.clone()]),
-        "set_atomic of a lock's key",
-    );
-    let locks = [lock.clone(), lock.clone()];
-    assert_invalid(
-        db.set_atomic(&[item("pk", "b", 1)], &locks),
-        "set_atomic under a lock twice",
-    );
-    assert_eq!(found(db, &Query::new("pk")), [""; 0]);
-    assert_eq!(found(db, &Query::new("padding")), [""; 0]);
-    assert_eq!(db.get_lock(key("pk", "a")).unwrap(), lock);
-}
-
-/// A read that starts after a write has finished sees it, whichever way it was written, and also
-/// what was at hand in a cache before.
-pub fn reads_see_every_completed_write<D: Database>(fixture: &Fixture<D>) {
-    let (db, clock) = (&*fixture.db, &fixture.clock);
-    let is = |expected: Option<&str>| {
-        // Twice: a cache answers the second time.
-        for _ in 0..2 {
-            assert_eq!(read(db, "pk", "a").as_deref(), expected);
-        }
-    };
-    is(None);
-    db.set(&[item("pk", "a", "set")]).unwrap();
-    is(Some("set"));
-    let lock = db.get_lock(key("pk", "lock")).unwrap();
-    let version = db
-        .set_atomic(&[item("pk", "a", "set_atomic")], &[lock.clone()])
-        .unwrap();
-    is(Some("set_atomic"));
-    let batch = Batch::new().lock(lock.with_version(version));
-    db.commit(&batch.set(item("pk", "a", "committed"))).unwrap();
-    is(Some("committed"));
-    db.commit(&Batch::new().delete(("pk", "a"))).unwrap();
-    is(None);
-    db.commit(&Batch::new().create(item("pk", "a", "created")))
-        .unwrap();
-    is(Some("created"));
-    db.delete(&[key("pk", "a")]).unwrap();
-    is(None);
-
-    // A shorter life than the one that was at hand.
-    let now = clock.epoch_seconds();
-    db.set(&[item("pk", "a", "long").expires_at(now + 100)])
-        .unwrap();
-    is(Some("long"));
-    db.set(&[item("pk", "a", "short").expires_at(now + 1)])
-        .unwrap();
-    is(Some("short"));
-    clock.set(now + 2);
-    is(None);
-}
-
-/// What a commit that lost would have written is not seen by later reads.
+/// Guarantees 11 and 20: later reads never return what a failed commit would have written.
 pub fn reads_never_return_the_items_of_a_failed_commit<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
     let lock = db.get_lock(key("pk", "lock")).unwrap();
     let stale = lock.clone();
-    db.set_atomic(&[item("pk", "a", "won")], &[lock]).unwrap();
-    let losing = [
+    db.set_atomic(&[item("pk", "a", "committed")], &[lock])
+        .unwrap();
+    let batches = [
         Batch::new()
             .lock(stale.clone())
-            .set(item("pk", "a", "lost")),
-        Batch::new().create(item("pk", "a", "lost")),
+            .set(item("pk", "a", "failed")),
+        Batch::new().create(item("pk", "a", "failed")),
         Batch::new().check(stale).delete(("pk", "a")),
     ];
-    for batch in losing.iter().cycle().take(9) {
-        assert_eq!(read(db, "pk", "a").as_deref(), Some("won"));
+    for batch in batches.iter().cycle().take(9) {
+        let before = "before a commit that fails";
+        assert_data(db, ("pk", "a"), Some("committed"), before);
         let outcome = db.commit(batch);
         assert!(
             outcome.is_err(),
-            "a commit that cannot succeed did: {outcome:?}"
+            "a commit that must fail returned {outcome:?}"
         );
-        let there = db.get(key("pk", "a")).unwrap();
+        // A single `get`, because another read could repair a cache.
+        let read = db.get(key("pk", "a")).unwrap();
         assert_eq!(
-            held(there).as_deref(),
-            Some("won"),
-            "{batch:?} lost and is seen"
+            data(read).as_deref(),
+            Some("committed"),
+            "get after the commit of {batch:?} failed"
         );
     }
 }
 
-/// A transaction reads under its locks, computes and commits; one that fails writes nothing.
+/// Guarantee 11: `create` requires that no live item exists at its key. It replaces a lock there
+/// (guarantee 4).
+pub fn create_requires_that_no_live_item_exists<D: Database>(fixture: &Fixture<D>) {
+    let db = &*fixture.db;
+    let create = |data| db.commit(&Batch::new().create(item("pk", "a", data)));
+    create("first").unwrap();
+    match create("second") {
+        Err(Error::AlreadyExists { key }) => {
+            assert_eq!(key, KeyBuf::new("pk", "a"), "the error names another key");
+        }
+        other => panic!("creating an existing item returned {other:?}"),
+    }
+    assert_data(db, ("pk", "a"), Some("first"), "after a failed create");
+    db.delete(&[key("pk", "a")]).unwrap();
+    create("third").unwrap();
+    assert_data(db, ("pk", "a"), Some("third"), "after delete and create");
+
+    let lock = db.get_lock(key("pk", "lock")).unwrap();
+    db.commit(&Batch::new().create(item("pk", "lock", "")))
+        .expect("an item can be created in place of a lock");
+    assert_data(db, ("pk", "lock"), Some(""), "created in place of a lock");
+    assert_race(db.commit(&Batch::new().lock(lock)), &[("pk", "lock")]);
+}
+
+/// Guarantees 8 and 11: a transaction reads under its locks, sees every completed write, and commits
+/// all or nothing. A transaction whose body fails writes nothing.
 pub fn transactions_read_fresh_data_and_commit_all_or_nothing<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
     for turn in 1..=3 {
@@ -470,7 +285,7 @@ pub fn transactions_read_fresh_data_and_commit_all_or_nothing<D: Database>(fixtu
                 Ok(count)
             })
             .unwrap();
-        assert_eq!(count, turn);
+        assert_eq!(count, turn, "transaction {turn} read an older value");
     }
     let failed = db.transact(|tx| {
         tx.lock(("pk", "lock"))?;
@@ -478,7 +293,181 @@ pub fn transactions_read_fresh_data_and_commit_all_or_nothing<D: Database>(fixtu
         tx.delete(("log", "1"))?;
         Err::<(), Error>(Error::InvalidInput("the body's own".into()))
     });
-    assert_invalid(failed, "a body that failed");
-    assert_eq!(read(db, "pk", "count").as_deref(), Some("3"));
-    assert_eq!(found(db, &Query::new("log")), ["1", "2", "3"]);
+    assert_invalid(failed, "a body that fails with InvalidInput");
+    let when = "after a transaction whose body failed";
+    assert_data(db, ("pk", "count"), Some("3"), when);
+    assert_eq!(found(db, &Query::new("log")), ["1", "2", "3"], "{when}");
+}
+
+/// Guarantee 12: `RaceCondition` names exactly the locks that changed, in the order of the batch:
+/// its locks, then its checks.
+pub fn a_race_condition_names_exactly_the_locks_that_changed<D: Database>(fixture: &Fixture<D>) {
+    let db = &*fixture.db;
+    let locks = ["a", "b", "c", "d", "e"].map(|sk| db.get_lock(key("locks", sk)).unwrap());
+    let [a, b, c, d, e] = locks.clone();
+    db.set_atomic(&[], &[b.clone()]).unwrap();
+    db.delete(&[key("locks", "d")]).unwrap();
+    let never_stored = Lock::new(("locks", "never"), Version::from_u128(7), u64::MAX);
+    let batch = Batch::new()
+        .lock(d)
+        .lock(a)
+        .lock(b)
+        .check(c)
+        .check(never_stored);
+    assert_race(
+        db.commit(&batch.set(item("pk", "a", ""))),
+        &[("locks", "d"), ("locks", "b"), ("locks", "never")],
+    );
+    let other_version = e.clone().with_version(Version::from_u128(7));
+    assert_race(
+        db.set_atomic(&[item("pk", "a", "")], &[other_version]),
+        &[("locks", "e")],
+    );
+    db.set_atomic(&[item("pk", "a", "")], &[e]).unwrap();
+    assert_race(
+        db.set_atomic(&[item("pk", "a", "")], &locks),
+        &[("locks", "b"), ("locks", "d"), ("locks", "e")],
+    );
+}
+
+/// Guarantee 12: every lock of a commit gets one new version, which is returned. Its checks keep
+/// theirs.
+pub fn a_commit_gives_its_locks_one_new_version_and_keeps_that_of_its_checks<D: Database>(
+    fixture: &Fixture<D>,
+) {
+    let db = &*fixture.db;
+    let [a, b, c] = ["a", "b", "c"].map(|sk| db.get_lock(key("locks", sk)).unwrap());
+    let batch = Batch::new()
+        .lock(a.clone())
+        .lock(b.clone())
+        .check(c.clone());
+    let version = db.commit(&batch).unwrap();
+    for old in [&a, &b, &c] {
+        assert_ne!(version, old.version(), "a version was used twice");
+    }
+    let now = ["a", "b", "c"].map(|sk| db.get_lock(key("locks", sk)).unwrap().version());
+    assert_eq!(
+        now,
+        [version, version, c.version()],
+        "the versions of two locks and a check after their commit"
+    );
+    assert_ne!(a.version(), b.version(), "a version was used twice");
+}
+
+/// Guarantee 12: a lock with the version that a commit returned can be used for the next commit,
+/// without another read.
+pub fn a_renewed_lock_can_be_used_for_the_next_commit<D: Database>(fixture: &Fixture<D>) {
+    let db = &*fixture.db;
+    let mut lock = db.get_lock(key("pk", "lock")).unwrap();
+    for turn in 0..5 {
+        let version = db
+            .set_atomic(&[item("pk", "a", turn)], &[lock.clone()])
+            .expect("a commit under the version that the previous one returned");
+        assert_race(
+            db.set_atomic(&[item("pk", "a", "stale")], &[lock.clone()]),
+            &[("pk", "lock")],
+        );
+        lock = lock.with_version(version);
+        assert_eq!(
+            db.get_lock(key("pk", "lock")).unwrap(),
+            lock,
+            "get_lock differs from the lock with the version that the commit returned"
+        );
+    }
+    assert_data(db, ("pk", "a"), Some("4"), "after the last commit");
+}
+
+/// Guarantees 12 and 13: a check requires an unchanged lock. Commits that check the same version do
+/// not conflict.
+pub fn a_check_requires_an_unchanged_lock<D: Database>(fixture: &Fixture<D>) {
+    let db = &*fixture.db;
+    let lock = db.get_lock(key("pk", "lock")).unwrap();
+    let checking = Batch::new()
+        .check(lock.clone())
+        .set(item("pk", "a", "checked"));
+    db.commit(&checking).expect("the first commit with a check");
+    db.commit(&checking)
+        .expect("the second commit with the same check");
+    db.set_atomic(&[item("pk", "a", "locked")], &[lock.clone()])
+        .expect("a commit under a lock that others have checked");
+    assert_race(db.commit(&checking), &[("pk", "lock")]);
+    assert_race(db.commit(&Batch::new().check(lock)), &[("pk", "lock")]);
+    let when = "after a commit with a stale check";
+    assert_data(db, ("pk", "a"), Some("locked"), when);
+}
+
+/// Guarantee 12: of two commits that each check the lock that the other one renews, at most one
+/// succeeds. This prevents write skew.
+pub fn checks_prevent_write_skew<D: Database>(fixture: &Fixture<D>) {
+    let db = &*fixture.db;
+    let [a, b] = ["a", "b"].map(|sk| db.get_lock(key("locks", sk)).unwrap());
+    let first = Batch::new()
+        .lock(a.clone())
+        .check(b.clone())
+        .set(item("pk", "1", ""));
+    let second = Batch::new().lock(b).check(a).set(item("pk", "2", ""));
+    db.commit(&first).unwrap();
+    assert_race(db.commit(&second), &[("locks", "a")]);
+    assert_eq!(
+        found(db, &Query::new("pk")),
+        ["1"],
+        "after one of two commits failed"
+    );
+}
+
+/// Guarantee 12: where a lock changed and an item to be created exists, the error is
+/// `RaceCondition`.
+pub fn a_race_condition_is_reported_before_an_existing_item<D: Database>(fixture: &Fixture<D>) {
+    let db = &*fixture.db;
+    let lock = db.get_lock(key("locks", "a")).unwrap();
+    let batch = Batch::new().create(item("pk", "a", "")).lock(lock.clone());
+    db.set_atomic(&[item("pk", "a", "")], &[lock]).unwrap();
+    assert_race(db.commit(&batch), &[("locks", "a")]);
+}
+
+/// Guarantees 14 and 24: a key appears at most once in a batch, and a lock's key is not an item's
+/// key in it. Otherwise the commit is `InvalidInput`, and nothing is written.
+pub fn a_key_appears_at_most_once_in_a_batch<D: Database>(fixture: &Fixture<D>) {
+    let db = &*fixture.db;
+    let lock = db.get_lock(key("pk", "a")).unwrap();
+    type Add<'a> = &'a dyn Fn(Batch<String>) -> Batch<String>;
+    let additions: [(&str, Add<'_>); 5] = [
+        ("lock", &|batch| batch.lock(lock.clone())),
+        ("check", &|batch| batch.check(lock.clone())),
+        ("set", &|batch| batch.set(item("pk", "a", ""))),
+        ("create", &|batch| batch.create(item("pk", "a", ""))),
+        ("delete", &|batch| batch.delete(("pk", "a"))),
+    ];
+    for (first, add_first) in additions {
+        for (second, add_second) in additions {
+            // Other keys stand between the two: few, and more than a linear search is used for.
+            for padding in [0, 1, 20] {
+                let mut batch = add_first(Batch::new());
+                for number in 0..padding {
+                    batch = batch.set(item("padding", &format!("{number}"), ""));
+                }
+                let what = format!("a commit of one key as {first} and as {second}");
+                assert_invalid(db.commit(&add_second(batch)), &what);
+            }
+        }
+    }
+    let repeated = [item("pk", "b", 1), item("pk", "b", 2)];
+    assert_invalid(
+        db.set_atomic(&repeated, &[lock.clone()]),
+        "set_atomic of two items with one key",
+    );
+    let at_the_lock = [item("pk", "a", 1)];
+    assert_invalid(
+        db.set_atomic(&at_the_lock, &[lock.clone()]),
+        "set_atomic of an item with the key of its lock",
+    );
+    let locks = [lock.clone(), lock.clone()];
+    assert_invalid(
+        db.set_atomic(&[item("pk", "b", 1)], &locks),
+        "set_atomic under two locks with one key",
+    );
+    let when = "after invalid commits";
+    assert_eq!(found(db, &Query::new("pk")), [""; 0], "{when}");
+    assert_eq!(found(db, &Query::new("padding")), [""; 0], "{when}");
+    assert_eq!(db.get_lock(key("pk", "a")).unwrap(), lock, "{when}");
 }
