@@ -37,11 +37,12 @@
 //!
 //! - Cases with several threads run for a fraction of a second each. They detect a violation with
 //!   high probability only.
-//! - Guarantee 6: that a stream yields an error once. The suite injects no faults.
+//! - Errors of the backend, of which guarantees 6, 11, 20 and 23 speak: the suite injects no faults.
+//! - Guarantee 6: that a stream buffers at most a page.
 //! - Guarantee 21, which takes a second handle that bypasses the cache.
 //! - Guarantee 22, except for the loop body of a stream: the suite stores strings, whose code cannot
 //!   call a database.
-//! - Guarantee 23 inside an async runtime, and for a file or a server that returns garbage.
+//! - Guarantee 23 inside an async runtime.
 
 // Every case panics if the database breaks the guarantee. The module documentation says so once.
 #![allow(clippy::missing_panics_doc)]
@@ -54,6 +55,7 @@ mod support;
 mod threads;
 mod writing;
 
+#[doc(inline)]
 pub use crate::__testing_suite as suite;
 pub use fixture::{Capabilities, Case, Database, Fixture, check};
 pub use locks::*;
