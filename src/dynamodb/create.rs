@@ -1,8 +1,8 @@
-//! The table itself: made if it is not there, and looked at if it is.
+//! The table itself: created if it does not exist, and its schema checked if it does.
 
-use super::error::{DynamoDbError, VALIDATION};
-use super::retry::Attempts;
-use super::server::{Server, unbuilt};
+use super::client::{TableClient, build_error};
+use super::error::{DynamoDbError, Failure, VALIDATION};
+use super::retry::{Attempts, CallFailure};
 use super::table::{PK, SK, TTL};
 use crate::sync::Arc;
 use crate::{Error, Result};
@@ -14,20 +14,19 @@ use aws_sdk_dynamodb::types::{
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-/// How long a new table may take until it can be used.
-pub(super) const CREATION: Duration = Duration::from_secs(120);
+/// How long a new table may take to become active.
+pub(super) const CREATE_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// How often it is asked whether it can.
-const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// The pause between two looks at its status.
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
-impl Server {
-    /// Sees to it that the table is there, has the right keys, can be used, and deletes what has
-    /// expired.
+impl TableClient {
+    /// Ensures that the table exists, has the right schema, is active, and has TTL enabled.
     pub(super) async fn create_table(self: Arc<Self>) -> Result<()> {
-        let latest = Instant::now() + CREATION;
+        let deadline = Instant::now() + CREATE_TIMEOUT;
         loop {
-            let status = match self.describe().await? {
-                None => self.make_table().await?,
+            let status = match self.describe_table().await? {
+                None => self.send_create_table().await?,
                 Some(table) => {
                     self.check_schema(&table)?;
                     table.table_status
@@ -35,16 +34,16 @@ impl Server {
             };
             match status {
                 Some(TableStatus::Active | TableStatus::Updating) => break,
-                // It is told of late, too, that there is a new table at all.
-                None | Some(TableStatus::Creating) if Instant::now() < latest => {
-                    sleep(LOOK_AGAIN).await;
+                // `DescribeTable` is eventually consistent, and may not find a new table yet.
+                None | Some(TableStatus::Creating) if Instant::now() < deadline => {
+                    sleep(POLL_INTERVAL).await;
                 }
                 status => {
                     let status =
-                        status.map_or_else(|| "MISSING".into(), |status| status.to_string());
+                        status.map_or_else(|| "unknown".into(), |status| status.to_string());
                     let error = DynamoDbError::Service {
-                        code: "the table cannot be used".to_owned(),
-                        message: format!("its status is {status}"),
+                        code: "TableNotActive".to_owned(),
+                        message: format!("the table's status is {status}"),
                     };
                     return Err(Error::Unavailable(Box::new(error)));
                 }
@@ -53,21 +52,21 @@ impl Server {
         self.enable_ttl().await
     }
 
-    async fn describe(&self) -> Result<Option<TableDescription>> {
-        let mut attempts = Attempts::new(self.patience);
+    async fn describe_table(&self) -> Result<Option<TableDescription>> {
+        let mut attempts = Attempts::new(self.timeouts);
         loop {
             let request = self.client.describe_table().table_name(&self.table);
             match attempts.send(request.send()).await {
-                Ok(answer) => return Ok(answer.table),
+                Ok(response) => return Ok(response.table),
                 Err(error) if error.code() == Some("ResourceNotFoundException") => return Ok(None),
                 Err(error) => self.pause(&mut attempts, error).await?,
             }
         }
     }
 
-    /// Makes the table, and returns its status, if that is told.
-    async fn make_table(&self) -> Result<Option<TableStatus>> {
-        let mut attempts = Attempts::new(self.patience);
+    /// Creates the table, and returns its status if the response has one.
+    async fn send_create_table(&self) -> Result<Option<TableStatus>> {
+        let mut attempts = Attempts::new(self.timeouts);
         loop {
             let mut request = self
                 .client
@@ -82,16 +81,16 @@ impl Server {
                     .attribute_name(name)
                     .key_type(kind);
                 request = request
-                    .attribute_definitions(attribute.build().map_err(unbuilt)?)
-                    .key_schema(key.build().map_err(unbuilt)?);
+                    .attribute_definitions(attribute.build().map_err(build_error)?)
+                    .key_schema(key.build().map_err(build_error)?);
             }
             match attempts.send(request.send()).await {
-                Ok(answer) => {
-                    return Ok(answer
+                Ok(response) => {
+                    return Ok(response
                         .table_description
                         .and_then(|table| table.table_status));
                 }
-                // Somebody else, or an earlier request, was faster.
+                // Another process, or an earlier request, has created it.
                 Err(error) if error.code() == Some("ResourceInUseException") => return Ok(None),
                 Err(error) => self.pause(&mut attempts, error).await?,
             }
@@ -115,26 +114,27 @@ impl Server {
                 format!("{name} {} {role}", kind_of(name))
             })
             .collect();
-        match keys[..] == ["pk S HASH", "sk S RANGE"] {
-            true => Ok(()),
-            false => Err(self.other_schema(format!(
+        if keys[..] == ["pk S HASH", "sk S RANGE"] {
+            Ok(())
+        } else {
+            Err(self.schema_mismatch(format!(
                 "its keys are ({}), not (pk S HASH, sk S RANGE)",
                 keys.join(", ")
-            ))),
+            )))
         }
     }
 
-    fn other_schema(&self, detail: String) -> Error {
+    fn schema_mismatch(&self, detail: String) -> Error {
         let table = self.table.clone();
-        DynamoDbError::SchemaMismatch { table, detail }.backend()
+        DynamoDbError::SchemaMismatch { table, detail }.into_backend()
     }
 
     async fn enable_ttl(&self) -> Result<()> {
-        let mut attempts = Attempts::new(self.patience);
+        let mut attempts = Attempts::new(self.timeouts);
         loop {
             let request = self.client.describe_time_to_live().table_name(&self.table);
             let described = match attempts.send(request.send()).await {
-                Ok(answer) => answer.time_to_live_description,
+                Ok(response) => response.time_to_live_description,
                 Err(error) => {
                     self.pause(&mut attempts, error).await?;
                     continue;
@@ -145,8 +145,8 @@ impl Server {
             if let Some(TimeToLiveStatus::Enabled | TimeToLiveStatus::Enabling) = status {
                 return match attribute {
                     Some(TTL) => Ok(()),
-                    other => Err(self.other_schema(format!(
-                        "its time to live is in {:?}, not in {TTL:?}",
+                    other => Err(self.schema_mismatch(format!(
+                        "its time to live attribute is {:?}, not {TTL:?}",
                         other.unwrap_or_default()
                     ))),
                 };
@@ -159,20 +159,19 @@ impl Server {
                 .client
                 .update_time_to_live()
                 .table_name(&self.table)
-                .time_to_live_specification(ttl.map_err(unbuilt)?);
+                .time_to_live_specification(ttl.map_err(build_error)?);
             match attempts.send(request.send()).await {
                 Ok(_) => return Ok(()),
-                // Somebody else, or an earlier request, was faster: it is looked at again.
+                // Another process, or an earlier request, has enabled it. The next look shows for
+                // which attribute.
                 Err(error)
                     if error.code() == Some(VALIDATION)
                         && error
                             .message()
                             .is_some_and(|text| text.contains("already enabled")) =>
                 {
-                    attempts
-                        .pause_in(Server::nothing_done())
-                        .await
-                        .map_err(|gave_up| gave_up.undone())?;
+                    let paused = attempts.pause_after_failure(Failure::no_progress()).await;
+                    paused.map_err(CallFailure::into_read_error)?;
                 }
                 Err(error) => self.pause(&mut attempts, error).await?,
             }

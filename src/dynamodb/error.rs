@@ -1,28 +1,39 @@
-//! What went wrong, from the SDK's many errors to the few that a caller can act on.
+//! The errors of requests: from the many of the SDK to the few that a caller can act on.
 
-use super::retry::Trouble;
 use crate::{BoxError, Error};
 use aws_sdk_dynamodb::config::http::HttpResponse;
 use aws_sdk_dynamodb::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use std::error::Error as StdError;
 use std::time::Duration;
 
-/// What DynamoDB, or the way to it, had against a call: the source of an
-/// [`Error::Backend`], [`Error::Unavailable`] or [`Error::OutcomeUnknown`] of a
-/// [`DynamoDb`](crate::DynamoDb).
+/// An error from DynamoDB or from the connection to it.
+///
+/// It is the source of the [`Error::Backend`], [`Error::Unavailable`] or [`Error::OutcomeUnknown`]
+/// that a call of a [`DynamoDb`](crate::DynamoDb) returned. That outer error gives the state
+/// afterwards:
+///
+/// | outer error | repeating the call | state afterwards |
+/// | --- | --- | --- |
+/// | `Backend` | does not help | a commit wrote nothing; a `set` or `delete` of several requests may have written some of its keys |
+/// | `Unavailable` | may help | the same |
+/// | `OutcomeUnknown` | read first | the write may have been applied, or may still be |
+///
+/// An earlier request of the same call may have been applied although its response was lost. A
+/// write is then `OutcomeUnknown`, even if this error, which is that of the last request, would
+/// otherwise mean that nothing was written.
 ///
 /// ```
 /// use atomic_db::{DynamoDbError, Error};
 ///
 /// fn advice(error: &Error) -> &'static str {
 ///     let (Error::Backend(source) | Error::Unavailable(source)) = error else {
-///         return "it is told elsewhere";
+///         return "see the error itself";
 ///     };
 ///     match source.downcast_ref() {
 ///         Some(DynamoDbError::TableNotFound { .. }) => "create the table",
-///         Some(DynamoDbError::AccessDenied { .. }) => "look at the credentials and their policy",
-///         Some(DynamoDbError::Throttled { .. }) => "slow down",
-///         _ => "look at the text",
+///         Some(DynamoDbError::AccessDenied { .. }) => "check the credentials and their policy",
+///         Some(DynamoDbError::Throttled { .. }) => "raise the capacity, or send less",
+///         _ => "see the source",
 ///     }
 /// }
 /// # let denied = DynamoDbError::AccessDenied { code: String::new(), message: String::new() };
@@ -31,119 +42,186 @@ use std::time::Duration;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DynamoDbError {
-    /// There is no such table in this account and region.
+    /// The table does not exist in this account and region, or is still being created
+    /// (`ResourceNotFoundException`).
+    ///
+    /// Not retried; the request was not applied.
     #[error("the table {table:?} does not exist")]
     TableNotFound {
-        /// Its name.
+        /// The table's name.
         table: String,
     },
 
-    /// The table's keys or its time to live are not as [`DynamoDb`](crate::DynamoDb) needs them.
-    #[error("the table {table:?} has another schema: {detail}")]
+    /// The table's key schema, or the attribute of its time to live, is not the one that
+    /// [`DynamoDb`](crate::DynamoDb#the-table) requires.
+    ///
+    /// Not retried; the request was not applied. The time to live is checked by
+    /// [`create_table`](crate::DynamoDbBuilder::create_table) only.
+    #[error("the table {table:?} has a different schema: {detail}")]
     SchemaMismatch {
-        /// Its name.
+        /// The table's name.
         table: String,
-        /// What is different.
+        /// The difference: the schema that was found, or AWS's message.
         detail: String,
     },
 
-    /// There are no credentials, or they are wrong, or not enough for this call.
-    #[error("access is denied ({code}): {message}")]
+    /// There are no credentials, they are invalid or expired, or their policy does not allow this
+    /// action.
+    ///
+    /// Not retried; the request was not applied. [`DynamoDb`](crate::DynamoDb#access) lists the IAM
+    /// actions to allow.
+    #[error("access denied ({code}): {message}")]
     AccessDenied {
-        /// AWS's code for it, such as `AccessDeniedException`.
+        /// AWS's error code, such as `AccessDeniedException`; `NoCredentials` if none were found.
         code: String,
-        /// AWS's words.
+        /// The message returned by AWS, or by the credentials provider.
         message: String,
     },
 
-    /// More was asked for than the table's or the account's capacity.
-    #[error("the capacity is exceeded ({code}): {message}")]
+    /// The request rate exceeded the capacity of the table, of a partition, or of the account.
+    ///
+    /// Retried with back-off until the call's timeout; no request was applied.
+    #[error("throttled ({code}): {message}")]
     Throttled {
-        /// AWS's code for it, such as `ThrottlingException`.
+        /// AWS's error code, such as `ThrottlingException`; `UnprocessedItems` if DynamoDB accepted
+        /// batches and processed nothing of them.
         code: String,
-        /// AWS's words.
+        /// The message returned by AWS.
         message: String,
     },
 
-    /// Transactions of others were under way on the same items, for all the time that the call had.
-    #[error("transactions of others are under way on the same items ({code}): {message}")]
+    /// Other transactions in flight on the same items conflicted with every request.
+    ///
+    /// Retried with back-off until the call's timeout; no request was applied. If only locks were in
+    /// conflict, the commit returns [`Error::RaceCondition`] with their keys instead.
+    #[error("in conflict with other transactions ({code}): {message}")]
     TransactionConflict {
-        /// AWS's code for it, such as `TransactionConflict`.
+        /// AWS's error code, such as `TransactionConflict`. `TransactionInProgressException` is the
+        /// exception to the above: an earlier request of the same commit is still being processed,
+        /// so it may yet be applied.
         code: String,
-        /// AWS's words.
+        /// The message returned by AWS.
         message: String,
     },
 
-    /// The server could not be reached, or its answer did not come or was none.
-    #[error("no answer came")]
+    /// The server could not be reached, or no valid response was received.
+    ///
+    /// Retried with back-off until the call's timeout. A request to which no response was received
+    /// may have been applied, unless no connection could be opened.
+    #[error("no response")]
     NoResponse(#[source] BoxError),
 
-    /// Anything else that the server said.
-    #[error("the server answered {code}: {message}")]
+    /// Any other error response.
+    ///
+    /// After an internal error of the server (HTTP status 5xx) or a timeout that it reports, the
+    /// request may have been applied, and is retried until the call's timeout. Other requests were
+    /// not applied, and most of them are not retried.
+    ///
+    /// A write that DynamoDB rejects as invalid (`ValidationException`) is [`Error::InvalidInput`]
+    /// instead, as long as the call has written nothing.
+    #[error("the request failed ({code}): {message}")]
     Service {
-        /// AWS's code for it, such as `ValidationException`.
+        /// AWS's error code, such as `InternalServerError`; or, where AWS sent none,
+        /// `RequestNotSent`, `UnexpectedResponse` or `TableNotActive`.
         code: String,
-        /// AWS's words.
+        /// The message returned by AWS, or a description.
         message: String,
     },
 }
 
 impl DynamoDbError {
-    pub(super) fn silent_for(duration: Duration) -> Self {
-        DynamoDbError::NoResponse(format!("nothing was heard within {duration:?}").into())
+    pub(super) fn timed_out(after: Duration) -> Self {
+        DynamoDbError::NoResponse(format!("no response within {after:?}").into())
     }
 
-    /// Whether the request itself was found wrong, and not the table or the caller's rights.
+    /// Returns whether DynamoDB rejected the request as invalid, other than for the table's schema.
     pub(super) fn is_validation(&self) -> bool {
         matches!(self, DynamoDbError::Service { code, .. } if code == VALIDATION)
     }
 
-    /// The error of a call that wrote nothing, and never will by asking again.
-    pub(super) fn backend(self) -> Error {
+    /// Converts to the error of a call that wrote nothing and that need not be repeated.
+    pub(super) fn into_backend(self) -> Error {
         Error::Backend(Box::new(self))
     }
 }
 
 pub(super) const VALIDATION: &str = "ValidationException";
 
-/// A request that ended in an error: what it means, and whether it may have been done all the same.
-pub(super) fn trouble<E>(error: SdkError<E, HttpResponse>, table: &str) -> Trouble
+/// The failure of one request.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// Sending the request again may succeed.
+    Retryable {
+        error: DynamoDbError,
+        /// Whether the request may have been applied, or may still be: its response is lost, or
+        /// does not say.
+        in_doubt: bool,
+    },
+    /// Sending the request again cannot succeed. It was not applied.
+    Fatal(DynamoDbError),
+}
+
+impl Failure {
+    pub(super) fn not_applied(error: DynamoDbError) -> Self {
+        Failure::Retryable {
+            error,
+            in_doubt: false,
+        }
+    }
+
+    pub(super) fn maybe_applied(error: DynamoDbError) -> Self {
+        Failure::Retryable {
+            error,
+            in_doubt: true,
+        }
+    }
+
+    /// The failure of a batch that was accepted, and of which nothing was processed.
+    pub(super) fn no_progress() -> Self {
+        Failure::not_applied(DynamoDbError::Throttled {
+            code: "UnprocessedItems".to_owned(),
+            message: "nothing of a batch was processed".to_owned(),
+        })
+    }
+}
+
+/// Classifies the error of a request to `table`.
+pub(super) fn classify<E>(error: SdkError<E, HttpResponse>, table: &str) -> Failure
 where
     E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
 {
     match &error {
-        SdkError::ServiceError(answer) => {
-            let status = answer.raw().status().as_u16();
-            let said = answer.err();
-            answered(
-                said.code().unwrap_or("no code"),
-                said.message().unwrap_or("no message"),
+        SdkError::ServiceError(response) => {
+            let status = response.raw().status().as_u16();
+            let error = response.err();
+            classify_service_error(
+                error.code().unwrap_or("no code"),
+                error.message().unwrap_or("no message"),
                 status,
                 table,
             )
         }
-        SdkError::ConstructionFailure(_) => Trouble::Final(unsendable(&error)),
+        SdkError::ConstructionFailure(_) => Failure::Fatal(construction_error(&error)),
         SdkError::DispatchFailure(failure) if failure.is_user() => {
-            Trouble::Final(unsendable(&error))
+            Failure::Fatal(construction_error(&error))
         }
-        SdkError::DispatchFailure(_) => {
-            let sent = !is_connect(&error);
-            Trouble::again(DynamoDbError::NoResponse(Box::new(error)), sent)
+        SdkError::DispatchFailure(_) if is_connect_error(&error) => {
+            Failure::not_applied(DynamoDbError::NoResponse(Box::new(error)))
         }
-        // No whole answer came, or one that is no answer of DynamoDB.
-        _ => Trouble::again(DynamoDbError::NoResponse(Box::new(error)), true),
+        // The response is missing, incomplete, or not one of DynamoDB's.
+        _ => Failure::maybe_applied(DynamoDbError::NoResponse(Box::new(error))),
     }
 }
 
-fn unsendable<E: StdError>(error: &E) -> DynamoDbError {
+fn construction_error<E: StdError>(error: &E) -> DynamoDbError {
     DynamoDbError::Service {
-        code: "the request could not be made".to_owned(),
+        code: "RequestNotSent".to_owned(),
         message: DisplayErrorContext(error).to_string(),
     }
 }
 
-/// Whether no connection was made, so that nothing can have been sent.
-fn is_connect(error: &(dyn StdError + 'static)) -> bool {
+/// Returns whether no connection was opened, so that nothing can have been sent.
+fn is_connect_error(error: &(dyn StdError + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(error) = error.downcast_ref::<hyper_util::client::legacy::Error>() {
@@ -154,12 +232,17 @@ fn is_connect(error: &(dyn StdError + 'static)) -> bool {
     false
 }
 
-/// What an error that the server answered means. The codes are those of "Error handling with
-/// DynamoDB" and "Common Error Types" in AWS's documentation.
-pub(super) fn answered(code: &str, message: &str, status: u16, table: &str) -> Trouble {
+/// Classifies an error response. The codes are those of "Error handling with DynamoDB" and "Common
+/// Error Types" in AWS's documentation.
+pub(super) fn classify_service_error(
+    code: &str,
+    message: &str,
+    status: u16,
+    table: &str,
+) -> Failure {
     let (owned, text) = (code.to_owned(), message.to_owned());
     match code {
-        "ResourceNotFoundException" => Trouble::Final(DynamoDbError::TableNotFound {
+        "ResourceNotFoundException" => Failure::Fatal(DynamoDbError::TableNotFound {
             table: table.to_owned(),
         }),
         "AccessDeniedException"
@@ -174,7 +257,7 @@ pub(super) fn answered(code: &str, message: &str, status: u16, table: &str) -> T
         | "NotAuthorized"
         | "OptInRequired"
         | "SignatureDoesNotMatch"
-        | "UnrecognizedClientException" => Trouble::Final(DynamoDbError::AccessDenied {
+        | "UnrecognizedClientException" => Failure::Fatal(DynamoDbError::AccessDenied {
             code: owned,
             message: text,
         }),
@@ -188,54 +271,50 @@ pub(super) fn answered(code: &str, message: &str, status: u16, table: &str) -> T
         | "Throttling"
         | "ThrottlingError"
         | "ThrottlingException"
-        | "TooManyRequestsException" => Trouble::again(
-            DynamoDbError::Throttled {
-                code: owned,
-                message: text,
-            },
-            false,
-        ),
+        | "TooManyRequestsException" => Failure::not_applied(DynamoDbError::Throttled {
+            code: owned,
+            message: text,
+        }),
         "ReplicatedWriteConflictException"
         | "TransactionConflict"
-        | "TransactionConflictException" => Trouble::again(
-            DynamoDbError::TransactionConflict {
+        | "TransactionConflictException" => {
+            Failure::not_applied(DynamoDbError::TransactionConflict {
                 code: owned,
                 message: text,
-            },
-            false,
-        ),
-        // An earlier request with the same token is still at work.
-        "TransactionInProgressException" => Trouble::again(
-            DynamoDbError::TransactionConflict {
+            })
+        }
+        // An earlier request with the same token is still being processed.
+        "TransactionInProgressException" => {
+            Failure::maybe_applied(DynamoDbError::TransactionConflict {
                 code: owned,
                 message: text,
-            },
-            true,
-        ),
-        VALIDATION if tells_of_another_schema(message) => {
-            Trouble::Final(DynamoDbError::SchemaMismatch {
+            })
+        }
+        VALIDATION if is_schema_mismatch(message) => {
+            Failure::Fatal(DynamoDbError::SchemaMismatch {
                 table: table.to_owned(),
                 detail: text,
             })
         }
         _ => {
-            let refused = DynamoDbError::Service {
+            let error = DynamoDbError::Service {
                 code: owned,
                 message: text,
             };
             match (status, code) {
-                (429, _) => Trouble::again(refused, false),
+                (429, _) => Failure::not_applied(error),
                 (500.., _) | (_, "RequestTimeout" | "RequestTimeoutException") => {
-                    Trouble::again(refused, true)
+                    Failure::maybe_applied(error)
                 }
-                _ => Trouble::Final(refused),
+                _ => Failure::Fatal(error),
             }
         }
     }
 }
 
-/// Our keys are checked before they are sent, so it is the table whose keys are others.
-pub(super) fn tells_of_another_schema(message: &str) -> bool {
+/// Returns whether a validation error means that the table has a different key schema. Keys are
+/// validated before they are sent, so no other reason for these messages is left.
+pub(super) fn is_schema_mismatch(message: &str) -> bool {
     [
         "does not match the schema",
         "Missing the key",

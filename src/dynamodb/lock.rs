@@ -1,13 +1,14 @@
-//! Locks: read, made where there is none, and given a longer life shortly before their end.
+//! Locks: read, created where there is none, and extended in the last hour of their life.
 
+use super::client::TableClient;
 use super::retry::Attempts;
-use super::server::Server;
 use super::table::{
-    NOTHING_LIVES, PK, Row, TTL, VERSION, encode_lock, is_live, is_lock, key_row, names, number,
-    owned, text, time_values, ttl, version_of,
+    IS_VACANT, PK, Row, TTL, VERSION, attributes, encode_lock, is_live, is_lock, key_row, names,
+    number, text, time_values, ttl, version_of,
 };
+use crate::error::item_at_lock_key;
 use crate::sync::Arc;
-use crate::{Error, KeyBuf, Lock, Result};
+use crate::{KeyBuf, Lock, Result};
 use aws_sdk_dynamodb::config::http::HttpResponse;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
@@ -16,61 +17,58 @@ use aws_sdk_dynamodb::types::ReturnValuesOnConditionCheckFailure::AllOld;
 use std::error::Error as StdError;
 use std::time::Duration;
 
-/// How an attempt to write a lock ended.
-enum Written {
-    /// As wanted.
-    Yes,
-    /// Somebody was faster. This is what they left, unless it has to be read.
-    No(Option<Row>),
+/// The outcome of a conditional write.
+enum ConditionalWrite {
+    Applied,
+    /// Nothing was written: the condition failed, or the request did. This is the current row, if
+    /// DynamoDB returned it.
+    NotApplied(Option<Row>),
 }
 
-impl Server {
-    /// The lock at `key`, which is made if nothing lives there, and refreshed if it is time.
+impl TableClient {
+    /// Returns the lock at `key`, which is created if the key has no live row (guarantee 15), and
+    /// extended if it is in the last hour of its life (guarantee 16).
     ///
-    /// Every request that would make a lock offers a version of its own, also when it repeats one
-    /// whose answer was lost. A request that comes late can therefore not bring back a version that
-    /// was deleted meanwhile.
-    pub(super) async fn lock(self: Arc<Self>, key: KeyBuf, now: Duration) -> Result<Lock> {
+    /// Every request that creates a lock has a version of its own, even if it repeats one whose
+    /// response was lost. So a request that is delivered late cannot restore a version that has
+    /// been deleted since (guarantee 17).
+    pub(super) async fn get_lock(self: Arc<Self>, key: KeyBuf, now: Duration) -> Result<Lock> {
         let seconds = now.as_secs();
-        let mut attempts = Attempts::new(self.patience);
-        let mut seen: Option<Row> = None;
+        let mut attempts = Attempts::new(self.timeouts);
+        let mut known: Option<Row> = None;
         loop {
-            let row = match seen.take() {
+            let row = match known.take() {
                 Some(row) => Some(row),
-                None => self.read_lock(&mut attempts, &key).await?,
+                None => self.read_lock_row(&mut attempts, &key).await?,
             };
-            let (lock, written) = match row.filter(|row| is_live(row, seconds)) {
+            let (lock, write) = match row.filter(|row| is_live(row, seconds)) {
                 None => {
                     let ttl = seconds.saturating_add(Lock::LIFETIME);
                     let lock = Lock::new(key.clone(), self.versions.next(now), ttl);
-                    let written = self.make(&mut attempts, &lock, seconds).await?;
-                    (lock, written)
+                    let write = self.create_lock(&mut attempts, &lock, seconds).await?;
+                    (lock, write)
                 }
-                Some(row) if !is_lock(&row) => {
-                    return Err(Error::InvalidInput(format!(
-                        "an item lives at {key}, where a lock was asked for"
-                    )));
-                }
+                Some(row) if !is_lock(&row) => return Err(item_at_lock_key(key.as_key())),
                 Some(row) => {
-                    // One that never expires is of an older writer, and is given a life like any other.
+                    // A lock without a `ttl` was written by an older client, and is given one.
                     let lock = Lock::new(key.clone(), version_of(&row)?, ttl(&row).unwrap_or(0));
-                    let longer = lock.refreshed_ttl(seconds);
-                    if longer == lock.ttl() {
+                    let extended = lock.refreshed_ttl(seconds);
+                    if extended == lock.ttl() {
                         return Ok(lock);
                     }
-                    let lock = Lock::new(key.clone(), lock.version(), longer);
-                    let written = self.lengthen(&mut attempts, &lock, &row).await?;
-                    (lock, written)
+                    let lock = Lock::new(key.clone(), lock.version(), extended);
+                    let write = self.extend_lock(&mut attempts, &lock, &row).await?;
+                    (lock, write)
                 }
             };
-            match written {
-                Written::Yes => return Ok(lock),
-                Written::No(row) => seen = row,
+            match write {
+                ConditionalWrite::Applied => return Ok(lock),
+                ConditionalWrite::NotApplied(row) => known = row,
             }
         }
     }
 
-    pub(super) async fn read_lock(
+    pub(super) async fn read_lock_row(
         &self,
         attempts: &mut Attempts,
         key: &KeyBuf,
@@ -83,39 +81,50 @@ impl Server {
                 .set_key(Some(key_row(key.as_key())))
                 .consistent_read(true);
             match attempts.send(request.send()).await {
-                Ok(answer) => return Ok(answer.item),
+                Ok(response) => return Ok(response.item),
                 Err(error) => self.pause(attempts, error).await?,
             }
         }
     }
 
-    /// Writes a new lock where nothing lives.
-    async fn make(&self, attempts: &mut Attempts, lock: &Lock, now: u64) -> Result<Written> {
+    /// Writes `lock` if its key has no live row.
+    async fn create_lock(
+        &self,
+        attempts: &mut Attempts,
+        lock: &Lock,
+        now: u64,
+    ) -> Result<ConditionalWrite> {
         let request = self
             .client
             .put_item()
             .table_name(&self.table)
             .set_item(Some(encode_lock(lock)))
-            .condition_expression(NOTHING_LIVES)
+            .condition_expression(IS_VACANT)
             .set_expression_attribute_names(Some(names([("#p", PK), ("#t", TTL)])))
-            .set_expression_attribute_values(Some(owned(time_values(now))))
+            .set_expression_attribute_values(Some(attributes(time_values(now))))
             .return_values_on_condition_check_failure(AllOld);
         let outcome = attempts.send(request.send()).await;
-        let found = |error: &PutItemError| match error {
+        let condition_failed = |error: &PutItemError| match error {
             PutItemError::ConditionalCheckFailedException(failed) => Some(failed.item.clone()),
             _ => None,
         };
-        self.written(attempts, outcome, found).await
+        self.conditional_write(attempts, outcome, condition_failed)
+            .await
     }
 
-    /// Gives the lock in `row` the time to live of `lock`, and leaves the version.
-    async fn lengthen(&self, attempts: &mut Attempts, lock: &Lock, row: &Row) -> Result<Written> {
-        let mut values = owned([
+    /// Sets the `ttl` of the lock in `row` to that of `lock`, if the lock is unchanged. Of several
+    /// concurrent callers one succeeds, and all return the same lock.
+    async fn extend_lock(
+        &self,
+        attempts: &mut Attempts,
+        lock: &Lock,
+        row: &Row,
+    ) -> Result<ConditionalWrite> {
+        let mut values = attributes([
             (":ttl", number(lock.ttl())),
             (":v", text(lock.version().to_string())),
         ]);
-        // Of several who refresh at once, one does, and all have the same lock.
-        let unchanged = match row.get(TTL) {
+        let is_unchanged = match row.get(TTL) {
             Some(old) => {
                 values.insert(":old".to_owned(), old.clone());
                 "#v = :v AND #t = :old"
@@ -128,37 +137,38 @@ impl Server {
             .table_name(&self.table)
             .set_key(Some(key_row(lock.key())))
             .update_expression("SET #t = :ttl")
-            .condition_expression(unchanged)
+            .condition_expression(is_unchanged)
             .set_expression_attribute_names(Some(names([("#t", TTL), ("#v", VERSION)])))
             .set_expression_attribute_values(Some(values))
             .return_values_on_condition_check_failure(AllOld);
         let outcome = attempts.send(request.send()).await;
-        let found = |error: &UpdateItemError| match error {
+        let condition_failed = |error: &UpdateItemError| match error {
             UpdateItemError::ConditionalCheckFailedException(failed) => Some(failed.item.clone()),
             _ => None,
         };
-        self.written(attempts, outcome, found).await
+        self.conditional_write(attempts, outcome, condition_failed)
+            .await
     }
 
-    /// What came of a write with a condition; `found` tells whether that was not met, and then what
-    /// the answer says is there.
-    async fn written<A, E>(
+    /// Interprets the `outcome` of a conditional write, and pauses if the request failed.
+    /// `condition_failed` returns the current row, as far as it is known, if the condition failed.
+    async fn conditional_write<A, E>(
         &self,
         attempts: &mut Attempts,
         outcome: std::result::Result<A, Box<SdkError<E, HttpResponse>>>,
-        found: impl FnOnce(&E) -> Option<Option<Row>>,
-    ) -> Result<Written>
+        condition_failed: impl FnOnce(&E) -> Option<Option<Row>>,
+    ) -> Result<ConditionalWrite>
     where
         E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
     {
         let error = match outcome {
-            Ok(_) => return Ok(Written::Yes),
+            Ok(_) => return Ok(ConditionalWrite::Applied),
             Err(error) => error,
         };
-        if let Some(found) = error.as_service_error().and_then(found) {
-            return Ok(Written::No(found));
+        if let Some(row) = error.as_service_error().and_then(condition_failed) {
+            return Ok(ConditionalWrite::NotApplied(row));
         }
         self.pause(attempts, error).await?;
-        Ok(Written::No(None))
+        Ok(ConditionalWrite::NotApplied(None))
     }
 }

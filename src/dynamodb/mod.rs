@@ -1,15 +1,43 @@
-//! The database on DynamoDB: checks and encodes on the caller's thread, where all code of a caller
-//! runs, and hands over to the [`bridge`] what is to be sent.
+//! The database on DynamoDB.
+//!
+//! A call validates and encodes its input on the caller's thread, where all user code runs: the
+//! clock, serializers, and `Drop` and `Clone` of data. Then it runs its requests on a private async
+//! runtime and waits for the result.
+//!
+//! # Files
+//!
+//! From the bottom up; each imports only files above it in this list.
+//!
+//! - `error`: what the SDK's errors mean, and whether the request may have been applied.
+//! - `table`: the rows of items and locks, and the limits on them.
+//! - `retry`: timeouts, deadlines and back-off.
+//! - `runtime`: the private runtime, and waiting for it without being async.
+//! - `client`: the client of one table. `read`, `write`, `lock`, `commit` and `create` add its
+//!   requests, each in a loop of attempts.
+//! - `connection`: a client with its runtime and its clock.
+//! - `stream`: the iterator that fetches ahead.
+//! - `builder` has the options, and `open` makes a connection from them.
+//!
+//! # Threads and locks
+//!
+//! Each database has one thread that owns its runtime, named `atomic-db-dynamodb`. It also runs the
+//! requests, unless more than one worker thread is configured. The thread ends, without being
+//! joined, when the last handle or stream is dropped. Requests never hold the owner of the runtime.
+//!
+//! There is no mutex: what handles share is the SDK's client, the version generator's atomic
+//! counters, and the clock.
 
-mod bridge;
 mod builder;
+mod client;
 mod commit;
+mod connection;
 mod create;
 mod error;
 mod lock;
+mod open;
 mod read;
 mod retry;
-mod server;
+mod runtime;
 mod stream;
 mod table;
 mod write;
@@ -19,27 +47,24 @@ pub use error::DynamoDbError;
 
 use crate::batch::BatchRef;
 use crate::sync::Arc;
-use crate::{AtomicDb, Batch, Clock, Error, Item, Key, Lock, Page, Query, Result, Version};
-use aws_sdk_dynamodb::types::WriteRequest;
-use bridge::{Bridge, NoReturn, Pending};
+use crate::{AtomicDb, Batch, Item, Key, Lock, Page, Query, Result, Version};
+use client::Consistency;
 use commit::Commit;
-use read::{Consistency, KEYS_AT_ONCE, Range, Rows};
+use connection::Connection;
+use read::{MAX_BATCH_KEYS, Position, RowPage};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use server::Server;
 use std::collections::HashMap;
 use std::fmt;
 use std::marker::PhantomData;
-use std::panic::{RefUnwindSafe, UnwindSafe};
-use std::time::{Duration, Instant};
-use stream::{Start, Stream};
+use stream::Stream;
 use table::Row;
 
-/// A table of Amazon DynamoDB, or of a server that speaks its protocol.
+/// A table of Amazon DynamoDB, or of a DynamoDB-compatible server.
 ///
-/// A handle: clones are handles to the same table, through the same connections. The official SDK
-/// does the talking, on a thread of its own; every call blocks until it is done, from any thread,
-/// also from one that drives an async runtime.
+/// Uses the official AWS SDK on a dedicated thread. Calls block until they are done, and may be made
+/// from any thread, including the threads of an async runtime. A clone is another handle to the same
+/// table, through the same connections.
 ///
 /// ```no_run
 /// use atomic_db::{AtomicDb, AtomicDbExt, DynamoDb, Item};
@@ -62,124 +87,144 @@ use table::Row;
 /// | --- | --- | --- | --- |
 /// | `pk` | S, partition key | always | always |
 /// | `sk` | S, sort key | always | always |
-/// | `data` | S | JSON text, if it holds data | |
-/// | `ttl` | N | epoch seconds, if it expires | epoch seconds |
-/// | `version` | S | | a ULID of 26 characters |
+/// | `data` | S | JSON text, if the item has data | |
+/// | `ttl` | N | epoch seconds, if the item expires | epoch seconds |
+/// | `version` | S | | a ULID of 26 characters, in upper case |
 ///
-/// These are the rows of the TypeScript package atomic-dynamodb, and both can share a table, also
-/// at the same time. What it writes besides is read as well: `data` as B, which is gzip of the JSON
-/// text, and a `ttl` with a fraction of a second. A `ttl` of zero, and one that is no number, is
-/// none. Attributes of other names are not seen, and are gone when the item is written again.
+/// The TypeScript package atomic-dynamodb uses the same rows, and both can use one table at the same
+/// time. Two other forms that it writes are also accepted: gzip-compressed `data` of type B, and a
+/// fractional `ttl`. A `ttl` that is zero or not a number means that the row never expires. Other
+/// attributes are ignored when an item is read, and lost when it is written again.
 ///
-/// Enable the deletion of expired rows by the attribute `ttl`, as
-/// [`create_table`](DynamoDbBuilder::create_table) does; DynamoDB takes days over it at times, and until
-/// then a row that has expired costs what it always did, but no read shows it. Several types find
-/// place in one table by [`with_data`](DynamoDb::with_data). What cannot be read is an
-/// [`Error::Codec`] that names the key; the version of a lock must be a ULID in upper case.
+/// A row that cannot be decoded is an [`Error::Codec`](crate::Error::Codec) with its key. To store several types in one
+/// table, use [`with_data`](DynamoDb::with_data).
 ///
-/// # What it promises
+/// Expired rows are never returned. To have DynamoDB delete them, enable its time to live on the
+/// attribute `ttl`, as [`create_table`](DynamoDbBuilder::create_table) does. Deletion may take days,
+/// and until then an expired row consumes storage and read capacity.
 ///
-/// All of [`AtomicDb`]'s contract. Of what the contract leaves to a database:
+/// # Guarantees
 ///
-/// - **Every read sees every write that finished before it** (a consistent read), unless
-///   [`consistent_reads(false)`](DynamoDbBuilder::consistent_reads) was asked for.
-/// - **A commit is one `TransactWriteItems`.** It is repeated under one token until its outcome is
-///   known, so that it happens once or not at all. If all answers are lost, a lock is read back: its
-///   new version there proves that the commit happened. What is unknown after that is
-///   [`Error::OutcomeUnknown`], never a race. Locks, and the items that are created, are judged by
-///   the clock as it was when the call began.
-/// - **A version is made before it is written.** So a lock that is made again may have a lesser version
-///   than it had before, and of versions only equality tells anything.
-/// - **A `get_many` or a `query` sees no one instant.** Each item is as it was at some time during
-///   the call, and of a commit that happens meanwhile some items may be seen and others not. What was
-///   read together and must fit together is guarded by a lock. A `query` of many pages is no
-///   snapshot.
-/// - **Where transactions meet,** DynamoDB refuses some without judging them. They are repeated with
-///   back-off until the call's timeout; if it was only that, and at locks, the call ends in
-///   [`Error::RaceCondition`] that names these.
-/// - **A `stream` fetches the next page while the loop works on this one,** holds two at most, and
-///   stops when dropped. Of the trait's rules it bends one: after an [`Error::Codec`] it goes on with
-///   the next row, so that one bad row hides no others; after any other error it ends. A
-///   [`page`](AtomicDb::page) ends before a bad row, and begins with its error where nothing else
-///   comes before it; who is told of one there goes on with
-///   [`after`](crate::Query::after) its sort key.
-/// - **Every call ends.** See [`timeout`](DynamoDbBuilder::timeout). A `set` or `delete` of several
-///   requests that fails has perhaps done some of them.
+/// The [guarantees of `AtomicDb`](AtomicDb#contract), with one exception to guarantee 6 that is named
+/// below. What they leave to a database:
+///
+/// - **Reads are strongly consistent**: they see every write that completed before them. With
+///   [`consistent_reads(false)`](DynamoDbBuilder::consistent_reads), only `get_fresh` and `get_lock`
+///   are.
+/// - **A commit is one `TransactWriteItems`.** It is retried under one client token until its outcome
+///   is known, so it is applied once or not at all. If every response is lost, a lock is read back:
+///   if it has the commit's new version, the commit was applied. Otherwise the commit returns
+///   [`Error::OutcomeUnknown`](crate::Error::OutcomeUnknown), never a race condition. Locks, and the items that are created, are
+///   validated against the time at which the call began.
+/// - **`set` and `delete` are retried without a token.** A request that the network delivers late
+///   may overwrite what was written since.
+/// - **Versions are generated before they are written.** A recreated lock may therefore get a smaller
+///   version than before. Compare versions only for equality.
+/// - **`get_many` and `query` are not snapshots.** Each item is read at some point during the call, so
+///   of a concurrent commit some items may be seen and others not. Guard data that must be consistent
+///   with a lock.
+/// - **Transactions in flight conflict.** DynamoDB rejects a transaction that meets another one on
+///   the same row, without evaluating its conditions. It is retried with back-off until the call's
+///   timeout. If only lock rows were in conflict, the commit returns [`Error::RaceCondition`](crate::Error::RaceCondition) with
+///   their keys.
+/// - **A `stream` fetches one page ahead.** It holds at most two pages, and stops fetching when it is
+///   dropped.
+/// - **A row that cannot be decoded does not hide others.** After an [`Error::Codec`](crate::Error::Codec), a `stream`
+///   continues with the next row; this is the exception to guarantee 6. After any other error it
+///   ends. A [`page`](AtomicDb::page) ends before such a row. If the row is the first one, `page`
+///   returns its error; to skip it, continue with [`after`](crate::Query::after) its sort key.
+/// - **Every call ends**, by the [`timeout`](DynamoDbBuilder::timeout).
 ///
 /// # Errors
 ///
-/// The source of a [`Backend`](Error::Backend), [`Unavailable`](Error::Unavailable) or
-/// [`OutcomeUnknown`](Error::OutcomeUnknown) is a [`DynamoDbError`] where DynamoDB had something to
-/// say. A missing table, denied access and another schema are `Backend` and told at once; throttling,
-/// lost connections and failures of the server are repeated with back-off and then `Unavailable`,
-/// or `OutcomeUnknown` if a write may have happened.
+/// - [`InvalidInput`], [`LimitExceeded`]: the table cannot hold the input, or DynamoDB rejected it as
+///   invalid; or the call was made from a thread of the database's own runtime, as in a credentials
+///   provider. Nothing was written.
+/// - [`RaceCondition`], [`AlreadyExists`]: a condition of the commit failed. Nothing was written.
+/// - [`Codec`]: the data could not be encoded or decoded. Nothing was written.
+/// - [`Backend`]: the table is missing or has a different schema, access is denied, or another error
+///   occurred that a retry cannot help; returned at once. A commit wrote nothing. A `set` or `delete`
+///   of several requests may have written some of its keys, and a `get_lock` may have created or
+///   extended the lock.
+/// - [`Unavailable`]: throttling, lost connections or internal errors of the server lasted for the
+///   whole timeout. The state is as after `Backend`.
+/// - [`OutcomeUnknown`]: the same, but a request of the write may have been applied, or may still be.
+///   A commit is applied as a whole or not at all; of a `set` or `delete`, each key may have been
+///   written or not.
+///
+/// The source of the last three is a [`DynamoDbError`] if the error came from DynamoDB or from the
+/// connection to it.
 ///
 /// # Limits
 ///
-/// Refused with [`Error::LimitExceeded`] or [`Error::InvalidInput`] before anything is sent
-/// ([AWS's documentation][quotas]):
+/// Violations of [DynamoDB's limits][quotas] are [`Error::LimitExceeded`] or [`Error::InvalidInput`],
+/// before any request is sent:
 ///
 /// - A partition key has 1 to 2048 bytes, a sort key 1 to 1024.
-/// - An item has at most 400 KiB with its key and its attributes' names.
-/// - A commit has at most 100 locks, checks, items and deletions, and 4 MiB in all.
+/// - An item has at most 400 KiB, including its key and the names of its attributes.
+/// - A commit has at most 100 locks, checks, items and deletions, and 4 MiB in total.
 ///
-/// Numbers in `data` beyond 2<sup>53</sup> are exact here and are rounded by JavaScript.
+/// Integers beyond 2<sup>53</sup> in `data` are exact here, but rounded by JavaScript.
 ///
-/// # What it costs
+/// # Cost
 ///
-/// In read and write units ([AWS's documentation][units]): a read unit is 4 KiB that are read
-/// consistently, a write unit 1 KiB that is written, each of a row and rounded up.
+/// In [capacity units][units]. A read unit is a strongly consistent read of 4 KiB, a write unit a
+/// write of 1 KiB. The size of each row is rounded up, that of a query's rows in total.
 ///
 /// | call | requests | units, for rows of up to 1 KiB |
 /// | --- | --- | --- |
 /// | `get`, `get_fresh` | `GetItem` | 1 read |
-/// | `get_many` | `BatchGetItem` for every 100 keys | 1 read for each key |
-/// | `get_lock` | `GetItem`; `PutItem` if it is made, `UpdateItem` if it is refreshed | 1 read; 1 write |
-/// | `set`, `delete` | `BatchWriteItem` for every 25 keys, or MiB | 1 write for each key |
+/// | `get_many` | `BatchGetItem` for every 100 distinct keys | 1 read for each distinct key |
+/// | `get_lock` | `GetItem`, then `PutItem` to create or `UpdateItem` to extend the lock | 1 read, then 1 write |
+/// | `set`, `delete` | `BatchWriteItem` for every 25 distinct keys, or MiB | 1 write for each distinct key |
 /// | `commit`, `set_atomic` | `TransactWriteItems` | 2 writes for each lock, check, item and deletion |
-/// | `query`, `page`, `stream` | `Query` for every MiB | 1 read for every 4 KiB, hidden rows included |
+/// | `query`, `page`, `stream` | `Query` for every MiB | 1 read for every 4 KiB of the rows that are read, including locks and expired rows |
 ///
-/// Eventually consistent reads cost half. A commit that loses costs what one that wins does. So an
-/// update of one item under one lock is a `get_lock`, a `get_fresh` and a commit: 2 reads and 4
-/// writes; with [`Lock::with_version`] from one update to the next, it is a read less.
+/// An eventually consistent read costs half. Reading or deleting an absent row costs 1 unit. A failed
+/// commit costs as much as a successful one, and a retried request is charged again.
+///
+/// A read-modify-write of one item under one lock is a `get_lock`, a `get_fresh` and a commit: 2 read
+/// and 4 write units. If the lock is reused by [`Lock::with_version`], it is 1 read unit less.
 ///
 /// # Access
 ///
-/// The actions that a policy must allow on the table: `dynamodb:GetItem`, `dynamodb:BatchGetItem`,
-/// `dynamodb:Query`, `dynamodb:PutItem`, `dynamodb:UpdateItem`, `dynamodb:DeleteItem`,
-/// `dynamodb:BatchWriteItem` and `dynamodb:ConditionCheckItem`. With
-/// [`create_table`](DynamoDbBuilder::create_table), also `dynamodb:DescribeTable`,
-/// `dynamodb:CreateTable`, `dynamodb:DescribeTimeToLive` and `dynamodb:UpdateTimeToLive`.
+/// The IAM actions that a policy must allow on the table:
 ///
-/// # Try it
+/// | action | required by |
+/// | --- | --- |
+/// | `dynamodb:GetItem` | `get`, `get_fresh`, `get_lock`, and a `commit` whose outcome is in doubt |
+/// | `dynamodb:BatchGetItem` | `get_many` |
+/// | `dynamodb:Query` | `query`, `page`, `stream` |
+/// | `dynamodb:PutItem` | `get_lock`; a `commit` that sets or creates items |
+/// | `dynamodb:UpdateItem` | `get_lock`; a `commit` with locks |
+/// | `dynamodb:ConditionCheckItem` | a `commit` with checks |
+/// | `dynamodb:DeleteItem` | a `commit` that deletes |
+/// | `dynamodb:BatchWriteItem` | `set`, `delete` |
+/// | `dynamodb:DescribeTable`, `dynamodb:CreateTable`, `dynamodb:DescribeTimeToLive`, `dynamodb:UpdateTimeToLive` | [`create_table(true)`](DynamoDbBuilder::create_table) |
 ///
-/// Against a table that is not there yet, at AWS or on a server of your own:
+/// # Example program
+///
+/// It creates the table `flights` at AWS, or on a DynamoDB-compatible server:
 ///
 /// ```sh
 /// cargo run --release --features dynamodb --example flights -- --dynamodb flights
 /// cargo run --release --features dynamodb --example flights -- --dynamodb flights --endpoint http://localhost:8000
 /// ```
 ///
+/// [`AlreadyExists`]: crate::Error::AlreadyExists
+/// [`Backend`]: crate::Error::Backend
+/// [`Codec`]: crate::Error::Codec
+/// [`InvalidInput`]: crate::Error::InvalidInput
+/// [`LimitExceeded`]: crate::Error::LimitExceeded
+/// [`OutcomeUnknown`]: crate::Error::OutcomeUnknown
+/// [`RaceCondition`]: crate::Error::RaceCondition
+/// [`Unavailable`]: crate::Error::Unavailable
 /// [quotas]: https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/ServiceQuotas.html
 /// [units]: https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/read-write-operations.html
 pub struct DynamoDb<T> {
-    shared: Arc<Shared>,
+    connection: Arc<Connection>,
     data: PhantomData<fn() -> T>,
 }
-
-struct Shared {
-    server: Arc<Server>,
-    bridge: Bridge,
-    clock: Arc<dyn Clock>,
-}
-
-// Requests change nothing in these that a panic could leave half done; the SDK's client does not
-// say so of itself.
-impl UnwindSafe for Shared {}
-impl RefUnwindSafe for Shared {}
-
-/// What a stuck runtime is given beyond the time that its work is to end by.
-const GRACE: Duration = Duration::from_secs(1);
 
 impl<T> DynamoDb<T> {
     /// Opens `table` in the region and with the credentials that the environment provides.
@@ -199,13 +244,14 @@ impl<T> DynamoDb<T> {
         DynamoDb::builder(table).open()
     }
 
-    /// A database in `table`, with an endpoint, credentials, time limits or a clock of your own.
+    /// Returns a builder for a database in `table`.
     pub fn builder(table: impl Into<String>) -> DynamoDbBuilder<T> {
         DynamoDbBuilder::new(table.into())
     }
 
-    /// Another handle to the same table, which reads and writes its data as `U`. What it meets that
-    /// is no `U` is an [`Error::Codec`] that names its key.
+    /// Returns another handle to the same table, which reads and writes data of type `U`.
+    ///
+    /// A row whose data is not a `U` is an [`Error::Codec`](crate::Error::Codec) with its key.
     ///
     /// ```no_run
     /// use atomic_db::{AtomicDb, DynamoDb, Query};
@@ -220,133 +266,62 @@ impl<T> DynamoDb<T> {
     #[must_use]
     pub fn with_data<U>(&self) -> DynamoDb<U> {
         DynamoDb {
-            shared: Arc::clone(&self.shared),
+            connection: Arc::clone(&self.connection),
             data: PhantomData,
         }
-    }
-
-    fn new(server: Arc<Server>, bridge: Bridge, clock: Arc<dyn Clock>) -> Self {
-        DynamoDb {
-            shared: Arc::new(Shared {
-                server,
-                bridge,
-                clock,
-            }),
-            data: PhantomData,
-        }
-    }
-
-    /// The clock is asked here alone, on the threads of callers: it may call a database.
-    fn now(&self) -> Duration {
-        self.shared.clock.now()
-    }
-
-    fn consistency(&self) -> Consistency {
-        self.shared.server.consistency
-    }
-
-    /// Begins a call to the server, and says how long to wait for it.
-    fn begin<R, F>(&self, call: impl FnOnce(Arc<Server>) -> F) -> (Pending<Result<R>>, Instant)
-    where
-        R: Send + 'static,
-        F: Future<Output = Result<R>> + Send + 'static,
-    {
-        let server = &self.shared.server;
-        let latest = Instant::now() + server.patience.call + GRACE;
-        let call = call(Arc::clone(server));
-        (self.shared.bridge.start(call), latest)
-    }
-
-    /// Makes a call to the server that reads, or one after which nothing matters that it wrote.
-    fn ask<R, F>(&self, call: impl FnOnce(Arc<Server>) -> F) -> Result<R>
-    where
-        R: Send + 'static,
-        F: Future<Output = Result<R>> + Send + 'static,
-    {
-        let (call, latest) = self.begin(call);
-        finished(call.wait(latest))?
-    }
-
-    /// Makes a call to the server that writes.
-    fn tell<R, F>(&self, call: impl FnOnce(Arc<Server>) -> F) -> Result<R>
-    where
-        R: Send + 'static,
-        F: Future<Output = Result<R>> + Send + 'static,
-    {
-        let (call, latest) = self.begin(call);
-        match call.wait(latest) {
-            Err(lost @ (NoReturn::Stuck | NoReturn::Died)) => {
-                Err(Error::OutcomeUnknown(Box::new(lost)))
-            }
-            returned => finished(returned)?,
-        }
-    }
-
-    /// Begins to fetch a page of `query`, in which so many items are wanted.
-    fn fetch(
-        &self,
-        query: &Query,
-        after: Option<String>,
-        wanted: Option<usize>,
-    ) -> (Pending<Result<Rows>>, Instant) {
-        let range = Range {
-            pk: query.pk.to_owned(),
-            prefix: query.prefix.to_owned(),
-            reverse: query.reverse,
-            after,
-            wanted,
-            now: self.now().as_secs(),
-        };
-        let consistency = self.consistency();
-        self.begin(|server| server.range(range, consistency))
-    }
-
-    /// Does `writes`, each of a key of its own.
-    fn write(&self, mut writes: Vec<WriteRequest>) -> Result<()> {
-        let mut begun = false;
-        while !writes.is_empty() {
-            let rest = writes.split_off(write::at_once(&writes));
-            let sent = std::mem::replace(&mut writes, rest);
-            let count = sent.len();
-            let left = self.tell(|server| server.write(sent))?.writes(begun)?;
-            begun |= left.len() < count;
-            writes.extend(left);
-        }
-        Ok(())
     }
 }
 
-/// What a call brought back, if it came back.
-fn finished<R>(returned: Result<R, NoReturn>) -> Result<R> {
-    returned.map_err(|error| match error {
-        NoReturn::CalledFromWithin => Error::InvalidInput(error.to_string()),
-        NoReturn::Stuck => Error::Unavailable(Box::new(error)),
-        NoReturn::Died => Error::Backend(Box::new(error)),
-    })
+impl<T> DynamoDbBuilder<T> {
+    /// Opens the table.
+    ///
+    /// Without [`create_table`](DynamoDbBuilder::create_table), no request is sent to the table, so
+    /// a missing table is reported by the first call.
+    ///
+    /// # Errors
+    ///
+    /// No item was written. With `create_table`, the table may have been created, except after
+    /// `InvalidInput` or `LimitExceeded`.
+    ///
+    /// - [`InvalidInput`](crate::Error::InvalidInput), [`LimitExceeded`](crate::Error::LimitExceeded): the table name
+    ///   or the proxy is invalid, no region is configured, or an option is out of range.
+    /// - [`Backend`](crate::Error::Backend): there are no credentials, they do not allow an action that
+    ///   `create_table` requires, or the table has a different schema (the source is a
+    ///   [`DynamoDbError`]); or no thread could be started.
+    /// - [`Unavailable`](crate::Error::Unavailable): the credentials could not be loaded, or the table not
+    ///   created or inspected, in time.
+    pub fn open(self) -> Result<DynamoDb<T>> {
+        Ok(DynamoDb {
+            connection: Arc::new(open::connect(self.options)?),
+            data: PhantomData,
+        })
+    }
 }
 
 impl<T: DeserializeOwned> DynamoDb<T> {
     fn read(&self, key: Key<'_>, consistency: Consistency) -> Result<Option<Item<T>>> {
         table::check_key(key)?;
         let key = table::key_row(key);
-        let row = self.ask(|server| server.row(key, consistency))?;
+        let row = self
+            .connection
+            .call_read(|client| client.get_row(key, consistency))?;
         match row {
-            Some(row) => table::decode(&row, self.now().as_secs()),
+            Some(row) => table::decode(&row, self.connection.now().as_secs()),
             None => Ok(None),
         }
     }
 }
 
 impl<T: Serialize> DynamoDb<T> {
-    fn commit_writes(&self, writes: &BatchRef<'_, T>) -> Result<Version> {
-        let now = self.now();
-        let server = &self.shared.server;
-        let version = server.versions.next(now);
-        let commit = Commit::new(writes, &server.table, version, now.as_secs())?;
-        match writes.len() {
-            0 => Ok(version),
-            _ => self.tell(|server| server.commit(commit)),
+    fn commit_batch(&self, batch: &BatchRef<'_, T>) -> Result<Version> {
+        let now = self.connection.now();
+        let client = &self.connection.client;
+        let version = client.versions.next(now);
+        let commit = Commit::new(batch, &client.table, version, now.as_secs())?;
+        if batch.len() == 0 {
+            return Ok(version);
         }
+        self.connection.call_write(|client| client.commit(commit))
     }
 }
 
@@ -355,7 +330,7 @@ impl<T: Serialize + DeserializeOwned> AtomicDb for DynamoDb<T> {
     type Data = T;
 
     fn get(&self, key: Key<'_>) -> Result<Option<Item<T>>> {
-        self.read(key, self.consistency())
+        self.read(key, self.connection.client.consistency)
     }
 
     fn get_fresh(&self, key: Key<'_>) -> Result<Option<Item<T>>> {
@@ -364,61 +339,65 @@ impl<T: Serialize + DeserializeOwned> AtomicDb for DynamoDb<T> {
 
     fn get_many(&self, keys: &[Key<'_>]) -> Result<Vec<Option<Item<T>>>> {
         keys.iter().try_for_each(|key| table::check_key(*key))?;
-        let consistency = self.consistency();
-        // Each key is asked for once, and answered as often as it is asked.
-        let mut places: HashMap<Key<'_>, usize> = HashMap::with_capacity(keys.len());
+        let consistency = self.connection.client.consistency;
+        // Each distinct key is requested once (DynamoDB rejects repeats), and has an index in
+        // `found`.
+        let mut indices: HashMap<Key<'_>, usize> = HashMap::with_capacity(keys.len());
         let mut unread: Vec<Row> = Vec::with_capacity(keys.len());
-        let asked = |key: &Key<'_>, unread: &mut Vec<Row>| {
-            unread.push(table::key_row(*key));
-            unread.len() - 1
-        };
-        let answers: Vec<usize> = keys
-            .iter()
-            .map(|key| {
-                *places
-                    .entry(*key)
-                    .or_insert_with(|| asked(key, &mut unread))
-            })
-            .collect();
-        let mut found: Vec<Option<Item<T>>> = unread.iter().map(|_| None).collect();
+        for key in keys {
+            indices.entry(*key).or_insert_with(|| {
+                unread.push(table::key_row(*key));
+                unread.len() - 1
+            });
+        }
+        let mut found: Vec<Option<Item<T>>> = vec![None; unread.len()];
         while !unread.is_empty() {
-            let rest = unread.split_off(unread.len().min(KEYS_AT_ONCE));
-            let asked = std::mem::replace(&mut unread, rest);
-            let (rows, left) = self.ask(|server| server.rows(asked, consistency))?;
-            unread.extend(left);
-            let now = self.now().as_secs();
+            let rest = unread.split_off(unread.len().min(MAX_BATCH_KEYS));
+            let batch = std::mem::replace(&mut unread, rest);
+            let (rows, unprocessed) = self
+                .connection
+                .call_read(|client| client.batch_get(batch, consistency))?;
+            unread.extend(unprocessed);
+            let now = self.connection.now().as_secs();
             for row in &rows {
-                let place = places.get(&table::key_of(row)?);
-                if let Some(found) = place.and_then(|place| found.get_mut(*place)) {
+                let index = indices.get(&table::key_of(row)?);
+                if let Some(found) = index.and_then(|index| found.get_mut(*index)) {
                     *found = table::decode(row, now)?;
                 }
             }
         }
-        let answer = |place: usize| found.get(place).cloned().flatten();
-        Ok(answers.into_iter().map(answer).collect())
+        let item = |key| {
+            indices
+                .get(key)
+                .and_then(|index| found.get(*index)?.clone())
+        };
+        Ok(keys.iter().map(item).collect())
     }
 
     fn get_lock(&self, key: Key<'_>) -> Result<Lock> {
         table::check_key(key)?;
-        let now = self.now();
-        self.ask(|server| server.lock(key.to_buf(), now))
+        let now = self.connection.now();
+        self.connection
+            .call_read(|client| client.get_lock(key.to_buf(), now))
     }
 
     fn set(&self, items: &[Item<T>]) -> Result<()> {
         let mut last: HashMap<Key<'_>, usize> = HashMap::with_capacity(items.len());
         let mut rows = Vec::with_capacity(items.len());
-        for (place, item) in items.iter().enumerate() {
-            last.insert(item.key(), place);
+        for (index, item) in items.iter().enumerate() {
+            last.insert(item.key(), index);
             rows.push(table::encode(item)?.0);
         }
         let rows = items.iter().zip(rows).enumerate();
-        let stands = rows.filter(|(place, (item, _))| last.get(&item.key()) == Some(place));
-        let writes: Result<Vec<_>> = stands.map(|(_, (_, row))| write::put(row)).collect();
-        self.write(writes?)
+        let writes: Result<Vec<_>> = rows
+            .filter(|(index, (item, _))| last.get(&item.key()) == Some(index))
+            .map(|(_, (_, row))| write::put(row))
+            .collect();
+        self.connection.write_all(writes?)
     }
 
     fn commit(&self, batch: &Batch<T>) -> Result<Version> {
-        self.commit_writes(&batch.writes())
+        self.commit_batch(&batch.writes())
     }
 
     fn delete(&self, keys: &[Key<'_>]) -> Result<()> {
@@ -428,7 +407,7 @@ impl<T: Serialize + DeserializeOwned> AtomicDb for DynamoDb<T> {
         keys.dedup();
         let writes = keys.into_iter().map(table::key_row).map(write::delete);
         let writes: Result<Vec<_>> = writes.collect();
-        self.write(writes?)
+        self.connection.write_all(writes?)
     }
 
     fn page(&self, query: &Query, after: Option<&str>) -> Result<Page<T>> {
@@ -436,19 +415,22 @@ impl<T: Serialize + DeserializeOwned> AtomicDb for DynamoDb<T> {
             items: Vec::new(),
             next: None,
         };
-        let mut start = match Start::of(query, after)? {
-            _ if query.limit == Some(0) => return Ok(page),
-            Start::End => return Ok(page),
-            Start::First => None,
-            Start::After(after) => Some(after),
-        };
+        let position = Position::from_query(query, after)?;
         let limit = query.limit.unwrap_or(usize::MAX);
-        // Of some pages everything is hidden.
+        let mut after = match position {
+            _ if limit == 0 => return Ok(page),
+            Position::End => return Ok(page),
+            Position::Start => None,
+            Position::After(after) => Some(after),
+        };
+        // Some of DynamoDB's pages contain only filtered rows.
         while page.items.is_empty() {
-            let (fetching, latest) = self.fetch(query, start, query.limit);
-            let Rows { rows, next } = finished(fetching.wait(latest))??;
+            let RowPage { rows, next } = self
+                .connection
+                .spawn_page(query, after, query.limit)
+                .wait_read()?;
             page.next = next;
-            let now = self.now().as_secs();
+            let now = self.connection.now().as_secs();
             for row in rows {
                 match table::decode(&row, now) {
                     Ok(None) => continue,
@@ -456,8 +438,8 @@ impl<T: Serialize + DeserializeOwned> AtomicDb for DynamoDb<T> {
                         page.items.push(item);
                         continue;
                     }
-                    // One that cannot be read is told when it is the first, so that what comes before
-                    // it is not lost with it.
+                    // A decoding error is reported only if no item precedes it, so that it does not
+                    // hide those items.
                     Err(error) if page.items.is_empty() => return Err(error),
                     Ok(Some(_)) | Err(_) => {}
                 }
@@ -465,7 +447,7 @@ impl<T: Serialize + DeserializeOwned> AtomicDb for DynamoDb<T> {
                 break;
             }
             match &page.next {
-                Some(next) => start = Some(next.clone()),
+                Some(next) => after = Some(next.clone()),
                 None => break,
             }
         }
@@ -473,7 +455,7 @@ impl<T: Serialize + DeserializeOwned> AtomicDb for DynamoDb<T> {
     }
 
     fn set_atomic(&self, items: &[Item<T>], locks: &[Lock]) -> Result<Version> {
-        self.commit_writes(&BatchRef::for_set_atomic(items, locks)?)
+        self.commit_batch(&BatchRef::for_set_atomic(items, locks)?)
     }
 
     fn query(&self, query: &Query) -> Result<Vec<Item<T>>> {
@@ -481,7 +463,7 @@ impl<T: Serialize + DeserializeOwned> AtomicDb for DynamoDb<T> {
     }
 
     fn stream(&self, query: Query) -> impl Iterator<Item = Result<Item<T>>> {
-        Stream::new(self.clone(), query)
+        Stream::new(Arc::clone(&self.connection), query)
     }
 }
 
@@ -494,7 +476,7 @@ impl<T> Clone for DynamoDb<T> {
 impl<T> fmt::Debug for DynamoDb<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DynamoDb")
-            .field("table", &self.shared.server.table)
+            .field("table", &self.connection.client.table)
             .finish_non_exhaustive()
     }
 }

@@ -1,6 +1,6 @@
-//! Asking again: until when, and with what pauses.
+//! Retries: deadlines and back-off.
 
-use super::error::{DynamoDbError, trouble};
+use super::error::{DynamoDbError, Failure, classify};
 use crate::Error;
 use crate::random::jitter;
 use aws_sdk_dynamodb::config::http::HttpResponse;
@@ -9,174 +9,183 @@ use std::error::Error as StdError;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 
-/// How long things may take.
+/// The time limits of a database.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Patience {
-    /// From the beginning of a call, or the last thing that it got done, to its end.
+pub(super) struct Timeouts {
+    /// From the start of a call, or from its last progress, to its end.
     pub(super) call: Duration,
-    /// One request and its answer.
+    /// One request and its response.
     pub(super) attempt: Duration,
 }
 
-/// The first pause is drawn from nothing to this, and each further one from twice as much.
+/// The ceiling of the first pause. Each further pause has twice the ceiling of the one before.
 const FIRST_PAUSE: Duration = Duration::from_millis(25);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const MAX_PAUSE: Duration = Duration::from_secs(1);
 
-/// Why a request did not end well.
+/// The failure of a call: no further request helps, or no time is left for one.
 #[derive(Debug)]
-pub(super) enum Trouble {
-    /// Asking again may help.
-    Again {
-        error: DynamoDbError,
-        /// Whether the request may have been done, or may still be: its answer is lost, or says
-        /// neither.
-        in_doubt: bool,
-    },
-    /// Asking again will not help.
-    Final(DynamoDbError),
-}
-
-impl Trouble {
-    pub(super) fn again(error: DynamoDbError, in_doubt: bool) -> Self {
-        Trouble::Again { error, in_doubt }
-    }
-}
-
-/// What is left when there is no use or no time for another request.
-#[derive(Debug)]
-pub(super) struct GaveUp {
-    /// What was wrong the last time.
+pub(super) struct CallFailure {
+    /// The error of the last request.
     pub(super) error: DynamoDbError,
-    /// Whether no later request will help either.
-    for_good: bool,
-    /// Whether any of the requests may have been done, or may still be.
+    /// Whether the last request failed for good, so that repeating the call does not help either.
+    fatal: bool,
+    /// Whether any of the requests may have been applied, or may still be.
     pub(super) in_doubt: bool,
 }
 
-impl GaveUp {
-    /// The error of a call after which nothing matters that was, perhaps, done.
-    pub(super) fn undone(self) -> Error {
-        match self.for_good {
-            true => Error::Backend(Box::new(self.error)),
-            false => Error::Unavailable(Box::new(self.error)),
+impl CallFailure {
+    /// Converts to the error of a read, or of a write that is harmless if it was applied.
+    pub(super) fn into_read_error(self) -> Error {
+        if self.fatal {
+            Error::Backend(Box::new(self.error))
+        } else {
+            Error::Unavailable(Box::new(self.error))
         }
     }
 
-    /// The error of a call that was to write.
-    pub(super) fn unwritten(self) -> Error {
-        match self.in_doubt {
-            true => Error::OutcomeUnknown(Box::new(self.error)),
-            false => self.undone(),
+    /// Converts to the error of a write.
+    pub(super) fn into_write_error(self) -> Error {
+        if self.in_doubt {
+            Error::OutcomeUnknown(Box::new(self.error))
+        } else {
+            self.into_read_error()
         }
     }
 }
 
-/// The requests of one call that ask for the same thing.
+/// The requests of one call that repeat each other.
 #[derive(Debug)]
 pub(super) struct Attempts {
-    /// No request begins after this. One that had no time left for its answer would bring nothing
-    /// but doubt.
-    last_begin: Instant,
-    /// No request is waited for after this.
-    end: Instant,
-    attempt: Duration,
+    /// A request without time for its response would only leave the outcome unknown.
+    no_new_attempt_after: Instant,
+    /// No response is awaited after this.
+    deadline: Instant,
+    attempt_timeout: Duration,
     pauses: u32,
-    /// Whether any request so far may have been done.
+    /// Whether any request so far may have been applied.
     in_doubt: bool,
 }
 
 impl Attempts {
-    pub(super) fn new(patience: Patience) -> Self {
-        let end = Instant::now() + patience.call;
-        let last = patience.attempt.min(patience.call / 8);
-        Attempts::between(end - last, end, patience.attempt)
+    pub(super) fn new(timeouts: Timeouts) -> Self {
+        let deadline = Instant::now() + timeouts.call;
+        let last_attempt = timeouts.attempt.min(timeouts.call / 8);
+        Attempts::with_deadlines(deadline - last_attempt, deadline, timeouts.attempt)
     }
 
-    pub(super) fn between(last_begin: Instant, end: Instant, attempt: Duration) -> Self {
+    pub(super) fn with_deadlines(
+        no_new_attempt_after: Instant,
+        deadline: Instant,
+        attempt_timeout: Duration,
+    ) -> Self {
         Attempts {
-            last_begin,
-            end,
-            attempt,
+            no_new_attempt_after,
+            deadline,
+            attempt_timeout,
             pauses: 0,
             in_doubt: false,
         }
     }
 
-    /// Awaits one request, for as long as an attempt may take and there is time.
+    /// Awaits the response to one request, until the attempt's timeout or the deadline.
     pub(super) async fn send<A, E>(
         &self,
         request: impl Future<Output = Result<A, SdkError<E, HttpResponse>>>,
     ) -> Result<A, Box<SdkError<E, HttpResponse>>> {
-        let began = Instant::now();
-        let latest = self.end.min(began + self.attempt);
-        match timeout_at(latest, request).await {
+        let start = Instant::now();
+        let end = self.deadline.min(start + self.attempt_timeout);
+        match timeout_at(end, request).await {
             Ok(outcome) => outcome.map_err(Box::new),
-            Err(_) => Err(Box::new(SdkError::timeout_error(
-                DynamoDbError::silent_for(latest.saturating_duration_since(began)),
-            ))),
+            Err(_) => Err(Box::new(SdkError::timeout_error(DynamoDbError::timed_out(
+                end.saturating_duration_since(start),
+            )))),
         }
     }
 
-    /// Pauses after a request that did not end well, so that it may be sent again.
+    /// Pauses after a request to `table` that returned `error`, before it is sent again.
     ///
     /// # Errors
     ///
-    /// What was wrong, if there is no use or no time for another request.
+    /// The failure of the call, if no further request helps or no time is left for one.
     pub(super) async fn pause_after<E>(
         &mut self,
         error: Box<SdkError<E, HttpResponse>>,
         table: &str,
-    ) -> Result<(), GaveUp>
+    ) -> Result<(), CallFailure>
     where
         E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
     {
-        self.pause_in(trouble(*error, table)).await
+        self.pause_after_failure(classify(*error, table)).await
     }
 
-    pub(super) async fn pause_in(&mut self, trouble: Trouble) -> Result<(), GaveUp> {
-        let (error, for_good) = match trouble {
-            Trouble::Final(error) => (error, true),
-            Trouble::Again { error, in_doubt } => {
+    pub(super) async fn pause_after_failure(
+        &mut self,
+        failure: Failure,
+    ) -> Result<(), CallFailure> {
+        let (error, fatal) = match failure {
+            Failure::Fatal(error) => (error, true),
+            Failure::Retryable { error, in_doubt } => {
                 self.in_doubt |= in_doubt;
                 let pause = self.next_pause();
-                if Instant::now() + pause < self.last_begin {
+                if Instant::now() + pause < self.no_new_attempt_after {
                     sleep(pause).await;
                     return Ok(());
                 }
                 (error, false)
             }
         };
-        Err(GaveUp {
+        Err(CallFailure {
             error,
-            for_good,
+            fatal,
             in_doubt: self.in_doubt,
         })
     }
 
-    /// Pauses because something, though not all, got done: as briefly as after a first failure.
-    pub(super) async fn breathe() {
+    /// Pauses as briefly as after a first failure, because a batch was processed in part.
+    pub(super) async fn pause_briefly() {
         sleep(jitter(FIRST_PAUSE)).await;
     }
 
     fn next_pause(&mut self) -> Duration {
-        let most = FIRST_PAUSE.saturating_mul(1 << self.pauses.min(16));
+        let ceiling = FIRST_PAUSE.saturating_mul(1 << self.pauses.min(16));
         self.pauses = self.pauses.saturating_add(1);
-        jitter(most.min(LONGEST_PAUSE))
+        jitter(ceiling.min(MAX_PAUSE))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::with_timeout;
 
-    fn lost() -> Trouble {
-        Trouble::again(DynamoDbError::silent_for(Duration::ZERO), true)
+    fn lost_response() -> Failure {
+        Failure::maybe_applied(DynamoDbError::timed_out(Duration::ZERO))
     }
 
     fn attempts(call: Duration) -> Attempts {
-        Attempts::new(Patience {
+        Attempts::new(Timeouts {
             call,
             attempt: call,
+        })
+    }
+
+    /// The outcome of the last pause after `failures`, in a call that may take `timeout`.
+    fn pause_after_each(
+        timeout: Duration,
+        failures: impl IntoIterator<Item = Failure> + Send + 'static,
+    ) -> Result<(), CallFailure> {
+        with_timeout(Duration::from_secs(60), move |_| {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_time()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let mut attempts = attempts(timeout);
+                for failure in failures {
+                    attempts.pause_after_failure(failure).await?;
+                }
+                Ok(())
+            })
         })
     }
 
@@ -185,26 +194,28 @@ mod tests {
         let mut attempts = attempts(Duration::from_secs(1));
         let pauses: Vec<Duration> = (0..200).map(|_| attempts.next_pause()).collect();
         assert!(pauses[0] <= FIRST_PAUSE);
-        assert!(pauses.iter().all(|pause| *pause <= LONGEST_PAUSE));
-        assert!(pauses.iter().any(|pause| *pause > LONGEST_PAUSE / 2));
+        assert!(pauses.iter().all(|pause| *pause <= MAX_PAUSE));
+        assert!(pauses.iter().any(|pause| *pause > MAX_PAUSE / 2));
     }
 
-    #[tokio::test]
-    async fn a_doubt_stays_whatever_is_heard_later() {
-        let mut attempts = attempts(Duration::from_secs(60));
-        attempts.pause_in(lost()).await.unwrap();
+    #[test]
+    fn a_call_stays_in_doubt_whatever_later_responses_say() {
         let denied = DynamoDbError::AccessDenied {
             code: String::new(),
             message: String::new(),
         };
-        let gave_up = attempts.pause_in(Trouble::Final(denied)).await.unwrap_err();
-        assert!(matches!(gave_up.unwritten(), Error::OutcomeUnknown(_)));
+        let failures = [lost_response(), Failure::Fatal(denied)];
+        let failure = pause_after_each(Duration::from_secs(60), failures).unwrap_err();
+        assert!(matches!(failure.error, DynamoDbError::AccessDenied { .. }));
+        assert!(matches!(
+            failure.into_write_error(),
+            Error::OutcomeUnknown(_)
+        ));
     }
 
-    #[tokio::test]
-    async fn nothing_is_asked_again_past_the_deadline() {
-        let mut attempts = attempts(Duration::ZERO);
-        let gave_up = attempts.pause_in(lost()).await.unwrap_err();
-        assert!(matches!(gave_up.undone(), Error::Unavailable(_)));
+    #[test]
+    fn no_request_is_repeated_after_the_deadline() {
+        let failure = pause_after_each(Duration::ZERO, [lost_response()]).unwrap_err();
+        assert!(matches!(failure.into_read_error(), Error::Unavailable(_)));
     }
 }

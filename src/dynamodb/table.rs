@@ -1,10 +1,10 @@
-//! The table: how items and locks lie in it, and what fits into it.
+//! The rows of the table: how items and locks are stored, and their limits.
 //!
-//! An item is a row with `pk` S, `sk` S, `data` S (JSON text; absent if there is none) and `ttl` N
-//! (epoch seconds; absent if it never expires). A lock is a row with `pk`, `sk`, `version` S and
-//! `ttl`. A row with any `version` is a lock. The TypeScript package atomic-dynamodb writes the same
-//! rows. It can also write `data` as B, which is gzip of the JSON text, and a `ttl` with a fraction;
-//! both are read here.
+//! An item is a row with `pk` S, `sk` S, `data` S (JSON text; absent if the item has no data) and
+//! `ttl` N (epoch seconds; absent if it never expires). A lock is a row with `pk`, `sk`, `version` S
+//! and `ttl`. A row with a `version` of any type is a lock. The TypeScript package atomic-dynamodb
+//! writes the same rows. Two other forms that it writes are accepted as well: gzip-compressed `data`
+//! of type B, and a fractional `ttl`.
 
 use super::error::DynamoDbError;
 use crate::{BoxError, Error, Item, Key, KeyBuf, Lock, Result, Version};
@@ -31,12 +31,12 @@ const MAX_ITEM_BYTES: usize = 400 * 1024;
 const MAX_ACTIONS: usize = 100;
 const MAX_COMMIT_BYTES: usize = 4 * 1024 * 1024;
 
-/// A live row, to DynamoDB: `ttl` is absent, or no number, or zero, or not yet past. `ttl` and `data`
-/// are reserved words, so names stand for them.
+/// The condition that a row is live: `ttl` is absent, or not a number, or zero, or not yet past.
+/// `ttl` and `data` are reserved words, so expressions use placeholders for them.
 pub(super) const IS_LIVE: &str = "(NOT attribute_type(#t, :n) OR #t = :zero OR #t >= :now)";
 
-/// No live row, neither item nor lock.
-pub(super) const NOTHING_LIVES: &str =
+/// The condition that a key has no live row, neither an item nor a lock.
+pub(super) const IS_VACANT: &str =
     "(attribute_not_exists(#p) OR (attribute_type(#t, :n) AND #t <> :zero AND #t < :now))";
 
 pub(super) fn text(text: impl Into<String>) -> AttributeValue {
@@ -47,7 +47,7 @@ pub(super) fn number(number: u64) -> AttributeValue {
     AttributeValue::N(number.to_string())
 }
 
-/// What the expressions [`IS_LIVE`] and [`NOTHING_LIVES`] compare with.
+/// Returns the values that [`IS_LIVE`] and [`IS_VACANT`] compare with.
 pub(super) fn time_values(now: u64) -> [(&'static str, AttributeValue); 3] {
     [
         (":n", text("N")),
@@ -56,26 +56,32 @@ pub(super) fn time_values(now: u64) -> [(&'static str, AttributeValue); 3] {
     ]
 }
 
-pub(super) fn owned<V>(pairs: impl IntoIterator<Item = (&'static str, V)>) -> HashMap<String, V> {
-    let pairs = pairs.into_iter();
+pub(super) fn attributes<V>(
+    pairs: impl IntoIterator<Item = (&'static str, V)>,
+) -> HashMap<String, V> {
     pairs
+        .into_iter()
         .map(|(name, value)| (name.to_owned(), value))
         .collect()
 }
 
-/// The names that stand for attributes in expressions.
+/// Returns the placeholders of attribute names in expressions.
 pub(super) fn names(
     pairs: impl IntoIterator<Item = (&'static str, &'static str)>,
 ) -> HashMap<String, String> {
-    owned(pairs.into_iter().map(|(name, of)| (name, of.to_owned())))
+    attributes(
+        pairs
+            .into_iter()
+            .map(|(placeholder, name)| (placeholder, name.to_owned())),
+    )
 }
 
-/// Checks that the table can hold something at `key`.
+/// Checks that `key` can be the key of a row.
 pub(super) fn check_key(key: Key<'_>) -> Result<()> {
     check_pk(key.pk)?;
     if key.sk.is_empty() {
         return Err(Error::InvalidInput(
-            "DynamoDB holds no empty sort key".into(),
+            "a sort key must not be empty in DynamoDB".into(),
         ));
     }
     check_sk("a sort key's length in bytes", key.sk)
@@ -84,13 +90,13 @@ pub(super) fn check_key(key: Key<'_>) -> Result<()> {
 pub(super) fn check_pk(pk: &str) -> Result<()> {
     if pk.is_empty() {
         return Err(Error::InvalidInput(
-            "DynamoDB holds no empty partition key".into(),
+            "a partition key must not be empty in DynamoDB".into(),
         ));
     }
     check_limit("a partition key's length in bytes", MAX_PK_BYTES, pk.len())
 }
 
-/// Checks the length of something that sort keys are compared with.
+/// Checks the length of a sort key, or of a value that sort keys are compared with.
 pub(super) fn check_sk(what: &'static str, sk: &str) -> Result<()> {
     check_limit(what, MAX_SK_BYTES, sk.len())
 }
@@ -108,38 +114,34 @@ pub(super) fn check_commit(bytes: usize) -> Result<()> {
 }
 
 fn check_limit(what: &'static str, limit: usize, actual: usize) -> Result<()> {
-    match actual <= limit {
-        true => Ok(()),
-        false => Err(Error::LimitExceeded {
+    if actual <= limit {
+        Ok(())
+    } else {
+        Err(Error::LimitExceeded {
             what,
             limit,
             actual,
-        }),
+        })
     }
 }
 
 pub(super) fn key_row(key: Key<'_>) -> Row {
-    owned([(PK, text(key.pk)), (SK, text(key.sk))])
+    attributes([(PK, text(key.pk)), (SK, text(key.sk))])
 }
 
-/// A row's own key. A row without one is none of this table's.
+/// Returns the key of `row`. Every row of a table has one.
 pub(super) fn key_of(row: &Row) -> Result<Key<'_>> {
     match (row.get(PK), row.get(SK)) {
         (Some(AttributeValue::S(pk)), Some(AttributeValue::S(sk))) => Ok(Key { pk, sk }),
-        _ => Err(unexpected("a row without `pk` and `sk`")),
+        _ => Err(DynamoDbError::Service {
+            code: "UnexpectedResponse".to_owned(),
+            message: "a row lacks `pk` or `sk`".to_owned(),
+        }
+        .into_backend()),
     }
 }
 
-/// An answer that DynamoDB does not give.
-pub(super) fn unexpected(what: &str) -> Error {
-    let error = DynamoDbError::Service {
-        code: "an unexpected answer".to_owned(),
-        message: what.to_owned(),
-    };
-    error.backend()
-}
-
-/// The row of `item`, and its size as DynamoDB counts it.
+/// Returns the row of `item`, and its size as DynamoDB counts it.
 pub(super) fn encode<T: Serialize>(item: &Item<T>) -> Result<(Row, usize)> {
     check_key(item.key())?;
     let mut row = key_row(item.key());
@@ -148,7 +150,7 @@ pub(super) fn encode<T: Serialize>(item: &Item<T>) -> Result<(Row, usize)> {
         row.insert(DATA.to_owned(), text(json));
     }
     if let Some(ttl) = item.ttl() {
-        // Zero stands for no ttl there, and what expires in the first two seconds of 1970 has expired.
+        // A ttl of zero means "never" in the table. Both 0 and 1 are long past.
         row.insert(TTL.to_owned(), number(ttl.max(1)));
     }
     let size = size_of(&row);
@@ -156,8 +158,8 @@ pub(super) fn encode<T: Serialize>(item: &Item<T>) -> Result<(Row, usize)> {
     Ok((row, size))
 }
 
-/// "DynamoDB item sizes and formats" in AWS's documentation: the bytes of the names and the values; of
-/// a number, a byte for every two digits and one more.
+/// Returns the size of `row` as in "DynamoDB item sizes and formats" in AWS's documentation: the
+/// bytes of the names and the values, where a number has a byte for every two digits and one more.
 pub(super) fn size_of(row: &Row) -> usize {
     let size = |value: &AttributeValue| match value {
         AttributeValue::S(text) => text.len(),
@@ -169,7 +171,7 @@ pub(super) fn size_of(row: &Row) -> usize {
         .sum()
 }
 
-/// The lock's row.
+/// Returns the row of `lock`.
 pub(super) fn encode_lock(lock: &Lock) -> Row {
     let mut row = key_row(lock.key());
     row.insert(VERSION.to_owned(), text(lock.version().to_string()));
@@ -177,7 +179,7 @@ pub(super) fn encode_lock(lock: &Lock) -> Row {
     row
 }
 
-/// The item in `row`, or `None` if it is a lock or has expired.
+/// Returns the item in `row`, or `None` if the row is a lock or has expired.
 pub(super) fn decode<T: DeserializeOwned>(row: &Row, now: u64) -> Result<Option<Item<T>>> {
     let key = key_of(row)?;
     if is_lock(row) || !is_live(row, now) {
@@ -186,11 +188,11 @@ pub(super) fn decode<T: DeserializeOwned>(row: &Row, now: u64) -> Result<Option<
     let data = match row.get(DATA) {
         None => None,
         Some(AttributeValue::S(json)) => Some(serde_json::from_str(json)),
-        Some(AttributeValue::B(zipped)) => {
-            let json = unzip(zipped).map_err(|error| codec(key, error))?;
+        Some(AttributeValue::B(compressed)) => {
+            let json = gunzip(compressed).map_err(|error| codec(key, error))?;
             Some(serde_json::from_slice(&json))
         }
-        Some(_) => return Err(codec(key, "its `data` is neither text nor binary")),
+        Some(_) => return Err(codec(key, "`data` is neither text nor binary")),
     };
     let item = match data.transpose().map_err(|error| codec(key, error))? {
         Some(data) => Item::new(key.pk, key.sk, data),
@@ -202,9 +204,9 @@ pub(super) fn decode<T: DeserializeOwned>(row: &Row, now: u64) -> Result<Option<
     }))
 }
 
-fn unzip(zipped: &Blob) -> std::io::Result<Vec<u8>> {
+fn gunzip(compressed: &Blob) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    MultiGzDecoder::new(zipped.as_ref()).read_to_end(&mut bytes)?;
+    MultiGzDecoder::new(compressed.as_ref()).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
@@ -219,24 +221,25 @@ pub(super) fn is_lock(row: &Row) -> bool {
     row.contains_key(VERSION)
 }
 
-/// The version of a lock's row.
+/// Returns the version in the row of a lock.
 ///
 /// # Errors
 ///
-/// [`Error::Codec`] if it is no ULID, or not in the form in which it would be written and compared:
-/// a commit under it could never succeed.
+/// [`Error::Codec`] if it is not a ULID, or not in the upper case in which it is written and
+/// compared: a commit under that lock could never succeed.
 pub(super) fn version_of(row: &Row) -> Result<Version> {
     let key = key_of(row)?;
     let Some(AttributeValue::S(text)) = row.get(VERSION) else {
-        return Err(codec(key, "the lock's `version` is no text"));
+        return Err(codec(key, "the lock's `version` is not text"));
     };
     let version: Version = text.parse().map_err(|error: Error| codec(key, error))?;
-    match version.to_string() == *text {
-        true => Ok(version),
-        false => Err(codec(
+    if version.to_string() == *text {
+        Ok(version)
+    } else {
+        Err(codec(
             key,
-            format!("the lock's version {text:?} is not written in upper case"),
-        )),
+            format!("the lock's version {text:?} is not in upper case"),
+        ))
     }
 }
 
@@ -244,8 +247,9 @@ pub(super) fn is_live(row: &Row, now: u64) -> bool {
     ttl(row).is_none_or(|ttl| now <= ttl)
 }
 
-/// The last second at which the row exists. What is no number, and zero, stand for none, as they do
-/// for the TypeScript package; a fraction of a second is nothing that "now" ever reaches.
+/// Returns the last epoch second at which the row exists. A `ttl` that is zero or not a number means
+/// "never", as it does for the TypeScript package. A fraction is rounded down, because the clock is
+/// read in whole seconds.
 pub(super) fn ttl(row: &Row) -> Option<u64> {
     let Some(AttributeValue::N(digits)) = row.get(TTL) else {
         return None;
@@ -254,7 +258,7 @@ pub(super) fn ttl(row: &Row) -> Option<u64> {
         return (seconds != 0).then_some(seconds);
     }
     let seconds = digits.parse::<f64>().ok()?;
-    // Below zero, the conversion gives zero, which is past as well.
+    // Negative numbers are converted to zero, which is past as well.
     (seconds != 0.0).then_some(seconds.floor() as u64)
 }
 
@@ -262,9 +266,9 @@ pub(super) fn ttl(row: &Row) -> Option<u64> {
 mod tests {
     use super::*;
 
-    fn row(attributes: &[(&'static str, AttributeValue)]) -> Row {
+    fn row(pairs: &[(&'static str, AttributeValue)]) -> Row {
         let mut row = key_row(Key::new("pk", "sk"));
-        row.extend(owned(attributes.iter().cloned()));
+        row.extend(attributes(pairs.iter().cloned()));
         row
     }
 
@@ -273,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ttl_is_read_as_the_last_whole_second() {
+    fn a_ttl_is_read_as_whole_seconds() {
         assert_eq!(ttl_of("1700000000"), Some(1_700_000_000));
         assert_eq!(ttl_of("1700000000.9"), Some(1_700_000_000));
         assert_eq!(ttl_of("18446744073709551614"), Some(u64::MAX - 1));
@@ -286,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn an_item_is_read_as_it_was_written() {
+    fn a_decoded_item_equals_the_encoded_one() {
         for item in [
             Item::new("pk", "sk", vec![1, 2]),
             Item::new("pk", "sk", vec![]).expires_at(5),
@@ -300,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_told_by_its_key() {
+    fn an_unreadable_row_is_reported_with_its_key() {
         let version = |version: &str| version_of(&row(&[(VERSION, text(version))]));
         let data = |data| decode::<String>(&row(&[(DATA, data)]), 0).map(drop);
         for unreadable in [
@@ -308,7 +312,7 @@ mod tests {
             data(text("7")),
             data(text("\"\\ud800\"")),
             data(AttributeValue::N("7".into())),
-            data(AttributeValue::B(Blob::new("no gzip"))),
+            data(AttributeValue::B(Blob::new("not gzip"))),
             version("1").map(drop),
             version("01arz3ndektsv4rrffq69g5fav").map(drop),
             version_of(&row(&[(VERSION, number(1))])).map(drop),
@@ -323,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_counted_as_the_documentation_says() {
+    fn sizes_are_counted_as_dynamodb_documents_them() {
         // "pk" + "pk", "sk" + "sk", "data" + "\"x\"", "ttl" + ten digits.
         let item = Item::new("pk", "sk", "x").expires_at(1_700_000_000);
         assert_eq!(encode(&item).unwrap().1, 4 + 4 + 7 + 3 + 6);

@@ -1,106 +1,112 @@
-//! The requests that write without looking, each sent until it is answered.
+//! Unconditional batch writes, retried until they get a response.
 
-use super::retry::{Attempts, GaveUp};
-use super::server::{Server, unbuilt};
+use super::client::{TableClient, build_error};
+use super::error::{DynamoDbError, Failure};
+use super::retry::{Attempts, CallFailure};
 use super::table::{Row, size_of};
 use crate::sync::Arc;
 use crate::{Error, Result};
 use aws_sdk_dynamodb::types::{DeleteRequest, PutRequest, WriteRequest};
 
-/// The most writes of one `BatchWriteItem`.
-const WRITES_AT_ONCE: usize = 25;
+/// The most writes of one `BatchWriteItem`, by DynamoDB's limit.
+const MAX_BATCH_WRITES: usize = 25;
 
-/// The most bytes of one, unless a single item has more. DynamoDB takes 16 MB; but a request must
-/// get through within the time of an attempt, also on a slow line.
-const BYTES_AT_ONCE: usize = 1024 * 1024;
+/// The most bytes of one `BatchWriteItem`, unless it is of a single, larger item. DynamoDB accepts
+/// 16 MB, but a request must complete within the timeout of an attempt even on a slow network.
+const MAX_BATCH_BYTES: usize = 1024 * 1024;
 
-/// How many of `writes` go into one request.
-pub(super) fn at_once(writes: &[WriteRequest]) -> usize {
-    let rows = writes.iter().take(WRITES_AT_ONCE);
+/// Returns how many of `writes`, from the first one, one request takes.
+pub(super) fn batch_len(writes: &[WriteRequest]) -> usize {
+    let rows = writes.iter().take(MAX_BATCH_WRITES);
     let mut bytes = 0;
     let fitting = rows.take_while(|write| {
         bytes += write.put_request().map_or(0, |put| size_of(&put.item));
-        bytes <= BYTES_AT_ONCE
+        bytes <= MAX_BATCH_BYTES
     });
     fitting.count().clamp(writes.len().min(1), writes.len())
 }
 
-/// The request that writes `row` whole.
+/// Returns the request that replaces the row at the key of `row`.
 pub(super) fn put(row: Row) -> Result<WriteRequest> {
     let put = PutRequest::builder().set_item(Some(row)).build();
-    let put = put.map_err(unbuilt)?;
+    let put = put.map_err(build_error)?;
     Ok(WriteRequest::builder().put_request(put).build())
 }
 
-/// The request that removes the row at `key`.
+/// Returns the request that removes the row at `key`.
 pub(super) fn delete(key: Row) -> Result<WriteRequest> {
     let delete = DeleteRequest::builder().set_key(Some(key)).build();
-    let delete = delete.map_err(unbuilt)?;
+    let delete = delete.map_err(build_error)?;
     Ok(WriteRequest::builder().delete_request(delete).build())
 }
 
-impl Server {
-    /// Does some of `writes`, at least one, and returns those that are left.
-    pub(super) async fn write(self: Arc<Self>, writes: Vec<WriteRequest>) -> Result<Left> {
-        let mut attempts = Attempts::new(self.patience);
+impl TableClient {
+    /// Applies at least one of `writes`, and returns those that were not processed.
+    pub(super) async fn batch_write(
+        self: Arc<Self>,
+        writes: Vec<WriteRequest>,
+    ) -> Result<Unprocessed> {
+        let mut attempts = Attempts::new(self.timeouts);
         loop {
             let request = self
                 .client
                 .batch_write_item()
                 .request_items(&self.table, writes.clone());
             let paused = match attempts.send(request.send()).await {
-                Ok(answer) => {
-                    // There is one table in the request, whatever name it goes by in the answer.
-                    let left: Vec<WriteRequest> = answer
+                Ok(response) => {
+                    // The request names one table, which the response may name differently (a name
+                    // for an ARN).
+                    let unprocessed: Vec<WriteRequest> = response
                         .unprocessed_items
                         .into_iter()
                         .flatten()
                         .flat_map(|(_, writes)| writes)
                         .collect();
-                    if left.len() < writes.len() {
-                        if !left.is_empty() {
-                            Attempts::breathe().await;
+                    if unprocessed.len() < writes.len() {
+                        if !unprocessed.is_empty() {
+                            Attempts::pause_briefly().await;
                         }
-                        return Ok(Left::Writes(left));
+                        return Ok(Unprocessed::Writes(unprocessed));
                     }
-                    attempts.pause_in(Server::nothing_done()).await
+                    attempts.pause_after_failure(Failure::no_progress()).await
                 }
                 Err(error) => attempts.pause_after(error, &self.table).await,
             };
             match paused {
                 Ok(()) => {}
-                Err(GaveUp {
+                Err(CallFailure {
                     error,
                     in_doubt: false,
                     ..
-                }) if error.is_validation() => return Ok(Left::Invalid(error.to_string())),
-                Err(gave_up) => return Err(gave_up.unwritten()),
+                }) if error.is_validation() => return Ok(Unprocessed::Rejected(error)),
+                Err(failure) => return Err(failure.into_write_error()),
             }
         }
     }
 }
 
-/// What is left of writes that were sent.
+/// The writes of a batch that were not applied.
 #[derive(Debug)]
-pub(super) enum Left {
-    /// These, if any.
+pub(super) enum Unprocessed {
+    /// These, which may be none. They can be sent again.
     Writes(Vec<WriteRequest>),
-    /// All of them, for the server finds one of them wrong.
-    Invalid(String),
+    /// The whole batch, which DynamoDB rejected because one of its writes is invalid.
+    Rejected(DynamoDbError),
 }
 
-impl Left {
-    /// The writes that are left to do.
+impl Unprocessed {
+    /// Returns the writes to send again. `partially_written` is whether earlier batches of the same
+    /// call were applied.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidInput`] if the server found one wrong before anything was written, and
-    /// [`Error::Backend`] if it did so after something was.
-    pub(super) fn writes(self, begun: bool) -> Result<Vec<WriteRequest>> {
+    /// If the batch was rejected: [`Error::InvalidInput`] if nothing was written before, and
+    /// otherwise [`Error::Backend`].
+    pub(super) fn into_writes(self, partially_written: bool) -> Result<Vec<WriteRequest>> {
         match self {
-            Left::Writes(writes) => Ok(writes),
-            Left::Invalid(text) if begun => Err(Error::Backend(text.into())),
-            Left::Invalid(text) => Err(Error::InvalidInput(text)),
+            Unprocessed::Writes(writes) => Ok(writes),
+            Unprocessed::Rejected(error) if partially_written => Err(error.into_backend()),
+            Unprocessed::Rejected(error) => Err(Error::InvalidInput(error.to_string())),
         }
     }
 }
@@ -112,17 +118,17 @@ mod tests {
     use crate::Item;
 
     #[test]
-    fn a_request_holds_25_writes_or_a_mebibyte_and_always_one() {
+    fn a_batch_holds_25_writes_or_a_mebibyte_and_always_one() {
         let writes = |count: usize, bytes: usize| {
             let row = encode(&Item::new("pk", "sk", "x".repeat(bytes))).unwrap().0;
             vec![put(row).unwrap(); count]
         };
-        assert_eq!(at_once(&[]), 0);
-        assert_eq!(at_once(&writes(7, 10)), 7);
-        assert_eq!(at_once(&writes(60, 10)), 25);
-        assert_eq!(at_once(&writes(25, 300_000)), 3);
-        assert_eq!(at_once(&writes(1, 400_000)), 1);
+        assert_eq!(batch_len(&[]), 0);
+        assert_eq!(batch_len(&writes(7, 10)), 7);
+        assert_eq!(batch_len(&writes(60, 10)), 25);
+        assert_eq!(batch_len(&writes(25, 300_000)), 3);
+        assert_eq!(batch_len(&writes(1, 400_000)), 1);
         let keys = vec![delete(Row::new()).unwrap(); 30];
-        assert_eq!(at_once(&keys), 25);
+        assert_eq!(batch_len(&keys), 25);
     }
 }

@@ -1,0 +1,58 @@
+//! The client of one table.
+
+use super::retry::{Attempts, Timeouts};
+use crate::{Error, Result, VersionGenerator};
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::config::http::HttpResponse;
+use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
+use std::error::Error as StdError;
+
+/// Whether a read sees every write that completed before it, or may return older data.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Consistency {
+    Strong,
+    Eventual,
+}
+
+impl Consistency {
+    pub(super) fn is_strong(self) -> bool {
+        self == Consistency::Strong
+    }
+}
+
+/// The SDK's client, the table's name, and how requests are sent.
+///
+/// Requests hold this and not the `Connection`: a task that held the owner of the runtime that it
+/// runs on would be a reference cycle.
+#[derive(Debug)]
+pub(super) struct TableClient {
+    pub(super) client: Client,
+    pub(super) table: String,
+    pub(super) timeouts: Timeouts,
+    /// The consistency of all reads but [`get_fresh`](crate::AtomicDb::get_fresh) and
+    /// [`get_lock`](crate::AtomicDb::get_lock), which are always strongly consistent.
+    pub(super) consistency: Consistency,
+    pub(super) versions: VersionGenerator,
+}
+
+impl TableClient {
+    /// Pauses before a failed request is sent again: a read, or a write that is harmless if it was
+    /// applied.
+    pub(super) async fn pause<E>(
+        &self,
+        attempts: &mut Attempts,
+        error: Box<SdkError<E, HttpResponse>>,
+    ) -> Result<()>
+    where
+        E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
+    {
+        let paused = attempts.pause_after(error, &self.table).await;
+        paused.map_err(|failure| failure.into_read_error())
+    }
+}
+
+/// Converts the error of an SDK builder. Builders are never incomplete here, but an error is
+/// preferred over a panic.
+pub(super) fn build_error(error: impl StdError + Send + Sync + 'static) -> Error {
+    Error::Backend(Box::new(error))
+}
