@@ -156,16 +156,17 @@ impl<T> DynamoDbBuilder<T> {
         self
     }
 
-    /// Sets whether `get`, `get_many`, `query`, `page` and `stream` are strongly consistent. The default is
-    /// `true`.
+    /// Sets whether reads are strongly consistent. The default is `true`.
     ///
-    /// With `false`, these reads may miss recent writes, and consume half the read capacity.
+    /// With `false`, `get`, `get_many`, `query`, `page` and `stream` may miss recent writes, and
+    /// consume half the read capacity.
     ///
     /// **`false` is dangerous.** A value read in this way may be older than a lock that was read
     /// before it. A commit under that lock then overwrites a change that the caller never saw: the
     /// update is lost without an error. Compute what you commit from
-    /// [`get_fresh`](crate::AtomicDb::get_fresh) only, as [`transact`](crate::AtomicDbExt::transact)
-    /// does: `get_fresh` and `get_lock` remain strongly consistent.
+    /// [`get_fresh`](crate::AtomicDb::get_fresh) only, as
+    /// [`transact`](crate::AtomicDbExt::transact) does: `get_fresh` and `get_lock` remain strongly
+    /// consistent.
     pub fn consistent_reads(mut self, consistent: bool) -> Self {
         self.options.consistency = if consistent {
             Consistency::Strong

@@ -39,8 +39,8 @@ pub(super) struct Commit {
 impl Commit {
     /// # Errors
     ///
-    /// Those of invalid input: a repeated key, a key that the table cannot hold, data that cannot be
-    /// encoded, or more than a transaction may contain.
+    /// Those of invalid input: a repeated key, a key that the table cannot hold, data that cannot
+    /// be encoded, or more than a transaction may contain.
     pub(super) fn new<T: Serialize>(
         batch: &BatchRef<'_, T>,
         table: &str,
@@ -165,7 +165,8 @@ impl Commit {
         }
 
         // No condition failed. Permanent errors take precedence over transient ones, and throttling
-        // over conflicts: the locks are reported as changed only if there were nothing but conflicts.
+        // over conflicts: the locks are reported as changed only if there were nothing but
+        // conflicts.
         let mut transient = None;
         let mut conflicts = Vec::new();
         let mut throttled = false;
@@ -237,8 +238,8 @@ enum Verdict {
     Committed,
     /// The commit was rejected. Nothing was written.
     Rejected(Error),
-    /// The request failed. If the only obstacle was other transactions in flight, these are the locks
-    /// that they were at.
+    /// The request failed. If the only obstacle was other transactions in flight, these are the
+    /// locks that they were at.
     Failed(Failure, Vec<KeyBuf>),
 }
 

@@ -8,19 +8,17 @@ use std::time::Duration;
 
 /// An error from DynamoDB or from the connection to it.
 ///
-/// It is the source of the [`Error::Backend`], [`Error::Unavailable`] or [`Error::OutcomeUnknown`]
-/// that a call of a [`DynamoDb`](crate::DynamoDb) returned. That outer error gives the state
-/// afterwards:
+/// A call of a [`DynamoDb`](crate::DynamoDb) returns it as the source of one of these, which give
+/// the state afterwards:
 ///
-/// | outer error | repeating the call | state afterwards |
-/// | --- | --- | --- |
-/// | `Backend` | does not help | a commit wrote nothing; a `set` or `delete` of several requests may have written some of its keys |
-/// | `Unavailable` | may help | the same |
-/// | `OutcomeUnknown` | read first | the write may have been applied, or may still be |
+/// - [`Error::Backend`]: a retry cannot help. A commit wrote nothing; a `set` or `delete` of
+///   several requests may have written some of its keys.
+/// - [`Error::Unavailable`]: retries did not help until the call's timeout. The state is the same.
+/// - [`Error::OutcomeUnknown`]: the write may have been applied, or may still be.
 ///
-/// An earlier request of the same call may have been applied although its response was lost. A
-/// write is then `OutcomeUnknown`, even if this error, which is that of the last request, would
-/// otherwise mean that nothing was written.
+/// The error is that of the last request. If the response to an earlier request of the same write
+/// was lost, the write is `OutcomeUnknown`, even for errors that otherwise mean that the request
+/// was not applied.
 ///
 /// ```
 /// use atomic_db::{DynamoDbError, Error};
@@ -45,7 +43,7 @@ pub enum DynamoDbError {
     /// The table does not exist in this account and region, or is still being created
     /// (`ResourceNotFoundException`).
     ///
-    /// Not retried; the request was not applied.
+    /// The request was not applied. Returned at once, as `Backend`.
     #[error("the table {table:?} does not exist")]
     TableNotFound {
         /// The table's name.
@@ -55,8 +53,8 @@ pub enum DynamoDbError {
     /// The table's key schema, or the attribute of its time to live, is not the one that
     /// [`DynamoDb`](crate::DynamoDb#the-table) requires.
     ///
-    /// Not retried; the request was not applied. The time to live is checked by
-    /// [`create_table`](crate::DynamoDbBuilder::create_table) only.
+    /// The request was not applied. Returned at once, as `Backend`. Only
+    /// [`create_table`](crate::DynamoDbBuilder::create_table) checks the time to live.
     #[error("the table {table:?} has a different schema: {detail}")]
     SchemaMismatch {
         /// The table's name.
@@ -68,8 +66,8 @@ pub enum DynamoDbError {
     /// There are no credentials, they are invalid or expired, or their policy does not allow this
     /// action.
     ///
-    /// Not retried; the request was not applied. [`DynamoDb`](crate::DynamoDb#access) lists the IAM
-    /// actions to allow.
+    /// The request was not applied. Returned at once, as `Backend`.
+    /// [`DynamoDb`](crate::DynamoDb#access) lists the IAM actions to allow.
     #[error("access denied ({code}): {message}")]
     AccessDenied {
         /// AWS's error code, such as `AccessDeniedException`; `NoCredentials` if none were found.
@@ -80,7 +78,7 @@ pub enum DynamoDbError {
 
     /// The request rate exceeded the capacity of the table, of a partition, or of the account.
     ///
-    /// Retried with back-off until the call's timeout; no request was applied.
+    /// No request was applied. Retried with back-off until the call's timeout, then `Unavailable`.
     #[error("throttled ({code}): {message}")]
     Throttled {
         /// AWS's error code, such as `ThrottlingException`; `UnprocessedItems` if DynamoDB accepted
@@ -90,15 +88,15 @@ pub enum DynamoDbError {
         message: String,
     },
 
-    /// Other transactions in flight on the same items conflicted with every request.
+    /// Every request was in conflict with other transactions in flight on the same rows.
     ///
-    /// Retried with back-off until the call's timeout; no request was applied. If only locks were in
-    /// conflict, the commit returns [`Error::RaceCondition`] with their keys instead.
+    /// No request was applied. Retried with back-off until the call's timeout, then `Unavailable`;
+    /// or [`Error::RaceCondition`] with the keys of the locks, if only locks were in conflict.
     #[error("in conflict with other transactions ({code}): {message}")]
     TransactionConflict {
-        /// AWS's error code, such as `TransactionConflict`. `TransactionInProgressException` is the
-        /// exception to the above: an earlier request of the same commit is still being processed,
-        /// so it may yet be applied.
+        /// AWS's error code, such as `TransactionConflict`. `TransactionInProgressException`
+        /// differs: an earlier request of the same commit is still being processed, so the outcome
+        /// is unknown.
         code: String,
         /// The message returned by AWS.
         message: String,
@@ -106,19 +104,21 @@ pub enum DynamoDbError {
 
     /// The server could not be reached, or no valid response was received.
     ///
-    /// Retried with back-off until the call's timeout. A request to which no response was received
-    /// may have been applied, unless no connection could be opened.
+    /// Retried with back-off until the call's timeout. A write that may have been sent is then
+    /// `OutcomeUnknown`. A read, and a write for which no connection could be opened, are
+    /// `Unavailable`.
     #[error("no response")]
     NoResponse(#[source] BoxError),
 
     /// Any other error response.
     ///
-    /// After an internal error of the server (HTTP status 5xx) or a timeout that it reports, the
-    /// request may have been applied, and is retried until the call's timeout. Other requests were
-    /// not applied, and most of them are not retried.
-    ///
-    /// A write that DynamoDB rejects as invalid (`ValidationException`) is [`Error::InvalidInput`]
-    /// instead, as long as the call has written nothing.
+    /// - After an internal error of the server (HTTP status 5xx) or a timeout that it reports, the
+    ///   request may have been applied. It is retried until the call's timeout; then a write is
+    ///   `OutcomeUnknown`, and a read `Unavailable`.
+    /// - A write that DynamoDB rejects as invalid (`ValidationException`) was not applied. It is
+    ///   [`Error::InvalidInput`], without this source, if the call has written nothing before.
+    /// - After most other errors, the request was not applied, and they are returned at once, as
+    ///   `Backend`.
     #[error("the request failed ({code}): {message}")]
     Service {
         /// AWS's error code, such as `InternalServerError`; or, where AWS sent none,

@@ -62,9 +62,9 @@ use table::Row;
 
 /// A table of Amazon DynamoDB, or of a DynamoDB-compatible server.
 ///
-/// Uses the official AWS SDK on a dedicated thread. Calls block until they are done, and may be made
-/// from any thread, including the threads of an async runtime. A clone is another handle to the same
-/// table, through the same connections.
+/// Uses the official AWS SDK on a dedicated thread. Calls block until they are done, and may be
+/// made from any thread, including the threads of an async runtime. A clone is another handle to
+/// the same table, through the same connections.
 ///
 /// ```no_run
 /// use atomic_db::{AtomicDb, AtomicDbExt, DynamoDb, Item};
@@ -91,45 +91,45 @@ use table::Row;
 /// | `ttl` | N | epoch seconds, if the item expires | epoch seconds |
 /// | `version` | S | | a ULID of 26 characters, in upper case |
 ///
-/// The TypeScript package atomic-dynamodb uses the same rows, and both can use one table at the same
-/// time. Two other forms that it writes are also accepted: gzip-compressed `data` of type B, and a
-/// fractional `ttl`. A `ttl` that is zero or not a number means that the row never expires. Other
-/// attributes are ignored when an item is read, and lost when it is written again.
+/// The TypeScript package atomic-dynamodb uses the same rows, and both can use one table at the
+/// same time. Two other forms that it writes are also accepted: gzip-compressed `data` of type B,
+/// and a fractional `ttl`. A `ttl` that is zero or not a number means that the row never expires.
+/// Other attributes are ignored when an item is read, and lost when it is written again.
 ///
-/// A row that cannot be decoded is an [`Error::Codec`](crate::Error::Codec) with its key. To store several types in one
+/// A row that cannot be decoded is an [`Error::Codec`] with its key. To store several types in one
 /// table, use [`with_data`](DynamoDb::with_data).
 ///
 /// Expired rows are never returned. To have DynamoDB delete them, enable its time to live on the
-/// attribute `ttl`, as [`create_table`](DynamoDbBuilder::create_table) does. Deletion may take days,
-/// and until then an expired row consumes storage and read capacity.
+/// attribute `ttl`, as [`create_table`](DynamoDbBuilder::create_table) does. Deletion may take
+/// days, and until then an expired row consumes storage and read capacity.
 ///
 /// # Guarantees
 ///
-/// The [guarantees of `AtomicDb`](AtomicDb#contract), with one exception to guarantee 6 that is named
-/// below. What they leave to a database:
+/// The [guarantees of `AtomicDb`](AtomicDb#contract), with one exception to guarantee 6 that is
+/// named below. What they leave to a database:
 ///
 /// - **Reads are strongly consistent**: they see every write that completed before them. With
-///   [`consistent_reads(false)`](DynamoDbBuilder::consistent_reads), only `get_fresh` and `get_lock`
-///   are.
-/// - **A commit is one `TransactWriteItems`.** It is retried under one client token until its outcome
-///   is known, so it is applied once or not at all. If every response is lost, a lock is read back:
-///   if it has the commit's new version, the commit was applied. Otherwise the commit returns
-///   [`Error::OutcomeUnknown`](crate::Error::OutcomeUnknown), never a race condition. Locks, and the items that are created, are
-///   validated against the time at which the call began.
+///   [`consistent_reads(false)`](DynamoDbBuilder::consistent_reads), only `get_fresh` and
+///   `get_lock` are.
+/// - **A commit is one `TransactWriteItems`.** It is retried under one client token until its
+///   outcome is known, so it is applied once or not at all. If every response is lost, a lock is
+///   read back: if it has the commit's new version, the commit was applied. Otherwise the commit
+///   returns [`Error::OutcomeUnknown`], never a race condition. Locks, and the items that are
+///   created, are validated against the time at which the call began.
 /// - **`set` and `delete` are retried without a token.** A request that the network delivers late
 ///   may overwrite what was written since.
-/// - **Versions are generated before they are written.** A recreated lock may therefore get a smaller
-///   version than before. Compare versions only for equality.
-/// - **`get_many` and `query` are not snapshots.** Each item is read at some point during the call, so
-///   of a concurrent commit some items may be seen and others not. Guard data that must be consistent
-///   with a lock.
+/// - **Versions are generated before they are written.** A recreated lock may therefore get a
+///   smaller version than before. Compare versions only for equality.
+/// - **`get_many` and `query` are not snapshots.** Each item is read at some point during the call,
+///   so of a concurrent commit some items may be seen and others not. Guard data that must be
+///   consistent with a lock.
 /// - **Transactions in flight conflict.** DynamoDB rejects a transaction that meets another one on
 ///   the same row, without evaluating its conditions. It is retried with back-off until the call's
-///   timeout. If only lock rows were in conflict, the commit returns [`Error::RaceCondition`](crate::Error::RaceCondition) with
+///   timeout. If only lock rows were in conflict, the commit returns [`Error::RaceCondition`] with
 ///   their keys.
-/// - **A `stream` fetches one page ahead.** It holds at most two pages, and stops fetching when it is
-///   dropped.
-/// - **A row that cannot be decoded does not hide others.** After an [`Error::Codec`](crate::Error::Codec), a `stream`
+/// - **A `stream` fetches one page ahead.** It holds at most two pages, and stops fetching when it
+///   is dropped.
+/// - **A row that cannot be decoded does not hide others.** After an [`Error::Codec`], a `stream`
 ///   continues with the next row; this is the exception to guarantee 6. After any other error it
 ///   ends. A [`page`](AtomicDb::page) ends before such a row. If the row is the first one, `page`
 ///   returns its error; to skip it, continue with [`after`](crate::Query::after) its sort key.
@@ -137,28 +137,28 @@ use table::Row;
 ///
 /// # Errors
 ///
-/// - [`InvalidInput`], [`LimitExceeded`]: the table cannot hold the input, or DynamoDB rejected it as
-///   invalid; or the call was made from a thread of the database's own runtime, as in a credentials
-///   provider. Nothing was written.
+/// - [`InvalidInput`], [`LimitExceeded`]: the table cannot hold the input, or DynamoDB rejected it
+///   as invalid; or the call was made from a thread of the database's own runtime, as in a
+///   credentials provider. Nothing was written.
 /// - [`RaceCondition`], [`AlreadyExists`]: a condition of the commit failed. Nothing was written.
 /// - [`Codec`]: the data could not be encoded or decoded. Nothing was written.
-/// - [`Backend`]: the table is missing or has a different schema, access is denied, or another error
-///   occurred that a retry cannot help; returned at once. A commit wrote nothing. A `set` or `delete`
-///   of several requests may have written some of its keys, and a `get_lock` may have created or
-///   extended the lock.
+/// - [`Backend`]: the table is missing or has a different schema, access is denied, or another
+///   error occurred that a retry cannot help; returned at once. A commit wrote nothing. A `set` or
+///   `delete` of several requests may have written some of its keys, and a `get_lock` may have
+///   created or extended the lock.
 /// - [`Unavailable`]: throttling, lost connections or internal errors of the server lasted for the
 ///   whole timeout. The state is as after `Backend`.
-/// - [`OutcomeUnknown`]: the same, but a request of the write may have been applied, or may still be.
-///   A commit is applied as a whole or not at all; of a `set` or `delete`, each key may have been
-///   written or not.
+/// - [`OutcomeUnknown`]: the same, but a request of the write may have been applied, or may still
+///   be. A commit is applied as a whole or not at all; of a `set` or `delete`, each key may have
+///   been written or not.
 ///
 /// The source of the last three is a [`DynamoDbError`] if the error came from DynamoDB or from the
 /// connection to it.
 ///
 /// # Limits
 ///
-/// Violations of [DynamoDB's limits][quotas] are [`Error::LimitExceeded`] or [`Error::InvalidInput`],
-/// before any request is sent:
+/// A violation of [DynamoDB's limits][quotas] is [`LimitExceeded`] or [`InvalidInput`], before any
+/// request is sent:
 ///
 /// - A partition key has 1 to 2048 bytes, a sort key 1 to 1024.
 /// - An item has at most 400 KiB, including its key and the names of its attributes.
@@ -180,11 +180,11 @@ use table::Row;
 /// | `commit`, `set_atomic` | `TransactWriteItems` | 2 writes for each lock, check, item and deletion |
 /// | `query`, `page`, `stream` | `Query` for every MiB | 1 read for every 4 KiB of the rows that are read, including locks and expired rows |
 ///
-/// An eventually consistent read costs half. Reading or deleting an absent row costs 1 unit. A failed
-/// commit costs as much as a successful one, and a retried request is charged again.
+/// An eventually consistent read costs half. Reading or deleting an absent row costs 1 unit. A
+/// failed commit costs as much as a successful one, and a retried request is charged again.
 ///
-/// A read-modify-write of one item under one lock is a `get_lock`, a `get_fresh` and a commit: 2 read
-/// and 4 write units. If the lock is reused by [`Lock::with_version`], it is 1 read unit less.
+/// A read-modify-write of one item under one lock is a `get_lock`, a `get_fresh` and a commit: 2
+/// read and 4 write units. If the lock is reused by [`Lock::with_version`], it is 1 read unit less.
 ///
 /// # Access
 ///
@@ -211,6 +211,9 @@ use table::Row;
 /// cargo run --release --features dynamodb --example flights -- --dynamodb flights --endpoint http://localhost:8000
 /// ```
 ///
+/// [`Error::Codec`]: crate::Error::Codec
+/// [`Error::OutcomeUnknown`]: crate::Error::OutcomeUnknown
+/// [`Error::RaceCondition`]: crate::Error::RaceCondition
 /// [`AlreadyExists`]: crate::Error::AlreadyExists
 /// [`Backend`]: crate::Error::Backend
 /// [`Codec`]: crate::Error::Codec
@@ -283,13 +286,14 @@ impl<T> DynamoDbBuilder<T> {
     /// No item was written. With `create_table`, the table may have been created, except after
     /// `InvalidInput` or `LimitExceeded`.
     ///
-    /// - [`InvalidInput`](crate::Error::InvalidInput), [`LimitExceeded`](crate::Error::LimitExceeded): the table name
-    ///   or the proxy is invalid, no region is configured, or an option is out of range.
-    /// - [`Backend`](crate::Error::Backend): there are no credentials, they do not allow an action that
-    ///   `create_table` requires, or the table has a different schema (the source is a
+    /// - [`InvalidInput`](crate::Error::InvalidInput),
+    ///   [`LimitExceeded`](crate::Error::LimitExceeded): the table name or the proxy is invalid, no
+    ///   region is configured, or an option is out of range.
+    /// - [`Backend`](crate::Error::Backend): there are no credentials, they do not allow an action
+    ///   that `create_table` requires, or the table has a different schema (the source is a
     ///   [`DynamoDbError`]); or no thread could be started.
-    /// - [`Unavailable`](crate::Error::Unavailable): the credentials could not be loaded, or the table not
-    ///   created or inspected, in time.
+    /// - [`Unavailable`](crate::Error::Unavailable): the credentials could not be loaded, or the
+    ///   table not created or inspected, in time.
     pub fn open(self) -> Result<DynamoDb<T>> {
         Ok(DynamoDb {
             connection: Arc::new(open::connect(self.options)?),

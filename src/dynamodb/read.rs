@@ -56,8 +56,8 @@ pub(super) enum Position {
 impl Position {
     /// Returns where `query` begins if it continues after `after`.
     ///
-    /// DynamoDB rejects a start key without the query's prefix. All sort keys with the prefix are on
-    /// the same side of such a key, so no request is needed to skip it.
+    /// DynamoDB rejects a start key without the query's prefix. All sort keys with the prefix are
+    /// on the same side of such a key, so no request is needed to skip it.
     ///
     /// # Errors
     ///
@@ -101,7 +101,8 @@ impl TableClient {
         }
     }
 
-    /// Reads at least one of `keys`, and returns the rows found and the keys that were not processed.
+    /// Reads at least one of `keys`, and returns the rows found and the keys that were not
+    /// processed.
     pub(super) async fn batch_get(
         self: Arc<Self>,
         keys: Vec<Row>,

@@ -1,7 +1,8 @@
 //! A private async runtime that blocking calls run on.
 //!
-//! The SDK is async. A call is spawned on the runtime, and the calling thread parks until the result
-//! is there. So a call may be made from any thread, including one that drives a runtime itself.
+//! The SDK is async. A call is spawned on the runtime, and the calling thread parks until the
+//! result is there. So a call may be made from any thread, including one that drives a runtime
+//! itself.
 
 use crate::Error;
 use crate::sync::{Arc, thread};
@@ -115,8 +116,8 @@ pub(super) struct Pending<R> {
 impl<R> Pending<R> {
     /// Blocks until the call has returned.
     ///
-    /// A call enforces a deadline of its own. `deadline` is a later one, for a runtime that hangs, as
-    /// in a credentials provider that blocks its thread.
+    /// A call enforces a deadline of its own. `deadline` is a later one, for a runtime that hangs,
+    /// as in a credentials provider that blocks its thread.
     pub(super) fn wait(mut self, deadline: Instant) -> Result<R, CallError> {
         if is_runtime_thread(&self.runtime) {
             return Err(CallError::WouldDeadlock);

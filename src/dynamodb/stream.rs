@@ -17,8 +17,8 @@ pub(super) struct Stream<T> {
     query: Query,
     /// The number of items that may still be yielded, if there is a limit.
     left: Option<usize>,
-    /// The rest of the current page. Rows are decoded one by one, so that one that cannot be decoded
-    /// does not hide the others.
+    /// The rest of the current page. Rows are decoded one by one, so that one that cannot be
+    /// decoded does not hide the others.
     rows: vec::IntoIter<Row>,
     next: NextPage,
     data: PhantomData<fn() -> T>,

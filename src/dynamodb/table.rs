@@ -1,10 +1,10 @@
 //! The rows of the table: how items and locks are stored, and their limits.
 //!
 //! An item is a row with `pk` S, `sk` S, `data` S (JSON text; absent if the item has no data) and
-//! `ttl` N (epoch seconds; absent if it never expires). A lock is a row with `pk`, `sk`, `version` S
-//! and `ttl`. A row with a `version` of any type is a lock. The TypeScript package atomic-dynamodb
-//! writes the same rows. Two other forms that it writes are accepted as well: gzip-compressed `data`
-//! of type B, and a fractional `ttl`.
+//! `ttl` N (epoch seconds; absent if it never expires). A lock is a row with `pk`, `sk`, `version`
+//! S and `ttl`. A row with a `version` of any type is a lock. The TypeScript package
+//! atomic-dynamodb writes the same rows. Two other forms that it writes are accepted as well:
+//! gzip-compressed `data` of type B, and a fractional `ttl`.
 
 use super::error::DynamoDbError;
 use crate::{BoxError, Error, Item, Key, KeyBuf, Lock, Result, Version};
@@ -247,9 +247,9 @@ pub(super) fn is_live(row: &Row, now: u64) -> bool {
     ttl(row).is_none_or(|ttl| now <= ttl)
 }
 
-/// Returns the last epoch second at which the row exists. A `ttl` that is zero or not a number means
-/// "never", as it does for the TypeScript package. A fraction is rounded down, because the clock is
-/// read in whole seconds.
+/// Returns the last epoch second at which the row exists. A `ttl` that is zero or not a number
+/// means "never", as it does for the TypeScript package. A fraction is rounded down, because the
+/// clock is read in whole seconds.
 pub(super) fn ttl(row: &Row) -> Option<u64> {
     let Some(AttributeValue::N(digits)) = row.get(TTL) else {
         return None;
