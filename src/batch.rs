@@ -1,11 +1,12 @@
 use crate::{Error, Item, KeyBuf, Lock, Result};
 use smallvec::SmallVec;
 
-/// What one [`commit`](crate::AtomicDb::commit) checks and writes, all or nothing.
+/// The locks that one [`commit`](crate::AtomicDb::commit) validates and the items that it writes,
+/// all or nothing.
 ///
-/// There may be any number of each kind, in any order, and one lock may guard any number of
-/// writes. A key appears at most once: an item is written one way, and a lock is no item. A batch
-/// without any lock or check is an all-or-nothing write that checks nothing but its creations.
+/// There may be any number of each kind, in any order, and one lock may guard any number of writes.
+/// A key may appear at most once, whether as a lock or as an item (guarantee 14). A batch without
+/// locks and checks is an atomic write whose only preconditions are its `create`s.
 ///
 /// ```
 /// use atomic_db::{AtomicDb, Batch, Item, Key, MemoryDb};
@@ -15,8 +16,8 @@ use smallvec::SmallVec;
 /// let open = db.get_lock(Key::new("shop", "lock"))?;
 /// db.commit(
 ///     &Batch::new()
-///         .lock(lock) // must be unchanged, and is renewed
-///         .check(open) // must be unchanged, and stays as it is
+///         .lock(lock) // must be unchanged, and gets the new version
+///         .check(open) // must be unchanged, and keeps its version
 ///         .set(Item::new("user#1", "name", "Ada"))
 ///         .create(Item::new("user#1", "order#1", "tea"))
 ///         .delete(("user#1", "cart")),
@@ -33,7 +34,7 @@ pub struct Batch<T> {
 }
 
 impl<T> Batch<T> {
-    /// A batch that does nothing yet.
+    /// Creates an empty batch.
     #[must_use]
     pub fn new() -> Self {
         Batch {
@@ -45,89 +46,89 @@ impl<T> Batch<T> {
         }
     }
 
-    /// Demands that `lock` is unchanged, and gives it a new version.
+    /// Requires `lock` to be unchanged, and gives it the commit's new version.
     #[must_use]
     pub fn lock(mut self, lock: Lock) -> Self {
         self.locks.push(lock);
         self
     }
 
-    /// Demands that `lock` is unchanged, and leaves it as it is: what was read under it still
-    /// holds, and others who check it do not lose.
+    /// Requires `lock` to be unchanged, and keeps its version: validates the data that was read under
+    /// it, without a conflict with other checks (guarantee 13).
     #[must_use]
     pub fn check(mut self, lock: Lock) -> Self {
         self.checks.push(lock);
         self
     }
 
-    /// Writes `item`, whatever is there.
+    /// Writes `item`, and replaces any item or lock at its key.
     #[must_use]
     pub fn set(mut self, item: Item<T>) -> Self {
         self.sets.push(item);
         self
     }
 
-    /// Writes `item`, and demands that no live item is there.
+    /// Writes `item`, and requires that no live item exists at its key. A lock there is replaced.
     #[must_use]
     pub fn create(mut self, item: Item<T>) -> Self {
         self.creates.push(item);
         self
     }
 
-    /// Removes what is at `key`, item or lock, if anything is.
+    /// Removes the item or lock at `key`, if there is one.
     #[must_use]
     pub fn delete(mut self, key: impl Into<KeyBuf>) -> Self {
         self.deletes.push(key.into());
         self
     }
 
-    /// The locks that must be unchanged and are renewed.
+    /// Returns the locks that must be unchanged and get the new version.
     #[must_use]
     pub fn locks(&self) -> &[Lock] {
         &self.locks
     }
 
-    /// The locks that must be unchanged and stay as they are.
+    /// Returns the locks that must be unchanged and keep their versions.
     #[must_use]
     pub fn checks(&self) -> &[Lock] {
         &self.checks
     }
 
-    /// The items that are written whatever is there.
+    /// Returns the items that are written unconditionally.
     #[must_use]
     pub fn sets(&self) -> &[Item<T>] {
         &self.sets
     }
 
-    /// The items that are written where no live item is.
+    /// Returns the items that must not exist yet.
     #[must_use]
     pub fn creates(&self) -> &[Item<T>] {
         &self.creates
     }
 
-    /// The keys whose item or lock is removed.
+    /// Returns the keys whose item or lock is removed.
     #[must_use]
     pub fn deletes(&self) -> &[KeyBuf] {
         &self.deletes
     }
 
-    /// Whether the batch checks nothing and writes nothing.
+    /// Returns `true` if the batch validates nothing and writes nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.writes().len() == 0
+        self.as_batch_ref().len() == 0
     }
 
-    /// Checks that no key appears twice, for implementors of
-    /// [`commit`](crate::AtomicDb::commit): every database refuses the same batches.
+    /// Checks that no key appears more than once (guarantee 14), for implementors of
+    /// [`commit`](crate::AtomicDb::commit).
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidInput`] that names the first key, in the order of keys, that appears twice.
+    /// [`Error::InvalidInput`] that names the smallest key that appears more than once.
     pub fn validate(&self) -> Result<()> {
-        self.writes().validate()
+        self.as_batch_ref().validate()
     }
 
-    pub(crate) fn writes(&self) -> BatchRef<'_, T> {
+    pub(crate) fn as_batch_ref(&self) -> BatchRef<'_, T> {
         BatchRef {
             locks: &self.locks,
             checks: &self.checks,
@@ -144,7 +145,7 @@ impl<T> Default for Batch<T> {
     }
 }
 
-/// A batch, borrowed: also what a `set_atomic` comes to, without building a batch for it.
+/// A borrowed [`Batch`]. `set_atomic` borrows its arguments as one, instead of building a batch.
 pub(crate) struct BatchRef<'a, T> {
     pub(crate) locks: &'a [Lock],
     pub(crate) checks: &'a [Lock],
@@ -154,15 +155,15 @@ pub(crate) struct BatchRef<'a, T> {
 }
 
 impl<'a, T> BatchRef<'a, T> {
-    /// The writes of `set_atomic`.
+    /// Borrows the arguments of `set_atomic`.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidInput`] if there are items and no lock.
+    /// [`Error::InvalidInput`] if there are items and no lock (guarantee 10).
     pub(crate) fn for_set_atomic(items: &'a [Item<T>], locks: &'a [Lock]) -> Result<Self> {
         if locks.is_empty() && !items.is_empty() {
             return Err(Error::InvalidInput(
-                "set_atomic was given items and no lock: use commit for an all-or-nothing write that checks nothing".into(),
+                "set_atomic requires a lock: use commit with a batch for an atomic write without one".into(),
             ));
         }
         Ok(BatchRef {
@@ -182,12 +183,12 @@ impl<'a, T> BatchRef<'a, T> {
             + self.deletes.len()
     }
 
-    /// Every key: locks, checks, sets, creates, deletes.
+    /// Returns every key: of locks, checks, sets, creates and deletes, in this order.
     pub(crate) fn keys(&self) -> impl Iterator<Item = &'a KeyBuf> {
         let locks = self.locks.iter().chain(self.checks);
         let items = self.sets.iter().chain(self.creates);
-        let guarded = locks.map(|lock| &**lock.key_buf());
-        guarded.chain(items.map(Item::key_buf)).chain(self.deletes)
+        let locks = locks.map(|lock| &**lock.key_buf());
+        locks.chain(items.map(Item::key_buf)).chain(self.deletes)
     }
 
     pub(crate) fn validate(&self) -> Result<()> {
@@ -197,9 +198,38 @@ impl<'a, T> BatchRef<'a, T> {
         match keys.windows(2).find(|pair| pair[0] == pair[1]) {
             None => Ok(()),
             Some(pair) => Err(Error::InvalidInput(format!(
-                "{} appears twice in one batch",
+                "the key {} appears more than once in the batch",
                 pair[0]
             ))),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn validate_names_the_smallest_key_that_appears_more_than_once() {
+        let batch = |sks: &[&str]| {
+            sks.iter().fold(Batch::<()>::new(), |batch, sk| {
+                batch.set(Item::without_data("pk", sk))
+            })
+        };
+        for (sks, named) in [
+            (&["b", "a", "c", "b"][..], "b"),
+            (&["c", "a", "c", "b"], "c"),
+            (&["c", "b", "a", "c", "b", "d"], "b"),
+            (&["a", "b", "c", "a"], "a"),
+        ] {
+            match batch(sks).validate() {
+                Err(Error::InvalidInput(text)) => {
+                    let named = KeyBuf::new("pk", named).to_string();
+                    assert!(text.contains(&named), "{sks:?}: {text}");
+                }
+                outcome => panic!("{sks:?}: {outcome:?}"),
+            }
+        }
+        batch(&["c", "a", "b"]).validate().unwrap();
     }
 }

@@ -2,21 +2,22 @@ use crate::sync::{Arc, Mutex, thread};
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Where "now" comes from: the system's clock, or one that a test moves.
+/// The source of the current time: the system's clock, or one that a test moves.
 ///
-/// A database, its locks, a cache in front of it and the back-off of a transaction can all be given
-/// the same clock. Expiry is exact: what has a time to live of `t` is there while the clock's
-/// [`epoch_seconds`](Clock::epoch_seconds) are at most `t`, and not after.
+/// A database, its locks, a cache in front of it and the back-off of a transaction can share one
+/// clock. Expiry is exact: an item or lock with the `ttl` `t` is live while
+/// [`epoch_seconds`](Clock::epoch_seconds) is at most `t`, and not after.
 ///
-/// A clock is never asked while a mutex of this crate is held, so it may call a database.
+/// The clock is never read while this crate holds a mutex, so an implementation may call a database
+/// (guarantee 22).
 pub trait Clock: fmt::Debug + Send + Sync {
-    /// The time since the Unix epoch.
+    /// Returns the time since the Unix epoch.
     fn now(&self) -> Duration;
 
-    /// Returns when `duration` has passed on this clock.
+    /// Blocks until `duration` has passed on this clock.
     fn sleep(&self, duration: Duration);
 
-    /// The whole seconds since the Unix epoch, which times to live are measured in.
+    /// Returns the time in whole seconds since the Unix epoch, the unit of `ttl`.
     fn epoch_seconds(&self) -> u64 {
         self.now().as_secs()
     }
@@ -36,7 +37,7 @@ impl<C: Clock + ?Sized> Clock for Arc<C> {
     }
 }
 
-/// The operating system's clock, which everything uses unless it is given another.
+/// The operating system's clock, which is the default everywhere.
 ///
 /// ```
 /// use atomic_db::{Clock, SystemClock};
@@ -47,7 +48,7 @@ impl<C: Clock + ?Sized> Clock for Arc<C> {
 pub struct SystemClock;
 
 impl Clock for SystemClock {
-    /// The time since the epoch; zero on a system whose clock is set before it.
+    /// Returns the time since the Unix epoch, or zero if the system's clock is set before it.
     fn now(&self) -> Duration {
         SystemTime::now()
             .duration_since(UNIX_EPOCH)
@@ -61,7 +62,7 @@ impl Clock for SystemClock {
 
 /// A clock that stands still until it is moved. Clones are handles to the same clock.
 ///
-/// Whoever sleeps on it returns at once, and the clock has moved on by as much.
+/// `sleep` returns immediately and advances the clock by the duration.
 ///
 /// ```
 /// use atomic_db::{AtomicDb, Item, Key, ManualClock, MemoryDb};
@@ -83,7 +84,7 @@ pub struct ManualClock {
 }
 
 impl ManualClock {
-    /// A clock that stands at `epoch_seconds`.
+    /// Creates a clock that shows `epoch_seconds`.
     #[must_use]
     pub fn new(epoch_seconds: u64) -> Self {
         ManualClock {
@@ -91,12 +92,12 @@ impl ManualClock {
         }
     }
 
-    /// Moves the clock to `epoch_seconds`, forward or back.
+    /// Sets the clock to `epoch_seconds`, forward or back.
     pub fn set(&self, epoch_seconds: u64) {
         *self.now.lock() = Duration::from_secs(epoch_seconds);
     }
 
-    /// Moves the clock forward.
+    /// Moves the clock forward by `duration`.
     pub fn advance(&self, duration: Duration) {
         let mut now = self.now.lock();
         *now = now.saturating_add(duration);

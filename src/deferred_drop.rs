@@ -1,11 +1,11 @@
-//! What leaves a database while a mutex is held, and must not be dropped there.
+//! Values that are removed while a mutex is held, and dropped after it is released.
 
 use smallvec::SmallVec;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::thread;
 
-/// Values on their way out. It is declared before the guard of a mutex, and so dropped after it: a
-/// value's own `Drop` may call the database, or panic.
+/// Collects removed values. Declare it before a mutex guard, so that it is dropped after the guard: a
+/// value's `Drop` may call the database, or panic (guarantee 22).
 #[derive(Debug)]
 pub(crate) struct DeferredDrop<V> {
     values: SmallVec<[V; 4]>,
@@ -43,8 +43,8 @@ impl<V> Drop for DeferredDrop<V> {
     }
 }
 
-/// Drops every value, also if dropping one of them panics: a second panic while the first one
-/// unwinds would end the process. The first is handed on.
+/// Drops every value, even if some of these drops panic, and then resumes the first panic. A second
+/// panic while the first one unwinds would abort the process.
 fn drop_all<V>(values: &mut SmallVec<[V; 4]>) {
     let mut first = None;
     while !values.is_empty() {
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn every_value_is_dropped_though_all_of_them_panic() {
+    fn every_value_is_dropped_even_if_all_drops_panic() {
         let dropped = Cell::new(0);
         let caught = catch_unwind(AssertUnwindSafe(|| {
             let mut removed = DeferredDrop::new();

@@ -1,15 +1,16 @@
 use crate::{Key, KeyBuf};
 
-/// What a call of this crate returns.
+/// The result of a call of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Where an error came from, when it came from somewhere else.
+/// A boxed source error.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Why a call failed, and what is in the database afterwards.
+/// Why a call failed, and the state of the database afterwards.
 ///
-/// On any error but [`OutcomeUnknown`](Error::OutcomeUnknown), a commit wrote nothing. Its text is
-/// a sentence without the text of its source; [`source`](std::error::Error::source) gives that.
+/// On any error but [`OutcomeUnknown`](Error::OutcomeUnknown), a commit wrote nothing (guarantee 11).
+///
+/// `Display` does not include the source; [`source`](std::error::Error::source) returns it.
 ///
 /// ```
 /// use atomic_db::{AtomicDb, Item, Key, MemoryDb};
@@ -18,84 +19,83 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// let lock = db.get_lock(Key::new("account#1", "lock"))?;
 /// db.set_atomic(&[Item::new("account#1", "balance", 10)], &[lock.clone()])?;
 ///
-/// // Somebody has committed since this lock was read.
-/// let lost = db.set_atomic(&[Item::new("account#1", "balance", 99)], &[lock]).unwrap_err();
-/// assert!(lost.is_race_condition() && lost.is_retryable());
-/// assert_eq!(lost.to_string(), r#"somebody else committed first: ("account#1", "lock")"#);
+/// // The lock has a new version since it was read.
+/// let race = db.set_atomic(&[Item::new("account#1", "balance", 99)], &[lock]).unwrap_err();
+/// assert!(race.is_race_condition() && race.is_retryable());
+/// assert_eq!(race.to_string(), r#"another writer committed first: ("account#1", "lock")"#);
 /// # Ok::<(), atomic_db::Error>(())
 /// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Somebody else committed first: these locks are no longer as they were read. An ordinary
-    /// outcome; nothing was written. Read again and try again, as
+    /// An optimistic-concurrency conflict: another writer committed first, so these locks are not
+    /// as they were read. Nothing was written. This is an ordinary outcome: read again and retry, as
     /// [`transact`](crate::AtomicDbExt::transact) does.
-    #[error("somebody else committed first: {}", list(keys))]
+    #[error("another writer committed first: {}", join_keys(keys))]
     RaceCondition {
-        /// The locks that lost, all of them and no other, in the order of the batch.
+        /// Exactly the locks that have changed, in the order of the batch.
         keys: Vec<KeyBuf>,
     },
 
-    /// A [`transact`](crate::AtomicDbExt::transact) came to the end of its attempts or its time,
-    /// having lost a race each time. Nothing was written. The source is the last race.
+    /// A [`transact`](crate::AtomicDbExt::transact) exhausted its attempts or its deadline: every
+    /// attempt ended in a conflict. Nothing was written. The source is the last conflict.
     #[error("gave up after {attempts} {}", if *attempts == 1 { "attempt" } else { "attempts" })]
     RetriesExhausted {
-        /// How often the closure was run.
+        /// The number of times that the closure was run.
         attempts: u32,
-        /// What the last attempt ended with.
+        /// The error of the last attempt.
         source: Box<Error>,
     },
 
-    /// An item that was to be created is there already. Nothing was written.
-    #[error("there is an item at {key} already")]
+    /// An item to be created already exists. Nothing was written.
+    #[error("an item already exists at {key}")]
     AlreadyExists {
-        /// Where the item lives.
+        /// The key of the existing item.
         key: KeyBuf,
     },
 
-    /// The call makes no sense, and the text says why. Nothing was sent and nothing was written.
+    /// The arguments are invalid; the message explains why. Nothing was sent and nothing was written.
     #[error("{0}")]
     InvalidInput(String),
 
-    /// The call is more than this database can do at once. Nothing was written.
+    /// The call exceeds a limit of this database. Nothing was written.
     #[error("{what} may be at most {limit}, not {actual}")]
     LimitExceeded {
-        /// What there is too much of, with its unit, such as "a sort key's length in bytes".
+        /// The limited quantity with its unit, such as "a sort key's length in bytes".
         what: &'static str,
-        /// The most that is possible.
+        /// The largest possible value.
         limit: usize,
-        /// What was asked for.
+        /// The value in this call.
         actual: usize,
     },
 
-    /// The answer to a write was lost: it may have happened, and may not. Read to find out.
+    /// The response to a write was lost, so it may or may not have been applied. Read to find out.
     #[error("the outcome of the write is unknown")]
     OutcomeUnknown(#[source] BoxError),
 
-    /// The database cannot be reached or is overloaded. Nothing was written; try again later.
+    /// The database cannot be reached or is overloaded. Nothing was written. Try again later.
     #[error("the database is unavailable")]
     Unavailable(#[source] BoxError),
 
-    /// The data of this item could not be encoded or decoded. Nothing was written; what is stored
-    /// under the key stays as it is.
+    /// The data of an item could not be encoded or decoded. Nothing was written.
     #[error("the data of {key} could not be encoded or decoded")]
     Codec {
-        /// The item that is concerned.
+        /// The key of the item.
         key: KeyBuf,
-        /// What is wrong with its data.
+        /// The error of the codec.
         source: BoxError,
     },
 
-    /// Something failed below this crate. A commit wrote nothing; of a
-    /// [`set`](crate::AtomicDb::set) or [`delete`](crate::AtomicDb::delete), each item was written
-    /// or was not.
-    #[error("the database failed")]
+    /// The underlying store failed. A commit wrote nothing. A [`set`](crate::AtomicDb::set) or
+    /// [`delete`](crate::AtomicDb::delete) may have written some items and not others.
+    #[error("the underlying store failed")]
     Backend(#[source] BoxError),
 }
 
 impl Error {
-    /// Whether somebody else committed first, once or so often that the attempts ran out. The
-    /// caller's view of the data is old: it should read again before it writes.
+    /// Returns `true` for a [`RaceCondition`](Error::RaceCondition), including one that is the
+    /// source of [`RetriesExhausted`](Error::RetriesExhausted): the caller's view of the data is
+    /// stale, and it should read again before it writes.
     #[must_use]
     pub fn is_race_condition(&self) -> bool {
         match self {
@@ -105,23 +105,62 @@ impl Error {
         }
     }
 
-    /// Whether doing the whole operation again, from its first read, may succeed and can do no
-    /// harm. True of a race and of [`Unavailable`](Error::Unavailable); false of
-    /// [`OutcomeUnknown`](Error::OutcomeUnknown), after which the write may have happened.
+    /// Returns `true` if retrying the whole operation, including its reads, is safe and may succeed:
+    /// after a conflict and after [`Unavailable`](Error::Unavailable). Returns `false` after
+    /// [`OutcomeUnknown`](Error::OutcomeUnknown), because the write may have been applied.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         self.is_race_condition() || matches!(self, Error::Unavailable(_))
     }
 }
 
-/// The error for a `get_lock` at the key of a live item.
+/// Returns the error for a `get_lock` at the key of a live item (guarantee 4).
 pub(crate) fn item_at_lock_key(key: Key<'_>) -> Error {
     Error::InvalidInput(format!(
         "a live item is stored at {key}: a lock needs a key of its own, next to the data"
     ))
 }
 
-fn list(keys: &[KeyBuf]) -> String {
+fn join_keys(keys: &[KeyBuf]) -> String {
     let keys: Vec<String> = keys.iter().map(KeyBuf::to_string).collect();
     keys.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_conflicts_and_unavailable_databases_are_retryable() {
+        let key = || KeyBuf::new("pk", "sk");
+        let race = || Error::RaceCondition { keys: vec![key()] };
+        let exhausted = Error::RetriesExhausted {
+            attempts: 2,
+            source: Box::new(race()),
+        };
+        let limit = Error::LimitExceeded {
+            what: "a sort key's length in bytes",
+            limit: 1,
+            actual: 2,
+        };
+        let codec = Error::Codec {
+            key: key(),
+            source: "not a number".into(),
+        };
+        // Each with its predicates: is it a race condition, and is it retryable?
+        for (error, is_race_condition, is_retryable) in [
+            (race(), true, true),
+            (exhausted, true, true),
+            (Error::AlreadyExists { key: key() }, false, false),
+            (Error::InvalidInput("wrong".into()), false, false),
+            (limit, false, false),
+            (Error::OutcomeUnknown("timed out".into()), false, false),
+            (Error::Unavailable("down".into()), false, true),
+            (codec, false, false),
+            (Error::Backend("broken".into()), false, false),
+        ] {
+            assert_eq!(error.is_race_condition(), is_race_condition, "{error:?}");
+            assert_eq!(error.is_retryable(), is_retryable, "{error:?}");
+        }
+    }
 }

@@ -2,13 +2,13 @@ use crate::sync::Arc;
 use crate::{Key, KeyBuf};
 use std::fmt;
 
-/// A key, optional data and an optional time to live.
+/// A key, optional data and an optional expiry.
 ///
-/// An `Item` is a cheap handle: a clone is one reference count, whatever `T` is, and `T: Clone` is
-/// not needed. What it refers to never changes; to change an item, write another one under its key.
+/// An `Item` is a cheap handle: cloning increments a reference count and does not require
+/// `T: Clone`. It is immutable; to change a stored item, write another one under its key.
 ///
-/// The time to live is in epoch seconds. An item is live up to and including that second, and
-/// after it exists on no read path of any database, whatever the store still holds.
+/// The expiry, `ttl`, is in epoch seconds. An item is live up to and including that second. After
+/// that no read of any database returns it, even if it is still stored (guarantee 3).
 ///
 /// ```
 /// use atomic_db::{Item, Key};
@@ -22,28 +22,28 @@ use std::fmt;
 /// assert_eq!(bare.data(), None);
 /// ```
 pub struct Item<T> {
-    body: Arc<Body<T>>,
-    /// Beside the body and not in it, so that an item can be given another time to live without
-    /// copying its data. `NEVER` where there is none.
+    inner: Arc<Inner<T>>,
+    /// Stored outside `inner`, so that an item can be given another expiry without copying its
+    /// data. `NEVER` if there is none.
     ttl: u64,
 }
 
-struct Body<T> {
+struct Inner<T> {
     key: KeyBuf,
     data: Option<T>,
 }
 
-/// No clock reads a later second, so an item that expires then never expires.
+/// No clock can show a later second, so an item with this expiry never expires.
 const NEVER: u64 = u64::MAX;
 
 impl<T> Item<T> {
-    /// An item that holds `data` and never expires.
+    /// Creates an item that holds `data` and never expires.
     #[must_use]
     pub fn new(pk: impl AsRef<str>, sk: impl AsRef<str>, data: T) -> Self {
         Item::from_parts(KeyBuf::new(pk, sk), Some(data))
     }
 
-    /// An item that is there, holds nothing and never expires.
+    /// Creates an item without data that never expires.
     #[must_use]
     pub fn without_data(pk: impl AsRef<str>, sk: impl AsRef<str>) -> Self {
         Item::from_parts(KeyBuf::new(pk, sk), None)
@@ -51,13 +51,13 @@ impl<T> Item<T> {
 
     fn from_parts(key: KeyBuf, data: Option<T>) -> Self {
         Item {
-            body: Arc::new(Body { key, data }),
+            inner: Arc::new(Inner { key, data }),
             ttl: NEVER,
         }
     }
 
-    /// This item with another time to live, in epoch seconds. The data is shared with the item it
-    /// was made from, not copied. `u64::MAX` is the same as no time to live.
+    /// Returns this item with the expiry `epoch_seconds`, the last second at which it is live. The
+    /// data is shared with the original, not copied. `u64::MAX` means that it never expires.
     ///
     /// ```
     /// use atomic_db::Item;
@@ -72,38 +72,38 @@ impl<T> Item<T> {
         self
     }
 
-    /// The item's address.
+    /// Returns the item's key.
     #[must_use]
     pub fn key(&self) -> Key<'_> {
-        self.body.key.as_key()
+        self.inner.key.as_key()
     }
 
-    /// The partition key.
+    /// Returns the partition key.
     #[must_use]
     pub fn pk(&self) -> &str {
-        self.body.key.pk()
+        self.inner.key.pk()
     }
 
-    /// The sort key.
+    /// Returns the sort key.
     #[must_use]
     pub fn sk(&self) -> &str {
-        self.body.key.sk()
+        self.inner.key.sk()
     }
 
-    /// What the item holds, if anything.
+    /// Returns the data, or `None` if the item has none.
     #[must_use]
     pub fn data(&self) -> Option<&T> {
-        self.body.data.as_ref()
+        self.inner.data.as_ref()
     }
 
-    /// The last epoch second at which the item exists, or `None` if it never expires.
+    /// Returns the last epoch second at which the item is live, or `None` if it never expires.
     #[must_use]
     pub fn ttl(&self) -> Option<u64> {
         (self.ttl != NEVER).then_some(self.ttl)
     }
 
-    /// Whether the item exists at `now`, in epoch seconds. Every database asks this before it
-    /// shows an item.
+    /// Returns `true` if the item is live at `now`, in epoch seconds. Backends call this before they
+    /// return an item.
     ///
     /// ```
     /// use atomic_db::Item;
@@ -117,7 +117,7 @@ impl<T> Item<T> {
         now <= self.ttl
     }
 
-    /// What the item holds, by value: moved out if this is the last handle, cloned otherwise.
+    /// Returns the data by value: moved out if this is the last handle, cloned otherwise.
     ///
     /// ```
     /// use atomic_db::Item;
@@ -130,37 +130,37 @@ impl<T> Item<T> {
     where
         T: Clone,
     {
-        match Arc::try_unwrap(self.body) {
-            Ok(body) => body.data,
+        match Arc::try_unwrap(self.inner) {
+            Ok(inner) => inner.data,
             Err(shared) => shared.data.clone(),
         }
     }
 
     #[inline]
     pub(crate) fn has_key(&self, bytes: (&[u8], &[u8])) -> bool {
-        self.body.key.is(bytes)
+        self.inner.key.has_bytes(bytes)
     }
 
     pub(crate) fn key_buf(&self) -> &KeyBuf {
-        &self.body.key
+        &self.inner.key
     }
 }
 
 impl<T> Clone for Item<T> {
     fn clone(&self) -> Self {
         Item {
-            body: Arc::clone(&self.body),
+            inner: Arc::clone(&self.inner),
             ttl: self.ttl,
         }
     }
 }
 
-/// Equal items have equal keys, data and times to live.
+/// Equal items have equal keys, data and expiries.
 impl<T: PartialEq> PartialEq for Item<T> {
     fn eq(&self, other: &Self) -> bool {
         self.ttl == other.ttl
-            && self.body.key == other.body.key
-            && self.body.data == other.body.data
+            && self.inner.key == other.inner.key
+            && self.inner.data == other.inner.data
     }
 }
 

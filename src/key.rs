@@ -4,10 +4,11 @@ use std::hash::{Hash, Hasher};
 
 /// The address of an item or a lock: a partition key and a sort key, borrowed.
 ///
-/// A key is a pair and never a joined text: `("a:b", "c")` and `("a", "b:c")` are two keys. Both
-/// parts may be any text, the empty one included; a database that cannot hold some key refuses it
-/// with an error and says so in its documentation. A `Key` is `Copy` and owns nothing, so looking
-/// something up allocates nothing; where a key must be kept, [`KeyBuf`] owns one.
+/// A key is a pair, never a joined string: `("a:b", "c")` and `("a", "b:c")` are two keys. Both
+/// parts may be any string, including the empty one. A database that cannot store some keys
+/// documents which, and refuses them with an error (guarantee 1).
+///
+/// A `Key` is `Copy` and owns nothing, so a look-up allocates nothing. [`KeyBuf`] is the owned form.
 ///
 /// Keys are ordered by the bytes of `pk`, then by the bytes of `sk`.
 ///
@@ -27,24 +28,25 @@ pub struct Key<'a> {
 }
 
 impl<'a> Key<'a> {
-    /// The key `(pk, sk)`.
+    /// Creates the key `(pk, sk)`.
     #[must_use]
     pub const fn new(pk: &'a str, sk: &'a str) -> Self {
         Key { pk, sk }
     }
 
+    /// Returns the bytes of both parts.
     #[inline]
     pub(crate) fn bytes(&self) -> (&'a [u8], &'a [u8]) {
         (self.pk.as_bytes(), self.sk.as_bytes())
     }
 
-    /// An owned copy of this key.
+    /// Returns an owned copy of this key.
     ///
     /// ```
     /// use atomic_db::{Key, KeyBuf};
     ///
-    /// let kept: KeyBuf = Key::new("user#123", "profile").to_buf();
-    /// assert_eq!(kept.as_key(), Key::new("user#123", "profile"));
+    /// let owned: KeyBuf = Key::new("user#123", "profile").to_buf();
+    /// assert_eq!(owned.as_key(), Key::new("user#123", "profile"));
     /// ```
     #[must_use]
     pub fn to_buf(self) -> KeyBuf {
@@ -64,8 +66,8 @@ impl<'a> From<&'a KeyBuf> for Key<'a> {
     }
 }
 
-/// Writes both parts quoted and escaped, so that no key can be mistaken for another:
-/// `("a:b", "c")`.
+/// Writes both parts quoted and escaped, such as `("a:b", "c")`, so that different keys have
+/// different texts.
 impl fmt::Display for Key<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "({:?}, {:?})", self.pk, self.sk)
@@ -78,9 +80,9 @@ impl fmt::Debug for Key<'_> {
     }
 }
 
-/// A [`Key`] that owns its text: what an error names, and what a batch deletes.
+/// An owned [`Key`].
 ///
-/// Both parts lie in one allocation.
+/// Both parts share one allocation.
 ///
 /// ```
 /// use atomic_db::{Key, KeyBuf};
@@ -94,12 +96,12 @@ impl fmt::Debug for Key<'_> {
 pub struct KeyBuf {
     /// `pk` and `sk`, one after the other.
     text: Box<str>,
-    /// The length of `pk` in bytes, which is where `sk` begins.
-    split: usize,
+    /// The length of `pk` in bytes.
+    pk_len: usize,
 }
 
 impl KeyBuf {
-    /// A key of its own, `(pk, sk)`.
+    /// Creates an owned key `(pk, sk)`.
     #[must_use]
     pub fn new(pk: impl AsRef<str>, sk: impl AsRef<str>) -> Self {
         let (pk, sk) = (pk.as_ref(), sk.as_ref());
@@ -108,48 +110,49 @@ impl KeyBuf {
         text.push_str(sk);
         KeyBuf {
             text: text.into_boxed_str(),
-            split: pk.len(),
+            pk_len: pk.len(),
         }
     }
 
-    /// The partition key.
+    /// Returns the partition key.
     #[must_use]
     pub fn pk(&self) -> &str {
-        &self.text[..self.split]
+        &self.text[..self.pk_len]
     }
 
-    /// The sort key.
+    /// Returns the sort key.
     #[must_use]
     pub fn sk(&self) -> &str {
-        &self.text[self.split..]
+        &self.text[self.pk_len..]
     }
 
-    /// This key, borrowed.
+    /// Borrows this key.
     #[must_use]
     pub fn as_key(&self) -> Key<'_> {
-        let (pk, sk) = self.text.split_at(self.split);
+        let (pk, sk) = self.text.split_at(self.pk_len);
         Key { pk, sk }
     }
 
-    /// The bytes of both parts: unlike [`as_key`](KeyBuf::as_key) without a check that the split is
-    /// at a character.
+    /// Returns the bytes of both parts. Unlike [`as_key`](KeyBuf::as_key), this does not check that
+    /// `sk` begins at a character boundary.
     #[inline]
     pub(crate) fn bytes(&self) -> (&[u8], &[u8]) {
-        self.text.as_bytes().split_at(self.split)
+        self.text.as_bytes().split_at(self.pk_len)
     }
 
-    /// Whether this is the key of which these are the [`bytes`](Key::bytes).
+    /// Returns `true` if this is the key with these [`bytes`](Key::bytes).
     #[inline(always)]
-    pub(crate) fn is(&self, (pk, sk): (&[u8], &[u8])) -> bool {
-        let text = self.bytes();
-        same_bytes(text.1, sk) && same_bytes(text.0, pk)
+    pub(crate) fn has_bytes(&self, (pk, sk): (&[u8], &[u8])) -> bool {
+        let own = self.bytes();
+        // Keys of one partition differ in `sk` only.
+        bytes_eq(own.1, sk) && bytes_eq(own.0, pk)
     }
 }
 
-/// Whether two slices are equal. Up to 16 bytes, which most keys are, are compared as two numbers
-/// that may overlap: a call of the C library's `memcmp` costs more than that.
+/// Returns `true` if both slices are equal. Slices of up to 16 bytes, as in most keys, are compared
+/// as two numbers that may overlap, which is cheaper than a call of the C library's `memcmp`.
 #[inline(always)]
-fn same_bytes(one: &[u8], other: &[u8]) -> bool {
+fn bytes_eq(one: &[u8], other: &[u8]) -> bool {
     if one.len() != other.len() {
         return false;
     }
@@ -190,7 +193,7 @@ impl<P: AsRef<str>, S: AsRef<str>> From<(P, S)> for KeyBuf {
 
 impl PartialEq for KeyBuf {
     fn eq(&self, other: &Self) -> bool {
-        self.split == other.split && self.text == other.text
+        self.pk_len == other.pk_len && self.text == other.text
     }
 }
 
@@ -198,13 +201,13 @@ impl Eq for KeyBuf {}
 
 impl PartialEq<Key<'_>> for KeyBuf {
     fn eq(&self, other: &Key<'_>) -> bool {
-        self.is(other.bytes())
+        self.has_bytes(other.bytes())
     }
 }
 
 impl PartialEq<KeyBuf> for Key<'_> {
     fn eq(&self, other: &KeyBuf) -> bool {
-        other.is(self.bytes())
+        other.has_bytes(self.bytes())
     }
 }
 
@@ -241,18 +244,18 @@ impl fmt::Debug for KeyBuf {
 
 #[cfg(test)]
 mod tests {
-    use super::same_bytes;
+    use super::bytes_eq;
 
     #[test]
-    fn bytes_are_the_same_only_if_each_of_them_is() {
+    fn slices_are_equal_only_if_all_bytes_are() {
         for length in 0..40 {
             let one = vec![b'a'; length];
-            assert!(same_bytes(&one, &one.clone()), "{length}");
-            for place in 0..length {
+            assert!(bytes_eq(&one, &one.clone()), "{length}");
+            for index in 0..length {
                 let mut other = one.clone();
-                other[place] = b'b';
-                assert!(!same_bytes(&one, &other), "{place} of {length}");
-                assert!(!same_bytes(&one[..place], &one), "{place} and {length}");
+                other[index] = b'b';
+                assert!(!bytes_eq(&one, &other), "{index} of {length}");
+                assert!(!bytes_eq(&one[..index], &one), "{index} and {length}");
             }
         }
     }

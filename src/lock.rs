@@ -2,14 +2,14 @@ use crate::sync::Arc;
 use crate::{Key, KeyBuf, Version};
 use std::fmt;
 
-/// A version token, read from a database and handed back with a commit.
+/// A version token: read from a database, and passed back with a commit.
 ///
-/// **A lock is a version, not a mutex**: nobody waits for it and nobody owns it. Any number of
-/// callers may hold the same one; of their commits that renew it, one succeeds, and the others are
-/// told that they lost. A lock lives beside the data, under a key of its own, and may guard any
-/// number of items.
+/// **A lock is a version, not a mutex**: it never blocks and has no owner. Any number of callers may
+/// hold the same lock. Of their commits that renew it, one succeeds, and the others fail with a
+/// conflict and write nothing. A lock is stored next to the data, under a key of its own, and may
+/// guard any number of items.
 ///
-/// It is a cheap handle: a clone is one reference count.
+/// It is a cheap handle: cloning increments a reference count.
 ///
 /// ```
 /// use atomic_db::{AtomicDb, Item, Key, MemoryDb};
@@ -18,7 +18,7 @@ use std::fmt;
 /// let lock = db.get_lock(Key::new("account#1", "lock"))?;
 /// let version = db.set_atomic(&[Item::new("account#1", "balance", 10)], &[lock.clone()])?;
 ///
-/// // The commit gave the lock a new version. Going on without reading it again:
+/// // The commit gave the lock a new version. The next commit needs no other read of it:
 /// let lock = lock.with_version(version);
 /// db.set_atomic(&[Item::new("account#1", "balance", 20)], &[lock])?;
 /// # Ok::<(), atomic_db::Error>(())
@@ -31,15 +31,15 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// How long a lock lives from its creation or its last refresh, in seconds: 24 hours.
+    /// The life of a lock from its creation or its last refresh, in seconds: 24 hours.
     pub const LIFETIME: u64 = 24 * 60 * 60;
 
-    /// A lock with less than this many seconds to live, one hour, is given a new
-    /// [`LIFETIME`](Lock::LIFETIME) when it is read, and keeps its version.
+    /// A lock with less than this many seconds left, one hour, is extended by
+    /// [`LIFETIME`](Lock::LIFETIME) from now when it is read. It keeps its version.
     pub const REFRESH_WINDOW: u64 = 60 * 60;
 
-    /// The lock at `key` as a database holds it, with its last live epoch second. For implementors
-    /// of [`AtomicDb`](crate::AtomicDb); everybody else reads locks with
+    /// Creates a lock as a database stores it; `ttl` is the last epoch second at which it is live.
+    /// For implementors of [`AtomicDb`](crate::AtomicDb): callers read locks with
     /// [`get_lock`](crate::AtomicDb::get_lock).
     #[must_use]
     pub fn new(key: impl Into<KeyBuf>, version: Version, ttl: u64) -> Self {
@@ -50,41 +50,40 @@ impl Lock {
         }
     }
 
-    /// The lock's address.
+    /// Returns the lock's key.
     #[must_use]
     pub fn key(&self) -> Key<'_> {
         self.key.as_key()
     }
 
-    /// The version that this lock was read with.
+    /// Returns the version that the lock had when it was read.
     #[must_use]
     pub fn version(&self) -> Version {
         self.version
     }
 
-    /// The last epoch second at which the lock exists.
+    /// Returns the last epoch second at which the lock is live, as of when it was read.
     #[must_use]
     pub fn ttl(&self) -> u64 {
         self.ttl
     }
 
-    /// The lock as a commit left it: the same key and time to live, and the version that the
-    /// commit returned. Whoever has just committed under a lock may commit under it again without
-    /// reading it.
+    /// Returns the lock as a commit that returned `version` left it: the same key and expiry, with
+    /// that version. The next commit can use it without another read.
     #[must_use]
     pub fn with_version(mut self, version: Version) -> Self {
         self.version = version;
         self
     }
 
-    /// Whether the lock exists at `now`, in epoch seconds.
+    /// Returns `true` if the lock is live at `now`, in epoch seconds.
     #[must_use]
     pub fn is_live(&self, now: u64) -> bool {
         now <= self.ttl
     }
 
-    /// The time to live that reading the lock at `now`, in epoch seconds, leaves it with: its own,
-    /// or [`LIFETIME`](Lock::LIFETIME) from now if less than
+    /// Returns the expiry of the lock after it is read at `now`, in epoch seconds: unchanged, or
+    /// [`LIFETIME`](Lock::LIFETIME) from `now` if less than
     /// [`REFRESH_WINDOW`](Lock::REFRESH_WINDOW) is left. For implementors.
     ///
     /// ```
@@ -109,7 +108,7 @@ impl Lock {
 
     #[inline]
     pub(crate) fn has_key(&self, bytes: (&[u8], &[u8])) -> bool {
-        self.key.is(bytes)
+        self.key.has_bytes(bytes)
     }
 
     pub(crate) fn set_version(&mut self, version: Version) {

@@ -2,9 +2,8 @@ use crate::{Item, Result};
 use std::fmt;
 use std::vec;
 
-/// Which items of one partition to read, and in which order.
-///
-/// Items are ordered by the bytes of their sort keys.
+/// The items of one partition to read, and their order: by the bytes of the sort keys, ascending or
+/// descending (guarantee 5).
 ///
 /// ```
 /// use atomic_db::{AtomicDb, Item, MemoryDb, Query};
@@ -21,20 +20,20 @@ use std::vec;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Query {
-    /// The partition to read.
+    /// The partition key.
     pub pk: String,
-    /// The prefix of the sort keys to read; empty if there is none.
+    /// The prefix of the sort keys; empty if there is none.
     pub prefix: String,
     /// Whether the order is descending.
     pub reverse: bool,
-    /// The largest number of items to return, if there is a limit.
+    /// The largest number of items to return, if there is one.
     pub limit: Option<usize>,
-    /// The sort key after which to begin, if one was given.
+    /// The sort key after which to begin, if there is one.
     pub after: Option<String>,
 }
 
 impl Query {
-    /// All items of the partition `pk`, ascending.
+    /// Creates a query for all items of the partition `pk`, in ascending order.
     #[must_use]
     pub fn new(pk: impl Into<String>) -> Self {
         Query {
@@ -46,29 +45,30 @@ impl Query {
         }
     }
 
-    /// Only items whose sort key begins with `sk_prefix`.
+    /// Selects the items whose sort key begins with `sk_prefix`.
     #[must_use]
     pub fn prefix(mut self, sk_prefix: impl Into<String>) -> Self {
         self.prefix = sk_prefix.into();
         self
     }
 
-    /// In descending order.
+    /// Reverses the order to descending.
     #[must_use]
     pub fn reverse(mut self) -> Self {
         self.reverse = true;
         self
     }
 
-    /// At most `items` of them; none if that is zero.
+    /// Limits the result to the first `items` items. Expired items and locks do not count. With zero,
+    /// the result is empty.
     #[must_use]
     pub fn limit(mut self, items: usize) -> Self {
         self.limit = Some(items);
         self
     }
 
-    /// Only items that come after `sk` in the order of this query: greater ones, or smaller ones
-    /// if it is in reverse. No item need be there.
+    /// Selects the items after `sk` in the order of this query: with greater sort keys, or with
+    /// smaller ones if it is reversed. No item has to exist at `sk`.
     #[must_use]
     pub fn after(mut self, sk: impl Into<String>) -> Self {
         self.after = Some(sk.into());
@@ -76,7 +76,7 @@ impl Query {
     }
 }
 
-/// One bounded read of a [`Query`], and where to go on.
+/// One page of the result of a [`Query`], and the position to continue from.
 ///
 /// ```
 /// use atomic_db::{AtomicDb, Item, MemoryDb, Query};
@@ -95,15 +95,15 @@ impl Query {
 pub struct Page<T> {
     /// The items, in the order of the query.
     pub items: Vec<Item<T>>,
-    /// The sort key after which the next page begins, or `None` if there is no more. There may be
-    /// a next page that turns out to be empty.
+    /// The sort key after which the next page begins, or `None` if this page is the last one. The
+    /// next page may turn out to be empty.
     pub next: Option<String>,
 }
 
-/// The iterator behind `AtomicDb::stream`. It buffers one page and holds nothing of the database
-/// between pages (guarantee 6).
+/// The iterator of `AtomicDb::stream`. It buffers one page, and holds no lock or read transaction of
+/// the database between pages (guarantee 6).
 pub(crate) struct Stream<T, F> {
-    /// Reads one page of a query, after the sort key given.
+    /// Reads one page of a query, after the given sort key.
     read_page: F,
     query: Query,
     page: vec::IntoIter<Item<T>>,
@@ -131,8 +131,8 @@ where
         }
     }
 
-    /// Reads the next page. The query's own limit counts down, so that no page holds more items
-    /// than are still wanted.
+    /// Reads the page after `after`. The query's limit is reduced by each page, so that no page has
+    /// more items than are still to be yielded.
     fn fetch_page(&mut self, after: Option<&str>) -> Result<()> {
         let Page { mut items, next } = (self.read_page)(&self.query, after)?;
         if let Some(limit) = &mut self.query.limit {
@@ -160,8 +160,8 @@ where
             if let Some(item) = self.page.next() {
                 return Some(Ok(item));
             }
-            // Assume the end until a page is read, so that the iterator also ends after an error or
-            // a panic of the database.
+            // Assume the end until a page is read, so that the iterator ends after an error or a
+            // panic of the database, too.
             match std::mem::replace(&mut self.next, NextPage::Done) {
                 NextPage::Done => return None,
                 NextPage::After(after) => {
@@ -192,9 +192,11 @@ impl<T, F> fmt::Debug for Stream<T, F> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Error;
+    use std::cell::Cell;
 
     #[test]
-    fn debug_output_of_a_stream_shows_its_query_and_position_but_no_data() {
+    fn debug_of_a_stream_shows_its_query_and_position_but_no_data() {
         let mut pages = vec![Some("1".to_owned()), None].into_iter();
         let mut stream = Stream::new(
             Query::new("log").limit(2),
@@ -212,5 +214,64 @@ mod tests {
         let shown = format!("{stream:?}");
         assert!(shown.contains(r#"pk: "log""#) && shown.contains("Done"));
         assert!(!shown.contains("secret"), "{shown}");
+    }
+
+    /// Pages in the order in which they are read: the data of the items and `next`, or `None` for an
+    /// error.
+    type Pages = Vec<Option<(Vec<u32>, Option<&'static str>)>>;
+
+    /// Streams the data on `pages`, and counts the pages that are read in `calls`.
+    fn stream(
+        query: Query,
+        pages: Pages,
+        calls: &Cell<usize>,
+    ) -> impl Iterator<Item = Result<u32>> {
+        let read_page = move |_: &Query, _: Option<&str>| {
+            let call = calls.replace(calls.get() + 1);
+            let page = pages.get(call).expect("a page after the last one was read");
+            let (numbers, next) = page.clone().ok_or(Error::Backend("broken".into()))?;
+            let item = |number: u32| Item::new("log", number.to_string(), number);
+            Ok(Page {
+                items: numbers.into_iter().map(item).collect(),
+                next: next.map(str::to_owned),
+            })
+        };
+        Stream::new(query, read_page).map(|item| Ok(item?.into_data().unwrap()))
+    }
+
+    #[test]
+    fn a_stream_yields_an_error_once_and_then_ends() {
+        let page = || Some((vec![1], Some("1")));
+        for (before, pages) in [(0, vec![None, page()]), (1, vec![page(), None, page()])] {
+            let calls = Cell::new(0);
+            let mut stream = stream(Query::new("log"), pages, &calls);
+            for _ in 0..before {
+                assert_eq!(stream.next().unwrap().unwrap(), 1);
+            }
+            assert!(matches!(stream.next(), Some(Err(Error::Backend(_)))));
+            for _ in 0..3 {
+                assert!(stream.next().is_none(), "it went on after an error");
+            }
+            assert_eq!(calls.get(), before + 1);
+        }
+    }
+
+    #[test]
+    fn a_stream_continues_after_an_empty_page_that_has_a_next() {
+        let calls = Cell::new(0);
+        let empty = |next| Some((vec![], next));
+        let pages = vec![
+            empty(Some("0")),
+            Some((vec![1, 2], Some("2"))),
+            empty(Some("3")),
+            empty(Some("4")),
+            Some((vec![5], Some("5"))),
+            empty(None),
+        ];
+        let mut stream = stream(Query::new("log"), pages, &calls);
+        let numbers: Vec<u32> = stream.by_ref().map(Result::unwrap).collect();
+        assert_eq!(numbers, [1, 2, 5]);
+        assert_eq!(calls.get(), 6);
+        assert!(stream.next().is_none());
     }
 }

@@ -1,11 +1,11 @@
-//! How many stripes or shards a database in memory is divided into.
+//! The number of stripes of a database in memory, and of shards of a cache.
 
 use std::thread;
 
-/// The most stripes of a database, and the most shards of a cache.
+/// The largest number of stripes or shards.
 pub(crate) const MAX_SHARDS: usize = 1 << 16;
 
-/// Returns how many threads the machine runs at the same time, or 1 if that is not known.
+/// Returns the number of threads that the machine runs in parallel, or 1 if it is not known.
 pub(crate) fn available_cores() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }

@@ -128,7 +128,7 @@ impl<D: AtomicDb> LruCache<D> {
     /// # Ok::<(), atomic_db::Error>(())
     /// ```
     pub fn invalidate(&self, key: Key<'_>) {
-        let hash = self.shared.hasher.key(key);
+        let hash = self.shared.hasher.hash_key(key);
         let mut removed = DroppedItems::new();
         self.shard(hash).invalidate(hash, key, &mut removed);
     }
@@ -271,7 +271,7 @@ struct Writing<'a, D: AtomicDb> {
 
 impl<'a, D: AtomicDb> Writing<'a, D> {
     fn begin(cache: &'a LruCache<D>, key: Key<'_>, item: Option<Item<D::Data>>) -> Self {
-        let hash = cache.shared.hasher.key(key);
+        let hash = cache.shared.hasher.hash_key(key);
         let mut removed = DroppedItems::new();
         let ticket = cache.shard(hash).begin_write(hash, key, &mut removed);
         let writing = Writing {
@@ -310,7 +310,7 @@ impl<D: AtomicDb> AtomicDb for LruCache<D> {
 
     #[inline]
     fn get(&self, key: Key<'_>) -> Result<Option<Item<Self::Data>>> {
-        let hash = self.shared.hasher.key(key);
+        let hash = self.shared.hasher.hash_key(key);
         let hit = self.shard(hash).hit(hash, &key);
         match hit {
             Some(item) => Ok(Some(item)),
@@ -328,7 +328,7 @@ impl<D: AtomicDb> AtomicDb for LruCache<D> {
         let mut fills: SmallVec<[(usize, Fill<'_, D>); 4]> = SmallVec::new();
         let mut missing: SmallVec<[Key<'_>; 8]> = SmallVec::new();
         for (place, key) in keys.iter().enumerate() {
-            let hash = self.shared.hasher.key(*key);
+            let hash = self.shared.hasher.hash_key(*key);
             items.push(match self.look(hash, *key) {
                 Found::Hit(item, standing) => {
                     hits.push((*key, standing));
@@ -375,7 +375,7 @@ impl<D: AtomicDb> AtomicDb for LruCache<D> {
     }
 
     fn commit(&self, batch: &Batch<Self::Data>) -> Result<Version> {
-        self.apply(&batch.writes(), |inner| inner.commit(batch))
+        self.apply(&batch.as_batch_ref(), |inner| inner.commit(batch))
     }
 
     fn delete(&self, keys: &[Key<'_>]) -> Result<()> {
@@ -517,7 +517,7 @@ mod tests {
     #[test]
     fn a_fill_or_a_write_that_is_given_up_leaves_no_mark() {
         let cache = LruCache::new(MemoryDb::<u32>::new(), 10);
-        let hash = cache.shared.hasher.key(KEY);
+        let hash = cache.shared.hasher.hash_key(KEY);
         let under_way = || cache.shard(hash).under_way();
         let Found::Miss(fill) = cache.look(hash, KEY) else {
             panic!("something is cached");
@@ -552,7 +552,10 @@ mod tests {
         clock.set(u64::MAX);
         let got = catch_unwind(AssertUnwindSafe(|| cache.get(KEY).is_ok()));
         assert!(got.is_err());
-        assert_eq!(cache.shard(cache.shared.hasher.key(KEY)).under_way(), 0);
+        assert_eq!(
+            cache.shard(cache.shared.hasher.hash_key(KEY)).under_way(),
+            0
+        );
     }
 
     #[test]

@@ -401,7 +401,7 @@ impl<T: Serialize + DeserializeOwned> AtomicDb for DynamoDb<T> {
     }
 
     fn commit(&self, batch: &Batch<T>) -> Result<Version> {
-        self.commit_batch(&batch.writes())
+        self.commit_batch(&batch.as_batch_ref())
     }
 
     fn delete(&self, keys: &[Key<'_>]) -> Result<()> {

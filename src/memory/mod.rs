@@ -312,7 +312,7 @@ impl<T> MemoryDb<T> {
             };
         }
         let now = self.now();
-        let partition = self.shared.hasher.partition(query.pk.as_bytes());
+        let partition = self.shared.hasher.hash_partition(query.pk.as_bytes());
         let stripe = stripe_of(partition, self.shared.stripes.len());
         let after = after.or(query.after.as_deref());
         let mut removed = RemovedRows::new();
@@ -434,7 +434,7 @@ impl<T> AtomicDb for MemoryDb<T> {
     }
 
     fn commit(&self, batch: &Batch<T>) -> Result<Version> {
-        self.apply(&batch.writes())
+        self.apply(&batch.as_batch_ref())
     }
 
     fn set_atomic(&self, items: &[Item<T>], locks: &[Lock]) -> Result<Version> {

@@ -28,7 +28,7 @@ impl Address {
     /// The address of the key with these `bytes` among `stripes` stripes, a power of two.
     #[inline]
     pub(super) fn new(hasher: &KeyHasher, bytes: (&[u8], &[u8]), stripes: usize) -> Self {
-        let (partition, row) = hasher.both(bytes);
+        let (partition, row) = hasher.hash_parts(bytes);
         Address {
             stripe: stripe_of(partition, stripes) as u32,
             partition: partition as u32,
@@ -519,7 +519,7 @@ impl<T> Stripe<T> {
     fn disarrange(&mut self, row: u32) {
         let rows = &self.rows;
         let (pk, sk) = rows[row as usize].key();
-        let hash = self.hasher.partition(pk) as u32;
+        let hash = self.hasher.hash_partition(pk) as u32;
         let found = self.partitions.find_entry(spread(hash), |partition| {
             let first = partition.order.first();
             first.is_some_and(|row| rows[row as usize].key().0 == pk)

@@ -425,7 +425,7 @@ impl<T: Serialize + DeserializeOwned> AtomicDb for RedbDb<T> {
     }
 
     fn commit(&self, batch: &Batch<T>) -> Result<Version> {
-        self.apply(&batch.writes())
+        self.apply(&batch.as_batch_ref())
     }
 
     fn set_atomic(&self, items: &[Item<T>], locks: &[Lock]) -> Result<Version> {

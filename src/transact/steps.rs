@@ -29,7 +29,7 @@ impl<T> Step<T> {
             Step::Set(item) | Step::Create(item) => item.key_buf(),
             Step::Delete(key) => key,
         };
-        held.is(key.bytes())
+        held.has_bytes(key.bytes())
     }
 }
 
@@ -63,7 +63,7 @@ impl<T> Steps<T> {
             return self.steps.iter_mut().find(|step| step.has_key(key));
         };
         let is_there = |place: &usize| self.steps[*place].has_key(key);
-        let place = *places.find(hasher.key(key), is_there)?;
+        let place = *places.find(hasher.hash_key(key), is_there)?;
         Some(&mut self.steps[place])
     }
 
@@ -81,7 +81,7 @@ impl<T> Steps<T> {
             places: HashTable::new(),
         });
         for place in places.len()..self.steps.len() {
-            let hash = |place: &usize| hasher.key(self.steps[*place].key());
+            let hash = |place: &usize| hasher.hash_key(self.steps[*place].key());
             places.insert_unique(hash(&place), place, hash);
         }
     }

@@ -299,7 +299,7 @@ fn an_error_of_the_body_comes_back_as_it_is_and_nothing_is_written() {
     assert_eq!(
         exists,
         Err(Refusal::Db(
-            r#"there is an item at ("account", "balance") already"#.into()
+            r#"an item already exists at ("account", "balance")"#.into()
         ))
     );
 }

@@ -36,7 +36,7 @@ impl<T> Stripe<T> {
             assert!(!order.is_empty(), "a partition is empty");
             let rows: Vec<u32> = order.range(order.start(), order.end()).collect();
             let pk = self.rows[rows[0] as usize].key().0;
-            assert_eq!(partition.hash, self.hasher.partition(pk) as u32);
+            assert_eq!(partition.hash, self.hasher.hash_partition(pk) as u32);
             let mine = |other: &Partition| std::ptr::eq(other, partition);
             assert!(
                 self.partitions.find(spread(partition.hash), mine).is_some(),
@@ -303,7 +303,7 @@ proptest! {
                     }
                 }
                 Step::Select { query, after, max } => {
-                    let hash = hasher.partition(query.pk.as_bytes());
+                    let hash = hasher.hash_partition(query.pk.as_bytes());
                     let found = stripe.select(hash, &query, after, max, now, &mut removed);
                     prop_assert_eq!(found, selected(&model, &query, after, max, now));
                     for held in take(&mut model, removed) {
@@ -370,7 +370,7 @@ fn empty(max_rows: usize) -> Stripe<u32> {
 
 /// What `query` selects of it without a limit.
 fn all(stripe: &mut Stripe<u32>, query: &Query, now: u64) -> Vec<u32> {
-    let hash = stripe.hasher.partition(query.pk.as_bytes());
+    let hash = stripe.hasher.hash_partition(query.pk.as_bytes());
     let after = query.after.as_deref();
     let mut removed = RemovedRows::new();
     let (items, more) = stripe.select(hash, query, after, usize::MAX, now, &mut removed);
@@ -417,7 +417,7 @@ fn a_partition_of_thousands_of_items_keeps_their_order_as_they_come_and_go() {
     for reverse in [false, true] {
         let query = Query::new("pk");
         let query = if reverse { query.reverse() } else { query };
-        let hash = stripe.hasher.partition(b"pk");
+        let hash = stripe.hasher.hash_partition(b"pk");
         let mut seen = Vec::new();
         let mut after: Option<String> = None;
         loop {
@@ -565,7 +565,7 @@ fn partitions_fall_to_all_stripes_by_bits_that_the_tables_do_not_use() {
     let hasher = KeyHasher::default();
     let mut counts = [0; 8];
     for number in 0..8_000 {
-        let hash = hasher.partition(format!("{number}").as_bytes());
+        let hash = hasher.hash_partition(format!("{number}").as_bytes());
         let stripe = stripe_of(hash, counts.len());
         counts[stripe] += 1;
         assert_eq!(stripe_of(hash ^ 0xffff_ffff, counts.len()), stripe);
