@@ -1,9 +1,9 @@
-//! The primitives that threads meet at, named in one place.
+//! Synchronization primitives, re-exported so that a model checker can replace them.
 //!
-//! No database or wrapper names a mutex or an atomic of its own, so that a model checker can be put
-//! under all of them here: `--cfg loom` and `--cfg shuttle` do so. Otherwise the locks are
-//! `parking_lot`'s: they cannot be poisoned, so a panic in a caller's code leaves every database
-//! usable. `--cfg perturb` makes them slow at random, so that threads overlap in more ways.
+//! Databases and wrappers import mutexes and atomics from here only. `--cfg loom` and `--cfg shuttle`
+//! replace them with those of the model checkers. Otherwise the mutexes are `parking_lot`'s: they are
+//! never poisoned, so a database stays usable after a panic in a caller's code. `--cfg perturb` adds
+//! random delays to them, so that threads overlap in more ways.
 
 pub(crate) use std::sync::Arc;
 pub(crate) use std::sync::atomic::Ordering;
@@ -19,7 +19,7 @@ pub(crate) use parking_lot::Mutex;
 pub(crate) use perturb::Mutex;
 
 #[cfg(all(feature = "redb", not(any(loom, shuttle))))]
-pub(crate) use {parking_lot::RwLock, waiting::Condvar};
+pub(crate) use {condvar::Condvar, parking_lot::RwLock};
 
 #[cfg(all(feature = "redb", any(loom, shuttle)))]
 pub(crate) use model::{Condvar, RwLock};
@@ -36,7 +36,7 @@ pub(crate) use {
     shuttle::sync::{MutexGuard, atomic::AtomicU64},
 };
 
-/// The model checkers' mutexes, in the shape of `parking_lot`'s.
+/// The model checkers' primitives, with the interface of `parking_lot`'s.
 #[cfg(any(loom, shuttle))]
 mod model {
     #[cfg(loom)]
@@ -96,9 +96,9 @@ mod model {
     }
 }
 
-/// `parking_lot`'s condition variable, in the shape of the model checkers'.
+/// `parking_lot`'s condition variable, with the interface of the model checkers'.
 #[cfg(all(feature = "redb", not(any(loom, shuttle))))]
-mod waiting {
+mod condvar {
     use parking_lot::MutexGuard;
 
     #[derive(Debug, Default)]
@@ -116,7 +116,26 @@ mod waiting {
     }
 }
 
-/// A `parking_lot` mutex whose users dawdle before they take it.
+/// Runs `body` on all interleavings with at most `PREEMPTIONS` preemptions.
+#[cfg(all(test, loom))]
+pub(crate) fn explore(body: impl Fn() + Send + Sync + 'static) {
+    let preemptions = std::env::var("PREEMPTIONS").map_or(2, |bound| bound.parse().unwrap());
+    let mut checker = loom::model::Builder::new();
+    checker.preemption_bound = Some(preemptions);
+    checker.check(body);
+}
+
+/// Runs `body` on `SHUTTLE_ITERS` random schedules and as many PCT schedules.
+#[cfg(all(test, shuttle))]
+pub(crate) fn explore(body: impl Fn() + Send + Sync + 'static) {
+    let schedules = std::env::var("SHUTTLE_ITERS").map_or(1_000, |count| count.parse().unwrap());
+    let body = Arc::new(body);
+    let random = Arc::clone(&body);
+    shuttle::check_random(move || random(), schedules);
+    shuttle::check_pct(move || body(), schedules, 3);
+}
+
+/// A `parking_lot` mutex with random delays before it is locked.
 #[cfg(perturb)]
 mod perturb {
     use std::cell::Cell;
@@ -140,7 +159,7 @@ mod perturb {
         static STATE: Cell<u64> = Cell::new(crate::random::random_u64() | 1);
     }
 
-    /// One time in 64 a pause of up to 63 microseconds, one time in four a yield.
+    /// Pauses for up to 63 microseconds one time in 64, and yields one time in four.
     fn perturb() {
         let random = STATE.with(|state| {
             // Marsaglia's xorshift64.

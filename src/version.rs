@@ -5,21 +5,26 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// The state of a lock: a token that is unique for ever.
+/// The state of a lock: a globally unique token.
 ///
-/// A version is never handed out twice, also not after its lock was deleted, expired and made
-/// again, or after a restart. It is 128 bits: 48 bits of milliseconds since the Unix epoch, then
-/// 80 bits that no other version has.
+/// A version is never reused, even after its lock was deleted, expired or was recreated, or after a
+/// restart (guarantee 17). It has 128 bits: 48 bits of milliseconds since the Unix epoch, then an
+/// 80-bit sequence number that begins at a random offset.
 ///
-/// In memory and in a file, a later version of a lock is greater than all that it had before. On
-/// DynamoDB a version is made before the request that writes it. There, a commit's version is
-/// greater than those that it replaces if the same handle made them, or a clone of it; of others, if
-/// its clock shows a later millisecond. And a lock that is made again may have a lesser version
-/// than before, where a call that began earlier is done later. To tell whether a lock has changed,
-/// ask whether two versions are equal.
+/// # Order
 ///
-/// Its text form is a ULID: 26 characters of Crockford's base 32, in the order of the versions.
-/// Reading takes lower case too.
+/// To find out whether a lock has changed, compare two versions for equality. Their order says less:
+///
+/// - In `MemoryDb` and `RedbDb`, a later version of a lock is greater than all earlier ones.
+/// - In `DynamoDb`, a version is generated before the request that writes it. The version of a
+///   commit is greater than those that it replaces if the same handle or a clone of it generated
+///   them, or if its clock shows a later millisecond. A recreated lock may get a smaller version
+///   than its predecessor had if calls complete out of order.
+///
+/// # Text
+///
+/// The text form is a ULID: 26 characters of Crockford's base 32, in the order of the versions.
+/// Parsing accepts lower case too.
 ///
 /// ```
 /// use atomic_db::Version;
@@ -32,24 +37,27 @@ use std::time::Duration;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version(u128);
 
-/// Crockford's base 32: the digits and the letters without I, L, O and U.
+/// Crockford's base 32: the digits, and the letters except I, L, O and U.
 const DIGITS: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 
-/// The latest time that a version can have.
+/// The number of bits below the milliseconds.
+const SEQUENCE_BITS: u32 = 80;
+
+/// The latest time that a version can have, in milliseconds since the Unix epoch.
 const MILLIS_MAX: u64 = (1 << 48) - 1;
 
-/// 26 digits of 5 bits hold 130: the first digit is at most 7.
+/// 26 digits of 5 bits hold 130 bits, so the first digit is at most 7.
 const TEXT_LENGTH: usize = 26;
 
 impl Version {
-    /// The version with these 128 bits, for implementors who store versions as numbers. New
+    /// Creates the version with these 128 bits, for implementors that store versions as numbers. New
     /// versions come from a [`VersionGenerator`].
     #[must_use]
     pub const fn from_u128(bits: u128) -> Self {
         Version(bits)
     }
 
-    /// The 128 bits of this version.
+    /// Returns the 128 bits of this version.
     #[must_use]
     pub const fn as_u128(self) -> u128 {
         self.0
@@ -59,8 +67,8 @@ impl Version {
 impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut text = [0; TEXT_LENGTH];
-        for (place, digit) in text.iter_mut().rev().enumerate() {
-            *digit = DIGITS[(self.0 >> (5 * place)) as usize & 31];
+        for (index, digit) in text.iter_mut().rev().enumerate() {
+            *digit = DIGITS[(self.0 >> (5 * index)) as usize & 31];
         }
         f.pad(&String::from_utf8_lossy(&text))
     }
@@ -77,8 +85,8 @@ impl FromStr for Version {
 
     /// # Errors
     ///
-    /// [`Error::InvalidInput`] if `text` is not 26 characters of Crockford's base 32, or stands for
-    /// more than 128 bits.
+    /// [`Error::InvalidInput`] if `text` is not 26 characters of Crockford's base 32, or encodes more
+    /// than 128 bits.
     fn from_str(text: &str) -> Result<Self> {
         let invalid = || {
             Error::InvalidInput(format!(
@@ -89,11 +97,11 @@ impl FromStr for Version {
             return Err(invalid());
         }
         let mut bits: u128 = 0;
-        for (place, byte) in text.bytes().enumerate() {
+        for (index, byte) in text.bytes().enumerate() {
             let byte = byte.to_ascii_uppercase();
             let value = DIGITS.iter().position(|digit| *digit == byte);
             match value {
-                Some(value) if place > 0 || value < 8 => bits = bits << 5 | value as u128,
+                Some(value) if index > 0 || value < 8 => bits = bits << 5 | value as u128,
                 _ => return Err(invalid()),
             }
         }
@@ -101,13 +109,13 @@ impl FromStr for Version {
     }
 }
 
-/// Hands out versions that were never handed out before, for implementors of
+/// Generates versions that are unique (guarantee 17), for implementors of
 /// [`AtomicDb`](crate::AtomicDb).
 ///
-/// A generator begins at a random place of 79 bits and counts from there, under the milliseconds
-/// that it is given. So two versions of one generator never meet, whatever its clock does; and two
-/// generators, in two processes or before and after a restart, meet only if they began within a
-/// run's length of each other by chance *and* write in the same millisecond.
+/// A generator starts at a random offset of 79 bits, increments it, and combines it with the
+/// timestamps that it is given. One generator never repeats a version, whatever its clock does. Two
+/// generators, in two processes or before and after a restart, collide only if the ranges of their
+/// sequence numbers overlap *and* both are used in the same millisecond.
 ///
 /// ```
 /// use atomic_db::VersionGenerator;
@@ -115,56 +123,58 @@ impl FromStr for Version {
 ///
 /// let versions = VersionGenerator::new();
 /// let first = versions.next(Duration::from_secs(1_700_000_000));
-/// // Also when the clock goes back, the next version is a later one.
+/// // The next version is greater even if the clock goes back.
 /// let second = versions.next(Duration::from_secs(1_600_000_000));
 /// assert!(first < second);
 /// ```
 #[derive(Debug)]
 pub struct VersionGenerator {
-    /// Below 2^79, so that adding any count stays within 80 bits.
-    base: u128,
+    /// Below 2^79, so that adding any count stays within the sequence number's 80 bits.
+    offset: u128,
     count: AtomicU64,
     latest_millis: AtomicU64,
 }
 
 impl VersionGenerator {
-    /// A generator with a beginning of its own.
+    /// Creates a generator with a random offset.
     #[must_use]
     pub fn new() -> Self {
-        let base = u128::from(random_u64()) << 64 | u128::from(random_u64());
+        let random = u128::from(random_u64()) << 64 | u128::from(random_u64());
         VersionGenerator {
-            base: base >> 49,
+            offset: random >> (u128::BITS - SEQUENCE_BITS + 1),
             count: AtomicU64::new(0),
             latest_millis: AtomicU64::new(0),
         }
     }
 
-    /// A generator whose versions are all greater than `latest`, which another one handed out before.
+    /// Creates a generator whose versions are all greater than `latest`, a version of another one.
     #[cfg(feature = "redb")]
     pub(crate) fn after(latest: Version) -> Self {
         let mut versions = VersionGenerator::new();
-        let millis = (latest.0 >> 80) as u64;
+        let millis = (latest.0 >> SEQUENCE_BITS) as u64;
         versions.latest_millis = AtomicU64::new(MILLIS_MAX.min(millis + 1));
         if millis == MILLIS_MAX {
-            // There is no later time, so this one goes on after the other one, at a distance that
-            // nobody can foresee: versions after `latest` may have been handed out as well.
-            let distance = u128::from(random_u64() >> 8).max(1);
-            versions.base = (latest.0 & ((1 << 80) - 1)) + distance;
+            // There is no later millisecond, so continue the other generator's sequence. It may have
+            // generated versions after `latest`, so skip an unpredictable number of them.
+            let skipped = u128::from(random_u64() >> 8).max(1);
+            versions.offset = (latest.0 & ((1 << SEQUENCE_BITS) - 1)) + skipped;
         }
         versions
     }
 
-    /// A version that no generator has handed out before. `now` is the time since the Unix epoch.
+    /// Returns a version that no generator has returned before. `now` is the time since the Unix
+    /// epoch; from the year 10889, where 48 bits of milliseconds end, time stands still.
     ///
-    /// A version handed out after another one has been is the greater.
+    /// A call that begins after another one has returned gets a greater version.
     #[must_use]
     pub fn next(&self, now: Duration) -> Version {
         let millis = u64::try_from(now.as_millis()).map_or(MILLIS_MAX, |now| now.min(MILLIS_MAX));
-        // The two updates need not happen as one: each only grows, and a call that begins after
-        // another has ended sees both of that one's.
+        // The two updates need not be one atomic step: both values only grow, and a call that begins
+        // after another one has returned observes both of its updates.
         let latest = self.latest_millis.fetch_max(millis, Ordering::Relaxed);
         let count = self.count.fetch_add(1, Ordering::Relaxed);
-        Version(u128::from(millis.max(latest)) << 80 | (self.base + u128::from(count)))
+        let sequence = self.offset + u128::from(count);
+        Version(u128::from(millis.max(latest)) << SEQUENCE_BITS | sequence)
     }
 }
 
@@ -175,24 +185,67 @@ impl Default for VersionGenerator {
 }
 
 #[cfg(test)]
-#[cfg(all(feature = "redb", not(any(loom, shuttle))))]
+#[cfg(not(any(loom, shuttle)))]
 mod tests {
     use super::*;
 
-    /// More than a beginning is, and not its own mirror image.
-    const COUNT: u128 = (1 << 79) + (1 << 70) + 5;
+    const SEQUENCE: u128 = (1 << SEQUENCE_BITS) - 1;
 
-    /// The milliseconds and the count of the first version after `latest`, when the clock shows
-    /// `millis`.
-    fn first_after(latest: (u64, u128), millis: u64) -> (u64, u128) {
-        let latest = Version(u128::from(latest.0) << 80 | latest.1);
-        let first = VersionGenerator::after(latest).next(Duration::from_millis(millis));
-        assert!(first > latest);
-        ((first.0 >> 80) as u64, first.0 & ((1 << 80) - 1))
+    /// Larger than any random offset, and not a bit palindrome.
+    #[cfg(feature = "redb")]
+    const OTHER_SEQUENCE: u128 = (1 << 79) + (1 << 70) + 5;
+
+    /// The milliseconds and the sequence number.
+    fn parts(version: Version) -> (u64, u128) {
+        ((version.0 >> SEQUENCE_BITS) as u64, version.0 & SEQUENCE)
     }
 
     #[test]
-    fn the_versions_after_another_run_are_later_and_begin_anew() {
+    fn a_clock_beyond_48_bits_of_milliseconds_stands_still_at_their_end() {
+        let versions = VersionGenerator::new();
+        let end = Duration::from_millis(MILLIS_MAX);
+        let millisecond = Duration::from_millis(1);
+        let mut latest = versions.next(end - millisecond);
+        assert_eq!(parts(latest).0, MILLIS_MAX - 1);
+        for now in [
+            end,
+            end + millisecond,
+            end + 2 * millisecond,
+            1_000 * end,
+            Duration::MAX,
+        ] {
+            let version = versions.next(now);
+            assert_eq!(parts(version).0, MILLIS_MAX, "at {now:?}");
+            assert!(version > latest, "at {now:?}");
+            latest = version;
+        }
+        assert_eq!(parts(versions.next(Duration::ZERO)).0, MILLIS_MAX);
+    }
+
+    /// With 100 generators, a bit is the same in all of them once in 2^99 runs.
+    #[test]
+    fn generators_begin_at_random_in_all_79_bits() {
+        let offsets = [(); 100].map(|()| parts(VersionGenerator::new().next(Duration::ZERO)).1);
+        let (ever_set, always_set) = offsets.iter().fold((0, SEQUENCE), |(any, all), offset| {
+            (any | offset, all & offset)
+        });
+        assert_eq!(ever_set, SEQUENCE >> 1, "bits that are never set");
+        assert_eq!(always_set, 0, "bits that are always set");
+    }
+
+    /// The parts of the first version after `latest`, which has the sequence number
+    /// [`OTHER_SEQUENCE`], when the clock shows `now`.
+    #[cfg(feature = "redb")]
+    fn first_after(latest: u64, now: u64) -> (u64, u128) {
+        let latest = Version(u128::from(latest) << SEQUENCE_BITS | OTHER_SEQUENCE);
+        let first = VersionGenerator::after(latest).next(Duration::from_millis(now));
+        assert!(first > latest);
+        parts(first)
+    }
+
+    #[test]
+    #[cfg(feature = "redb")]
+    fn versions_after_another_generator_are_later_and_start_at_a_random_offset() {
         for (latest, now, expected) in [
             (7, 0, 8),
             (7, 8, 8),
@@ -200,20 +253,55 @@ mod tests {
             (MILLIS_MAX - 1, 0, MILLIS_MAX),
             (1, u64::MAX, MILLIS_MAX),
         ] {
-            let (millis, begins) = first_after((latest, COUNT), now);
+            let (millis, sequence) = first_after(latest, now);
             assert_eq!(millis, expected, "after {latest} at {now}");
-            assert!(begins < 1 << 79, "it goes on where the other ended");
+            assert!(sequence < 1 << 79, "it continues the other sequence");
         }
     }
 
     #[test]
-    fn at_the_end_of_time_versions_go_on_at_a_distance() {
-        let distances = [(); 3].map(|()| {
-            let (millis, begins) = first_after((MILLIS_MAX, COUNT), 0);
+    #[cfg(feature = "redb")]
+    fn after_the_last_millisecond_versions_skip_an_unpredictable_number() {
+        let skipped = [(); 3].map(|()| {
+            let (millis, sequence) = first_after(MILLIS_MAX, 0);
             assert_eq!(millis, MILLIS_MAX);
-            begins - COUNT
+            sequence - OTHER_SEQUENCE
         });
-        assert!(distances.iter().all(|distance| *distance < 1 << 56));
-        assert!(distances[0] != distances[1] || distances[1] != distances[2]);
+        assert!(skipped.iter().all(|skipped| *skipped < 1 << 56));
+        assert!(skipped[0] != skipped[1] || skipped[1] != skipped[2]);
+    }
+}
+
+/// All interleavings of two threads, or many random schedules.
+#[cfg(test)]
+#[cfg(any(loom, shuttle))]
+mod model {
+    use super::*;
+    use crate::sync::{Arc, explore};
+
+    #[cfg(loom)]
+    use loom::thread::spawn;
+    #[cfg(shuttle)]
+    use shuttle::thread::spawn;
+
+    #[test]
+    fn versions_are_unique_and_later_ones_greater_on_any_schedule() {
+        explore(|| {
+            let versions = Arc::new(VersionGenerator::new());
+            let next = |millis| {
+                let versions = Arc::clone(&versions);
+                move || versions.next(Duration::from_millis(millis))
+            };
+            let other = spawn(next(1));
+            let own = next(2)();
+            let other = other.join().unwrap();
+            assert_ne!(own, other);
+            // Both calls have returned, so their versions are smaller, whatever the clock shows.
+            let last = next(0)();
+            assert!(
+                last > own && last > other,
+                "{own:?}, {other:?}, then {last:?}"
+            );
+        });
     }
 }
