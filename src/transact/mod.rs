@@ -1,36 +1,41 @@
-//! Transactions that run again after a race, and the calls for one item.
+//! Transactions that are retried after a conflict, and calls for a single item.
 
 mod retry;
-mod steps;
+mod write_set;
 
 pub use retry::Retry;
 
 use crate::{AtomicDb, Batch, Error, Item, Key, Lock, Result};
-use retry::Attempts;
+use retry::Backoff;
 use std::fmt;
-use steps::{Step, Steps};
+use write_set::{Op, WriteSet};
 
 mod private {
     pub trait Sealed {}
     impl<D: crate::AtomicDb + ?Sized> Sealed for D {}
 }
 
-/// What every [`AtomicDb`] can do besides: transactions that run again after a race, and the
-/// single-item forms of calls that take many.
+/// Extension methods of every [`AtomicDb`]: transactions that are retried after a conflict, and
+/// calls for a single item.
 ///
-/// It is there for every database, trait objects included, and is implemented by this crate alone.
+/// The trait is implemented for every database, including trait objects, and is sealed.
 pub trait AtomicDbExt: AtomicDb + private::Sealed {
-    /// Runs `body` and commits what it asked for, again after each race, as the default
-    /// [`Retry`] says.
+    /// Runs `body`, commits its writes if its locks are unchanged, and returns its result. After a
+    /// conflict it runs `body` again, as the default [`Retry`] allows.
     ///
-    /// The [`Transaction`] keeps the order *locks first, then fresh reads, then the commit*. The
-    /// body may run several times, so it should do nothing that must be done once; none of its
-    /// writes is seen before the commit. No mutex is held while it runs.
+    /// The [`Transaction`] enforces the order *locks first, then fresh reads, then the commit*. No
+    /// other caller sees a write before the commit, and then all of them at once. No mutex is held
+    /// while `body` runs.
     ///
-    /// Each read of the body is fresh, but two of them are not one instant: where somebody commits
-    /// between them, this run will lose its race, and has seen both states by then. So the body
-    /// must not panic or loop for ever over data that cannot be, and an error that rests on two
-    /// reads may be about a state that never was.
+    /// # Writing the body
+    ///
+    /// - It may run several times, so effects outside the transaction may be repeated.
+    /// - Each read is fresh, but two reads are not a snapshot. If another commit lands between them,
+    ///   this attempt will fail with a conflict, but only after the body has seen an inconsistent
+    ///   state. So the body must not panic or loop forever on inconsistent data, and an error that it
+    ///   returns may describe a state that never existed.
+    ///
+    /// # Examples
     ///
     /// ```
     /// use atomic_db::{AtomicDb, AtomicDbExt, Item, Key, MemoryDb};
@@ -49,42 +54,44 @@ pub trait AtomicDbExt: AtomicDb + private::Sealed {
     ///
     /// # Errors
     ///
-    /// - Whatever `body` returns, at once and as it is. Nothing was written.
-    /// - [`Exhausted`](Error::RetriesExhausted): every attempt lost a race. Nothing was written.
-    /// - What [`commit`](AtomicDb::commit) returns, but for a race.
+    /// - Any error that `body` returns, unchanged and without a retry. Nothing was written.
+    /// - [`RetriesExhausted`](Error::RetriesExhausted): every attempt met a conflict. Nothing was
+    ///   written.
+    /// - Those of [`commit`](AtomicDb::commit), except a conflict, with the same states afterwards.
     fn transact<R>(&self, body: impl FnMut(&mut Transaction<'_, Self>) -> Result<R>) -> Result<R> {
         self.try_transact(body)
     }
 
-    /// [`transact`](AtomicDbExt::transact) for a body with an error type of its own, which comes
-    /// back as it is.
+    /// Runs a transaction like [`transact`](AtomicDbExt::transact), with a body that returns its own
+    /// error type.
     ///
     /// ```
     /// use atomic_db::{AtomicDb, AtomicDbExt, Error, Item, MemoryDb};
     ///
     /// #[derive(Debug)]
-    /// enum Refusal {
-    ///     Poor { balance: u32 },
+    /// enum PaymentError {
+    ///     InsufficientFunds { balance: u32 },
     ///     Db(Error),
     /// }
     ///
-    /// impl From<Error> for Refusal {
+    /// impl From<Error> for PaymentError {
     ///     fn from(error: Error) -> Self {
-    ///         Refusal::Db(error)
+    ///         PaymentError::Db(error)
     ///     }
     /// }
     ///
     /// let db = MemoryDb::new();
     /// db.set(&[Item::new("account#1", "balance", 5_u32)])?;
-    /// let refused = db.try_transact(|tx| {
+    /// let outcome = db.try_transact(|tx| {
     ///     tx.lock(("account#1", "lock"))?;
     ///     let item = tx.get(("account#1", "balance"))?;
     ///     let balance = item.and_then(|item| item.data().copied()).unwrap_or(0);
-    ///     let rest = balance.checked_sub(10).ok_or(Refusal::Poor { balance })?;
+    ///     let rest = balance.checked_sub(10);
+    ///     let rest = rest.ok_or(PaymentError::InsufficientFunds { balance })?;
     ///     tx.set(Item::new("account#1", "balance", rest))?;
     ///     Ok(())
     /// });
-    /// assert!(matches!(refused, Err(Refusal::Poor { balance: 5 })));
+    /// assert!(matches!(outcome, Err(PaymentError::InsufficientFunds { balance: 5 })));
     /// # Ok::<(), atomic_db::Error>(())
     /// ```
     ///
@@ -98,7 +105,7 @@ pub trait AtomicDbExt: AtomicDb + private::Sealed {
         self.try_transact_with(&Retry::default(), body)
     }
 
-    /// [`transact`](AtomicDbExt::transact) with attempts, deadline, back-off and clock of your own.
+    /// Runs a transaction like [`transact`](AtomicDbExt::transact), with another retry policy.
     ///
     /// # Errors
     ///
@@ -111,8 +118,8 @@ pub trait AtomicDbExt: AtomicDb + private::Sealed {
         self.try_transact_with(retry, body)
     }
 
-    /// [`try_transact`](AtomicDbExt::try_transact) with attempts, deadline, back-off and clock of
-    /// your own.
+    /// Runs a transaction like [`try_transact`](AtomicDbExt::try_transact), with another retry
+    /// policy.
     ///
     /// # Errors
     ///
@@ -122,19 +129,19 @@ pub trait AtomicDbExt: AtomicDb + private::Sealed {
         retry: &Retry,
         mut body: impl FnMut(&mut Transaction<'_, Self>) -> Result<R, E>,
     ) -> Result<R, E> {
-        let mut attempts = Attempts::new(retry);
+        let mut backoff = Backoff::new(retry);
         loop {
             let mut transaction = Transaction::new(self);
             let result = body(&mut transaction)?;
             match transaction.commit() {
                 Ok(()) => return Ok(result),
-                Err(race) if race.is_race_condition() => attempts.pause_after(race)?,
+                Err(race) if race.is_race_condition() => backoff.back_off(race)?,
                 Err(error) => return Err(error.into()),
             }
         }
     }
 
-    /// Writes one item: [`set`](AtomicDb::set) of a single one.
+    /// Writes one item, as [`set`](AtomicDb::set) does.
     ///
     /// # Errors
     ///
@@ -143,8 +150,7 @@ pub trait AtomicDbExt: AtomicDb + private::Sealed {
         self.set(&[item])
     }
 
-    /// Writes `item` if no live item is at its key: a [`commit`](AtomicDb::commit) that only
-    /// creates it. Of any number of callers at once, one succeeds.
+    /// Writes `item` if no live item exists at its key. Of concurrent callers, one succeeds.
     ///
     /// ```
     /// use atomic_db::{AtomicDbExt, Error, Item, MemoryDb};
@@ -158,13 +164,13 @@ pub trait AtomicDbExt: AtomicDb + private::Sealed {
     ///
     /// # Errors
     ///
-    /// Those of [`commit`](AtomicDb::commit), of which
-    /// [`AlreadyExists`](Error::AlreadyExists) is the ordinary one.
+    /// - [`AlreadyExists`](Error::AlreadyExists): a live item exists at the key. Nothing was written.
+    /// - The other errors of [`commit`](AtomicDb::commit), with the same states afterwards.
     fn create(&self, item: Item<Self::Data>) -> Result<()> {
         self.commit(&Batch::new().create(item)).map(drop)
     }
 
-    /// Removes what is at one key, item or lock: [`delete`](AtomicDb::delete) of a single one.
+    /// Removes the item or lock at `key`, as [`delete`](AtomicDb::delete) does.
     ///
     /// # Errors
     ///
@@ -173,7 +179,7 @@ pub trait AtomicDbExt: AtomicDb + private::Sealed {
         self.delete(&[key.into()])
     }
 
-    /// Whether a live item is at `key`, as [`get`](AtomicDb::get) sees it.
+    /// Returns `true` if [`get`](AtomicDb::get) finds a live item at `key`.
     ///
     /// # Errors
     ///
@@ -185,76 +191,109 @@ pub trait AtomicDbExt: AtomicDb + private::Sealed {
 
 impl<D: AtomicDb + ?Sized> AtomicDbExt for D {}
 
-/// What one run of a [`transact`](AtomicDbExt::transact) body reads and asks to write.
+/// The locks, reads and writes of one run of a [`transact`](AtomicDbExt::transact) body.
 ///
-/// Locks come first, then reads, which are always [fresh](AtomicDb::get_fresh); the writes are
-/// committed when the body has returned, if every lock is still as it was read. A read sees the
-/// transaction's own writes.
+/// 1. Read all locks first, with [`lock`](Transaction::lock) and [`check`](Transaction::check). A lock
+///    that is read after data is refused, because it does not protect that data.
+/// 2. Then read. Every read is [fresh](AtomicDb::get_fresh), and sees the transaction's own writes.
+/// 3. Write at any time. The writes are committed, all or nothing, after the body has returned, if
+///    every lock is still as it was read.
+///
+/// [`lock`](Transaction::lock) whatever you change, and [`check`](Transaction::check) what you only
+/// read: any number of transactions that only check a lock may succeed at the same time.
+///
+/// ```
+/// use atomic_db::{AtomicDbExt, Item, MemoryDb};
+///
+/// let db = MemoryDb::new();
+/// db.set_one(Item::new("shop", "open", "yes"))?;
+/// db.transact(|tx| {
+///     tx.check(("shop", "lock"))?; // is only read
+///     tx.lock(("user#1", "lock"))?; // is changed
+///     if tx.get(("shop", "open"))?.is_some() {
+///         tx.create(Item::new("user#1", "order#1", "tea"))?;
+///     }
+///     Ok(())
+/// })?;
+/// assert!(db.contains(("user#1", "order#1"))?);
+/// # Ok::<(), atomic_db::Error>(())
+/// ```
 pub struct Transaction<'a, D: AtomicDb + ?Sized> {
     db: &'a D,
-    steps: Steps<D::Data>,
+    writes: WriteSet<D::Data>,
+    /// Whether data was read, after which no other lock may be.
     has_read: bool,
+}
+
+/// What the commit does with a lock that is unchanged.
+#[derive(Clone, Copy)]
+enum LockMode {
+    /// Gives it a new version.
+    Lock,
+    /// Keeps its version.
+    Check,
 }
 
 impl<'a, D: AtomicDb + ?Sized> Transaction<'a, D> {
     fn new(db: &'a D) -> Self {
         Transaction {
             db,
-            steps: Steps::new(),
+            writes: WriteSet::new(),
             has_read: false,
         }
     }
 
-    /// Reads the lock at `key`. The commit demands that it is unchanged and renews it, so everybody
-    /// else who holds it loses. Locking a key again changes nothing.
+    /// Reads the lock at `key`, and creates it if it does not exist. The commit requires it to be
+    /// unchanged and gives it a new version, so other commits under it fail with a conflict. Locking
+    /// a key again changes nothing.
     ///
     /// # Errors
     ///
-    /// - [`InvalidInput`](Error::InvalidInput): something was read already, and a lock that is read
-    ///   after the data proves nothing about it; or this transaction writes at `key`.
+    /// - [`InvalidInput`](Error::InvalidInput): data was read before, or this transaction writes an
+    ///   item at `key`.
     /// - Those of [`get_lock`](AtomicDb::get_lock).
     pub fn lock<'k>(&mut self, key: impl Into<Key<'k>>) -> Result<Lock> {
-        self.guard(key.into(), true)
+        self.read_lock(key.into(), LockMode::Lock)
     }
 
-    /// Reads the lock at `key`. The commit demands that it is unchanged and leaves it as it is, so
-    /// others who check it do not lose. A key that is locked and checked is locked.
+    /// Reads the lock at `key`, and creates it if it does not exist. The commit requires it to be
+    /// unchanged and keeps its version, so it does not conflict with other checks. A key that is both
+    /// locked and checked is locked.
     ///
     /// # Errors
     ///
     /// Those of [`lock`](Transaction::lock).
     pub fn check<'k>(&mut self, key: impl Into<Key<'k>>) -> Result<Lock> {
-        self.guard(key.into(), false)
+        self.read_lock(key.into(), LockMode::Check)
     }
 
-    fn guard(&mut self, key: Key<'_>, renew: bool) -> Result<Lock> {
-        if let Some(step) = self.steps.find(key) {
-            return match step {
-                Step::Lock(lock) | Step::Check(lock) => {
-                    let lock = lock.clone();
-                    if renew {
-                        *step = Step::Lock(lock.clone());
-                    }
-                    Ok(lock)
-                }
-                _ => Err(locked_and_written(key)),
+    fn read_lock(&mut self, key: Key<'_>, mode: LockMode) -> Result<Lock> {
+        if let Some(op) = self.writes.find(key) {
+            let (Op::Lock(lock) | Op::Check(lock)) = op else {
+                return Err(lock_key_written_error(key));
             };
+            let lock = lock.clone();
+            // A check becomes a lock, but not the reverse.
+            if let LockMode::Lock = mode {
+                *op = Op::Lock(lock.clone());
+            }
+            return Ok(lock);
         }
         if self.has_read {
             return Err(Error::InvalidInput(format!(
-                "the lock {key} is asked for after a get: in a transaction all locks come first, for a lock that is read after the data proves nothing about it"
+                "the lock {key} is requested after a read: a transaction reads all its locks before any data, because a lock that is read later does not protect that data"
             )));
         }
         let lock = self.db.get_lock(key)?;
-        self.steps.add(match renew {
-            true => Step::Lock(lock.clone()),
-            false => Step::Check(lock.clone()),
+        self.writes.add(match mode {
+            LockMode::Lock => Op::Lock(lock.clone()),
+            LockMode::Check => Op::Check(lock.clone()),
         });
         Ok(lock)
     }
 
-    /// Reads the live item at `key`: what this transaction writes there, or else what the database
-    /// holds, never what a cache holds.
+    /// Returns the live item at `key`: the one that this transaction writes, or else the one in the
+    /// database, never one from a cache.
     ///
     /// # Errors
     ///
@@ -262,90 +301,90 @@ impl<'a, D: AtomicDb + ?Sized> Transaction<'a, D> {
     pub fn get<'k>(&mut self, key: impl Into<Key<'k>>) -> Result<Option<Item<D::Data>>> {
         let key = key.into();
         self.has_read = true;
-        match self.steps.find(key) {
-            Some(Step::Set(item) | Step::Create(item)) => Ok(Some(item.clone())),
-            Some(Step::Delete(_)) => Ok(None),
-            Some(Step::Lock(_) | Step::Check(_)) | None => self.db.get_fresh(key),
+        match self.writes.find(key) {
+            Some(Op::Set(item) | Op::Create(item)) => Ok(Some(item.clone())),
+            Some(Op::Delete(_)) => Ok(None),
+            Some(Op::Lock(_) | Op::Check(_)) | None => self.db.get_fresh(key),
         }
     }
 
-    /// Writes `item` at the commit, whatever is there. Of several writes to one key the last one
-    /// stands.
+    /// Writes `item` with the commit, and replaces any item at its key. If a key is written more than
+    /// once, the last write wins.
     ///
     /// # Errors
     ///
     /// [`InvalidInput`](Error::InvalidInput): the key is one of this transaction's locks.
     pub fn set(&mut self, item: Item<D::Data>) -> Result<()> {
-        match self.steps.find(item.key()) {
-            Some(Step::Lock(_) | Step::Check(_)) => return Err(locked_and_written(item.key())),
-            // That nothing was there is still demanded.
-            Some(step @ Step::Create(_)) => *step = Step::Create(item),
-            Some(step) => *step = Step::Set(item),
-            None => self.steps.add(Step::Set(item)),
+        match self.writes.find(item.key()) {
+            Some(Op::Lock(_) | Op::Check(_)) => return Err(lock_key_written_error(item.key())),
+            // The commit still requires that no item existed.
+            Some(op @ Op::Create(_)) => *op = Op::Create(item),
+            Some(op) => *op = Op::Set(item),
+            None => self.writes.add(Op::Set(item)),
         }
         Ok(())
     }
 
-    /// Writes `item` at the commit, and demands that no live item is there: otherwise the
-    /// transaction ends with [`AlreadyExists`](Error::AlreadyExists).
+    /// Writes `item` with the commit, which requires that no live item exists at its key: otherwise
+    /// the transaction fails with [`AlreadyExists`](Error::AlreadyExists).
     ///
     /// # Errors
     ///
-    /// - [`AlreadyExists`](Error::AlreadyExists): this transaction writes an item there itself.
+    /// - [`AlreadyExists`](Error::AlreadyExists): this transaction itself writes an item there.
     /// - [`InvalidInput`](Error::InvalidInput): the key is one of this transaction's locks.
     pub fn create(&mut self, item: Item<D::Data>) -> Result<()> {
-        match self.steps.find(item.key()) {
-            Some(Step::Lock(_) | Step::Check(_)) => return Err(locked_and_written(item.key())),
-            Some(Step::Set(_) | Step::Create(_)) => {
+        match self.writes.find(item.key()) {
+            Some(Op::Lock(_) | Op::Check(_)) => return Err(lock_key_written_error(item.key())),
+            Some(Op::Set(_) | Op::Create(_)) => {
                 let key = item.key().to_buf();
                 return Err(Error::AlreadyExists { key });
             }
-            Some(step @ Step::Delete(_)) => *step = Step::Set(item),
-            None => self.steps.add(Step::Create(item)),
+            Some(op @ Op::Delete(_)) => *op = Op::Set(item),
+            None => self.writes.add(Op::Create(item)),
         }
         Ok(())
     }
 
-    /// Removes what is at `key` at the commit, item or lock.
+    /// Removes the item or lock at `key` with the commit.
     ///
     /// # Errors
     ///
     /// [`InvalidInput`](Error::InvalidInput): the key is one of this transaction's locks, or an item
-    /// that it creates: a commit cannot demand that nothing is there and leave it so.
+    /// that it creates, because a commit cannot require that no item exists and also delete it.
     pub fn delete<'k>(&mut self, key: impl Into<Key<'k>>) -> Result<()> {
         let key = key.into();
-        match self.steps.find(key) {
-            Some(Step::Lock(_) | Step::Check(_)) => return Err(locked_and_written(key)),
-            Some(Step::Create(_)) => {
+        match self.writes.find(key) {
+            Some(Op::Lock(_) | Op::Check(_)) => return Err(lock_key_written_error(key)),
+            Some(Op::Create(_)) => {
                 return Err(Error::InvalidInput(format!(
-                    "{key} is created and deleted in one transaction"
+                    "{key} is both created and deleted in one transaction"
                 )));
             }
-            Some(step) => *step = Step::Delete(key.to_buf()),
-            None => self.steps.add(Step::Delete(key.to_buf())),
+            Some(op) => *op = Op::Delete(key.to_buf()),
+            None => self.writes.add(Op::Delete(key.to_buf())),
         }
         Ok(())
     }
 
     fn commit(self) -> Result<()> {
-        let batch = self.steps.into_batch();
-        match batch.is_empty() {
-            true => Ok(()),
-            false => self.db.commit(&batch).map(drop),
+        let batch = self.writes.into_batch();
+        if batch.is_empty() {
+            return Ok(());
         }
+        self.db.commit(&batch).map(drop)
     }
 }
 
-fn locked_and_written(key: Key<'_>) -> Error {
+fn lock_key_written_error(key: Key<'_>) -> Error {
     Error::InvalidInput(format!(
-        "{key} is locked and written in one transaction: a lock lives beside the data, under a key of its own"
+        "{key} is both locked and written in one transaction: a lock needs a key of its own, next to the data"
     ))
 }
 
 impl<D: AtomicDb + ?Sized> fmt::Debug for Transaction<'_, D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Transaction")
-            .field("steps", &self.steps)
+            .field("writes", &self.writes)
             .finish_non_exhaustive()
     }
 }

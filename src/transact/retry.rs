@@ -1,19 +1,22 @@
-//! How a transaction is tried again.
+//! The retry policy of a transaction, and the pauses between its attempts.
 
 use crate::random::jitter;
 use crate::sync::Arc;
 use crate::{Clock, Error, Result, SystemClock};
 use std::time::Duration;
 
-/// How often, how long and how fast a transaction is tried again after it lost a race.
+/// The retry policy of a transaction: attempts, deadline and back-off.
 ///
-/// The pause before each further attempt is drawn evenly between nothing and a ceiling that
-/// doubles each time ("full jitter"), so that those who collided once do not collide again in step.
+/// After a conflict, the transaction pauses and runs again. Once it has used all its attempts or its
+/// deadline has passed, it fails with [`RetriesExhausted`](Error::RetriesExhausted).
+///
+/// Each pause is a random duration between zero and a ceiling, which doubles after each attempt
+/// ("full jitter"), so that contending transactions do not retry in lockstep.
 ///
 /// # Defaults
 ///
-/// 32 attempts, no deadline, a first ceiling of 200 microseconds and a last one of 250
-/// milliseconds, on the [`SystemClock`]. That is a mean of some 3 seconds if every attempt loses.
+/// 32 attempts, no deadline, and a ceiling that grows from 200 microseconds to 250 milliseconds, on
+/// the [`SystemClock`]. If every attempt meets a conflict, the pauses take 2.7 seconds on average.
 ///
 /// ```
 /// use atomic_db::{AtomicDbExt, MemoryDb, Retry};
@@ -31,57 +34,58 @@ use std::time::Duration;
 pub struct Retry {
     attempts: u32,
     deadline: Option<Duration>,
-    first: Duration,
-    ceiling: Duration,
-    /// The system's if there is none: the defaults allocate nothing.
+    first_ceiling: Duration,
+    last_ceiling: Duration,
+    /// `None` is the [`SystemClock`], so that the defaults allocate nothing.
     clock: Option<Arc<dyn Clock>>,
 }
 
 impl Retry {
-    /// The defaults.
+    /// Creates the default policy.
     #[must_use]
     pub fn new() -> Self {
         Retry {
             attempts: 32,
             deadline: None,
-            first: Duration::from_micros(200),
-            ceiling: Duration::from_millis(250),
+            first_ceiling: Duration::from_micros(200),
+            last_ceiling: Duration::from_millis(250),
             clock: None,
         }
     }
 
-    /// How often the body is run at most; zero counts as one.
+    /// Sets the largest number of times that the closure is run. Zero counts as one.
     #[must_use]
     pub fn attempts(mut self, attempts: u32) -> Self {
         self.attempts = attempts.max(1);
         self
     }
 
-    /// How long after the beginning of the first attempt another one may begin. A pause is cut
-    /// short where it would pass the deadline.
+    /// Sets the time after the start of the first attempt from which no other attempt starts. A
+    /// pause that would end later is cut short. An attempt in progress is not interrupted, and may
+    /// still succeed.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);
         self
     }
 
-    /// The ceiling of the first pause, which doubles with each further one, and the ceiling that it
-    /// grows to.
+    /// Sets the ceiling of the first pause, which doubles with each further one, and the ceiling that
+    /// it does not exceed.
     #[must_use]
     pub fn backoff(mut self, first: Duration, ceiling: Duration) -> Self {
-        self.first = first;
-        self.ceiling = ceiling;
+        self.first_ceiling = first;
+        self.last_ceiling = ceiling;
         self
     }
 
-    /// The clock that pauses and deadline are measured on.
+    /// Sets the clock of the pauses and the deadline.
     #[must_use]
     pub fn clock(mut self, clock: impl Clock + 'static) -> Self {
         self.clock = Some(Arc::new(clock));
         self
     }
 
-    fn its_clock(&self) -> &dyn Clock {
+    fn get_clock(&self) -> &dyn Clock {
         self.clock.as_deref().unwrap_or(&SystemClock)
     }
 }
@@ -92,20 +96,24 @@ impl Default for Retry {
     }
 }
 
-/// The attempts that one transaction has made.
-pub(super) struct Attempts<'a> {
+/// The state of one transaction's retries.
+pub(super) struct Backoff<'a> {
     retry: &'a Retry,
-    made: u32,
-    began: Option<Duration>,
+    /// The number of attempts so far.
+    attempts: u32,
+    /// The time of the clock after which no attempt starts.
+    deadline: Option<Duration>,
 }
 
-impl<'a> Attempts<'a> {
+impl<'a> Backoff<'a> {
     pub(super) fn new(retry: &'a Retry) -> Self {
-        Attempts {
+        Backoff {
             retry,
-            made: 0,
-            // A transaction without a deadline asks no clock.
-            began: retry.deadline.map(|_| retry.its_clock().now()),
+            attempts: 0,
+            // Without a deadline, the clock is not read.
+            deadline: retry
+                .deadline
+                .map(|deadline| retry.get_clock().now().saturating_add(deadline)),
         }
     }
 
@@ -113,30 +121,23 @@ impl<'a> Attempts<'a> {
     ///
     /// # Errors
     ///
-    /// [`Error::RetriesExhausted`] if there is to be no next one.
-    pub(super) fn pause_after(&mut self, race: Error) -> Result<()> {
-        self.made += 1;
-        let left = self.time_left();
-        if self.made >= self.retry.attempts || left == Some(Duration::ZERO) {
+    /// [`Error::RetriesExhausted`] if there may be no other attempt.
+    pub(super) fn back_off(&mut self, race: Error) -> Result<()> {
+        self.attempts += 1;
+        let time_left = self
+            .deadline
+            .map(|deadline| deadline.saturating_sub(self.retry.get_clock().now()));
+        if self.attempts >= self.retry.attempts || time_left == Some(Duration::ZERO) {
             return Err(Error::RetriesExhausted {
-                attempts: self.made,
+                attempts: self.attempts,
                 source: Box::new(race),
             });
         }
-        let doubled = 2_u32.checked_pow(self.made - 1).unwrap_or(u32::MAX);
-        let ceiling = self
-            .retry
-            .first
-            .saturating_mul(doubled)
-            .min(self.retry.ceiling);
-        let pause = jitter(ceiling);
-        let pause = left.map_or(pause, |left| pause.min(left));
-        self.retry.its_clock().sleep(pause);
+        let factor = 2_u32.checked_pow(self.attempts - 1).unwrap_or(u32::MAX);
+        let ceiling = self.retry.first_ceiling.saturating_mul(factor);
+        let pause = jitter(ceiling.min(self.retry.last_ceiling));
+        let pause = time_left.map_or(pause, |left| pause.min(left));
+        self.retry.get_clock().sleep(pause);
         Ok(())
-    }
-
-    fn time_left(&self) -> Option<Duration> {
-        let deadline = self.began?.saturating_add(self.retry.deadline?);
-        Some(deadline.saturating_sub(self.retry.its_clock().now()))
     }
 }
