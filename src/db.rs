@@ -3,14 +3,14 @@ use crate::query::Stream;
 use crate::sync::Arc;
 use crate::{Batch, Item, Key, Lock, Page, Query, Result, Version};
 
-/// A store of items under partition keys and sort keys, with optimistic locking. Every call blocks
-/// until it is done.
+/// A store of items, each under a partition key and a sort key, with optimistic locking. Every call
+/// blocks until it is done.
 ///
-/// # Reading, computing, committing
+/// # Read, compute, commit
 ///
-/// The order is always the same: **the lock first, then a fresh read, then the commit.** A lock
-/// that was read before the data proves at the commit that the data has not changed since. Read
-/// the other way round, somebody's commit can fall between the two, and is overwritten.
+/// The order is always the same: **the lock first, then a fresh read, then the commit.** If the lock
+/// is still unchanged at the commit, the data that was read after it is unchanged too. In any other
+/// order, another commit can land between the two reads and be overwritten.
 ///
 /// ```
 /// use atomic_db::{AtomicDb, Item, Key, MemoryDb};
@@ -29,23 +29,76 @@ use crate::{Batch, Item, Key, Lock, Page, Query, Result, Version};
 /// # Ok::<(), atomic_db::Error>(())
 /// ```
 ///
-/// [`transact`](crate::AtomicDbExt::transact) writes this loop for you, with bounded attempts and
+/// [`transact`](crate::AtomicDbExt::transact) runs this loop for you, with bounded attempts and
 /// back-off between them.
 ///
 /// # Contract
 ///
-/// This is what every database promises and what the conformance suite checks; an implementor
-/// runs that suite against its own work.
+/// Every database gives these guarantees, which other documentation cites by number. The conformance
+/// suite tests them; implementors run it against their own database.
 ///
-/// - An expired item (`now > ttl`) exists on no read path, whatever the store still holds.
-/// - A key holds an item or a lock, never both. Locks are never seen by `get`, `get_fresh`,
-///   `get_many`, `query`, `page` and `stream`. Writing an item over a lock replaces it, and whoever
-///   holds the lock loses.
-/// - A [`Version`] is never handed out twice; a [`VersionGenerator`](crate::VersionGenerator) makes
-///   them.
-/// - No call panics on any input, inside or outside an async runtime. From async code, call through
-///   your runtime's `spawn_blocking`.
-/// - Bad input is refused before anything happens.
+/// **Reading**
+///
+/// 1. A key is a pair, never a joined string. Odd keys (empty, NUL, `/`, `#`, non-ASCII, long) are
+///    ordinary, or are refused with `InvalidInput` or `LimitExceeded` before anything is sent, as the
+///    database documents.
+/// 2. `get_many` returns results in the order of its keys, repeats included, `None` where there is no
+///    item, for any number of keys.
+/// 3. No read returns an expired item (`now > ttl`).
+/// 4. A key holds an item or a lock, never both. No read returns a lock. `get_lock` where a live item
+///    exists is `InvalidInput`. Writing an item over a lock replaces it, and commits under it fail.
+/// 5. `query`, `page` and `stream` are in the byte order of `sk`, in either direction, and honour
+///    prefix, limit and `after`.
+/// 6. `stream` buffers at most a page, and holds no lock or read transaction between pages, so the
+///    loop body may call any method of the same database. Items present throughout are yielded once.
+///    The iterator is fused and yields an error once.
+/// 7. In `MemoryDb` and `RedbDb`, one `query` and one `get_many` are each a snapshot.
+/// 8. `get_fresh` sees every write that completed before the call. It, `query`, `page` and `stream` are
+///    never answered from a cache. On a handle that was asked for eventually consistent reads, all
+///    reads except `get_fresh` may be late.
+///
+/// **Writing**
+///
+/// 9. `set` and `delete` check nothing and are atomic per item. If a key is repeated, the last one
+///    wins. `delete` removes whatever is stored at a key, item or lock.
+/// 10. Empty input succeeds and does nothing. `set_atomic` with items and no lock is `InvalidInput`; a
+///     [`Batch`] may have no lock.
+/// 11. `commit` is all or nothing, and no reader sees a part of it. On any error except
+///     `OutcomeUnknown`, nothing was written.
+/// 12. A commit succeeds only if every lock in it is live (by the stored `ttl`) and has the given
+///     version. Every `lock` then gets one new version, which is returned. Otherwise it is a
+///     `RaceCondition` with exactly the keys that have changed.
+/// 13. Of the commits that `lock` the same version of a lock, at most one succeeds; any number that
+///     `check` it may.
+/// 14. A key that appears more than once in a batch, as lock or item, is `InvalidInput`.
+///
+/// **Locks**
+///
+/// 15. `get_lock` creates a missing or expired lock with a new version, for 24 hours. Concurrent
+///     callers get the same one.
+/// 16. Within the last hour of a lock's life, `get_lock` extends it to 24 hours from now and keeps its
+///     version: a refresh causes no conflicts.
+/// 17. A [`Version`] is never reused. A [`VersionGenerator`](crate::VersionGenerator) generates them.
+/// 18. Commits under a deleted, expired or replaced lock fail. A commit does not extend a lock's life.
+///
+/// **Caching**
+///
+/// 19. Through one `LruCache`, a read that starts after a write completed never returns an older value,
+///     even when fills, writes, conflicts and failures overlap. Cached items expire like stored ones.
+///     `get_lock` and `get_fresh` are never answered from the cache.
+/// 20. After a failed write, or one with an unknown outcome, its keys are not cached.
+/// 21. Writes that bypass a cache are not seen until the entry is evicted. Transactions read fresh, so
+///     they never lose an update because of it.
+///
+/// **Everywhere**
+///
+/// 22. No user code (`Drop`, `Clone`, `Debug`, serializers, clocks, closures, inner databases) runs
+///     while a mutex of this crate is held.
+/// 23. No call panics on any input, inside or outside an async runtime; nor does dropping a handle or a
+///     stream. A file or server that returns garbage causes an error.
+/// 24. Invalid input is refused before anything happens, with an error that says what is wrong.
+///
+/// In async code, call a database through the runtime's `spawn_blocking`.
 ///
 /// # Clone
 ///
@@ -53,11 +106,10 @@ use crate::{Batch, Item, Key, Lock, Page, Query, Result, Version};
 ///
 /// # Trait objects
 ///
-/// The trait is implemented for `&D`, `Box<D>` and `Arc<D>`, also of a `D: ?Sized`, so a box or a
-/// reference of a trait object is a database like any other. [`stream`] asks for a sized `Self`,
-/// and they are: a `Box` or an `Arc` streams as it is. With a plain `&dyn AtomicDb` at hand, stream
-/// on a reference to it, `(&db).stream(query)`, for otherwise the compiler looks no further than
-/// the trait object.
+/// The trait is implemented for `&D`, `Box<D>` and `Arc<D>` with `D: ?Sized`, so a boxed or borrowed
+/// trait object is itself a database. [`stream`] requires `Self: Sized`, which `Box` and `Arc` are. On
+/// a `&dyn AtomicDb`, call `(&db).stream(query)`, because `db.stream(query)` refers to the unsized
+/// trait object.
 ///
 /// ```
 /// use atomic_db::{AtomicDb, Item, MemoryDb, Query};
@@ -75,132 +127,132 @@ use crate::{Batch, Item, Key, Lock, Page, Query, Result, Version};
 ///
 /// # Wrappers
 ///
-/// Three methods have bodies of their own, in terms of the others. A wrapper forwards them too,
-/// or it would hide what the database inside does better; `#[deny(clippy::missing_trait_methods)]`
-/// on the `impl` sees to it.
+/// `set_atomic`, `query` and `stream` have default implementations. A wrapper should forward them as
+/// well, or it hides a more efficient or more consistent implementation of the inner database. Put
+/// `#[deny(clippy::missing_trait_methods)]` on its `impl`.
 ///
 /// [`stream`]: AtomicDb::stream
 pub trait AtomicDb {
-    /// What the items hold.
+    /// The type of the data in items.
     type Data;
 
-    /// Reads the live item at `key`.
+    /// Returns the live item at `key`.
     ///
-    /// A cache may answer, with what it knows. Where the answer decides what is written, use
+    /// The result may come from a cache. If it determines what you write, use
     /// [`get_fresh`](AtomicDb::get_fresh).
     ///
     /// # Errors
     ///
-    /// - [`InvalidInput`](crate::Error::InvalidInput), [`LimitExceeded`](crate::Error::LimitExceeded): this
-    ///   database cannot hold such a key.
-    /// - [`Codec`](crate::Error::Codec): what is stored is no `Data`.
-    /// - [`Unavailable`](crate::Error::Unavailable), [`Backend`](crate::Error::Backend): it could
-    ///   not be read.
+    /// - [`InvalidInput`](crate::Error::InvalidInput),
+    ///   [`LimitExceeded`](crate::Error::LimitExceeded): this database cannot store such a key.
+    /// - [`Codec`](crate::Error::Codec): the stored value cannot be decoded as `Data`.
+    /// - [`Unavailable`](crate::Error::Unavailable), [`Backend`](crate::Error::Backend): the item
+    ///   could not be read.
     fn get(&self, key: Key<'_>) -> Result<Option<Item<Self::Data>>>;
 
-    /// Reads the live item at `key` from the database itself, never from a cache, and sees every
-    /// write that had finished before the call.
+    /// Returns the live item at `key` from the database itself, never from a cache. Sees every write
+    /// that completed before the call.
     ///
     /// # Errors
     ///
     /// Those of [`get`](AtomicDb::get).
     fn get_fresh(&self, key: Key<'_>) -> Result<Option<Item<Self::Data>>>;
 
-    /// Reads the live items at `keys`, any number of them, in the order asked; `None` where there
-    /// is none. A key may be asked for more than once.
+    /// Returns the live items at `keys`, in this order, and `None` where there is none. Any number of
+    /// keys is accepted, and a key may be repeated.
     ///
-    /// Whether all are seen at one instant is the database's to say:
-    /// [`MemoryDb`](crate::MemoryDb) does so.
+    /// Like that of `get`, the result may come from a cache. Whether it is a snapshot depends on the
+    /// database (guarantee 7).
     ///
     /// # Errors
     ///
-    /// Those of [`get`](AtomicDb::get), for the whole call: there is no partial answer.
+    /// Those of [`get`](AtomicDb::get), for the whole call: there are no partial results.
     fn get_many(&self, keys: &[Key<'_>]) -> Result<Vec<Option<Item<Self::Data>>>>;
 
-    /// Reads the lock at `key`, and makes it if there is none or it has expired.
+    /// Returns the lock at `key`, and creates it if it does not exist or has expired.
     ///
-    /// A new lock has a new version and lives for [24 hours](Lock::LIFETIME); of any number of
-    /// callers at once all get the same one. A lock within [the last hour](Lock::REFRESH_WINDOW)
-    /// of its life is given 24 hours more and keeps its version: a refresh is no modification, and
-    /// fails nobody.
+    /// A new lock has a new version and lives for [24 hours](Lock::LIFETIME); concurrent callers get
+    /// the same one. A lock in [the last hour](Lock::REFRESH_WINDOW) of its life is extended to 24
+    /// hours and keeps its version, so a refresh causes no conflicts.
     ///
     /// # Errors
     ///
-    /// - [`InvalidInput`](crate::Error::InvalidInput): a live item is at `key`, or this database
-    ///   cannot hold such a key. Nothing was written.
-    /// - [`LimitExceeded`](crate::Error::LimitExceeded): this database can hold no such key, or no more. Nothing was
-    ///   written.
-    /// - [`Unavailable`](crate::Error::Unavailable), [`Backend`](crate::Error::Backend): it could
-    ///   not be read or made. A lock that nobody has read may be there.
+    /// - [`InvalidInput`](crate::Error::InvalidInput): a live item exists at `key`, or this database
+    ///   cannot store such a key. Nothing was written.
+    /// - [`LimitExceeded`](crate::Error::LimitExceeded): the key exceeds a limit of this database, or
+    ///   the database is full. Nothing was written.
+    /// - [`Unavailable`](crate::Error::Unavailable), [`Backend`](crate::Error::Backend): the lock could
+    ///   not be read, created or extended. A lock that no caller has received may exist.
     fn get_lock(&self, key: Key<'_>) -> Result<Lock>;
 
-    /// Writes `items` without checking anything, each of them all or nothing.
+    /// Writes `items` unconditionally. Each item is written atomically.
     ///
-    /// Of items with the same key, the last one stands. An item replaces what is at its key; a
-    /// lock there is gone, and whoever holds it loses. No items are a success.
+    /// An item replaces the item or lock at its key; commits under a replaced lock fail with a
+    /// conflict. If a key is repeated, the last item wins. An empty slice succeeds.
     ///
     /// # Errors
     ///
-    /// - [`InvalidInput`](crate::Error::InvalidInput), [`LimitExceeded`](crate::Error::LimitExceeded),
-    ///   [`Codec`](crate::Error::Codec): an item cannot be written here. None was.
-    /// - [`Unavailable`](crate::Error::Unavailable), [`Backend`](crate::Error::Backend): some items
-    ///   may have been written and others not.
-    /// - [`OutcomeUnknown`](crate::Error::OutcomeUnknown): the answer was lost.
+    /// - [`InvalidInput`](crate::Error::InvalidInput),
+    ///   [`LimitExceeded`](crate::Error::LimitExceeded), [`Codec`](crate::Error::Codec): an item cannot
+    ///   be stored here. Nothing was written.
+    /// - [`Unavailable`](crate::Error::Unavailable), [`Backend`](crate::Error::Backend): some items may
+    ///   have been written and others not.
+    /// - [`OutcomeUnknown`](crate::Error::OutcomeUnknown): the response was lost. Each item may or may
+    ///   not have been written.
     fn set(&self, items: &[Item<Self::Data>]) -> Result<()>;
 
-    /// Writes a whole [`Batch`] if every lock in it still has the version that it was read with,
-    /// and returns the new version that all its renewed locks now have.
+    /// Writes a [`Batch`] if every lock in it is live and still has the version that it was read with,
+    /// and returns the new version of the locks that it renews.
     ///
-    /// All or nothing: no reader ever sees a part of it. A lock counts as unchanged if it is live
-    /// and has the version given; a commit does not lengthen its life. Of any number of commits
-    /// that renew the same version of a lock, at most one succeeds; those that only check it all
-    /// may. An empty batch is a success that does nothing.
+    /// The commit is all or nothing, and no reader sees a part of it. Of the commits that renew the
+    /// same version of a lock, at most one succeeds; any number that only check it may. A commit does
+    /// not extend a lock's life. An empty batch succeeds and does nothing.
     ///
     /// # Errors
     ///
-    /// - [`RaceCondition`](crate::Error::RaceCondition): locks were changed, deleted, replaced or
+    /// - [`RaceCondition`](crate::Error::RaceCondition): locks were changed, deleted or replaced, or
     ///   have expired; it names exactly these. Nothing was written.
-    /// - [`AlreadyExists`](crate::Error::AlreadyExists): no lock lost, and a live item is where one
-    ///   was to be created. Nothing was written.
-    /// - [`InvalidInput`](crate::Error::InvalidInput): a key appears twice, or cannot be held here.
-    ///   Nothing was written.
-    /// - [`LimitExceeded`](crate::Error::LimitExceeded), [`Codec`](crate::Error::Codec): the batch or an item cannot
-    ///   be written here. Nothing was written.
+    /// - [`AlreadyExists`](crate::Error::AlreadyExists): all locks are unchanged, but an item to be
+    ///   created exists. Nothing was written.
+    /// - [`InvalidInput`](crate::Error::InvalidInput): a key is repeated, or this database cannot store
+    ///   it. Nothing was written.
+    /// - [`LimitExceeded`](crate::Error::LimitExceeded), [`Codec`](crate::Error::Codec): the batch or
+    ///   an item in it cannot be stored here. Nothing was written.
     /// - [`Unavailable`](crate::Error::Unavailable), [`Backend`](crate::Error::Backend): nothing was
     ///   written.
-    /// - [`OutcomeUnknown`](crate::Error::OutcomeUnknown): the answer was lost; all of it was
-    ///   written, or nothing.
+    /// - [`OutcomeUnknown`](crate::Error::OutcomeUnknown): the response was lost. Either the whole
+    ///   batch was written, or nothing.
     fn commit(&self, batch: &Batch<Self::Data>) -> Result<Version>;
 
-    /// Removes what is at `keys`, items and locks, without checking anything, each of them all or
-    /// nothing. Where nothing is, nothing happens; whoever holds a lock that is removed loses.
+    /// Removes the items and locks at `keys` unconditionally, each atomically.
+    ///
+    /// Missing keys are ignored. Commits under a removed lock fail with a conflict.
     ///
     /// # Errors
     ///
     /// Those of [`set`](AtomicDb::set), with the same states afterwards.
     fn delete(&self, keys: &[Key<'_>]) -> Result<()>;
 
-    /// Reads one bounded page of what `query` asks for, beginning after the sort key `after` if it
+    /// Returns one bounded page of the result of `query`, beginning after the sort key `after` if it
     /// is given, and otherwise where the query itself begins.
     ///
-    /// The page holds at most the query's limit, and at most as many items as this database reads
-    /// at once. The limit counts items that are returned. To go on, pass the page's `next` as
-    /// `after`.
+    /// The page has at most as many items as the query's limit, and as this database reads at once. To
+    /// continue, pass the page's `next` as `after`.
     ///
     /// # Errors
     ///
-    /// Those of [`get`](AtomicDb::get); also for a page whose first item is
-    /// bad; a page may end before one.
+    /// Those of [`get`](AtomicDb::get). If the first item cannot be decoded, the call fails; before
+    /// any other such item, the page may end.
     fn page(&self, query: &Query, after: Option<&str>) -> Result<Page<Self::Data>>;
 
     /// Writes all `items` if every one of `locks` still has the version that it was read with, and
-    /// returns the locks' new version: a [`commit`](AtomicDb::commit) that renews `locks` and sets
+    /// returns the new version of `locks`: a [`commit`](AtomicDb::commit) that renews `locks` and sets
     /// `items`.
     ///
     /// # Errors
     ///
-    /// Those of [`commit`](AtomicDb::commit), and
-    /// [`InvalidInput`](crate::Error::InvalidInput) if there are items and no lock.
+    /// Those of [`commit`](AtomicDb::commit), and [`InvalidInput`](crate::Error::InvalidInput) if there
+    /// are items and no lock. Nothing was written in that case.
     fn set_atomic(&self, items: &[Item<Self::Data>], locks: &[Lock]) -> Result<Version> {
         BatchRef::for_set_atomic(items, locks)?;
         let mut batch = Batch::new();
@@ -213,29 +265,31 @@ pub trait AtomicDb {
         self.commit(&batch)
     }
 
-    /// Reads all that `query` asks for.
+    /// Returns all items that `query` selects.
     ///
-    /// Whether all is seen at one instant is the database's to say: [`MemoryDb`](crate::MemoryDb)
-    /// does so. For more than fits in memory, use [`stream`](AtomicDb::stream).
+    /// Whether the result is a snapshot depends on the database (guarantee 7). If it may not fit in
+    /// memory, use [`stream`](AtomicDb::stream).
     ///
     /// # Errors
     ///
-    /// Those of [`page`](AtomicDb::page), for the whole call: there is no partial answer.
+    /// Those of [`page`](AtomicDb::page), for the whole call: there are no partial results.
     fn query(&self, query: &Query) -> Result<Vec<Item<Self::Data>>> {
         Stream::new(query.clone(), |query, after| self.page(query, after)).collect()
     }
 
-    /// Reads all that `query` asks for, a page at a time.
+    /// Returns an iterator over all items that `query` selects, which reads a page at a time.
     ///
-    /// The iterator holds at most a page, and nothing of the database between two pages: the loop's
-    /// body may call any method of the same database. An item that is there throughout is yielded
-    /// once; of items that come and go meanwhile, some are seen, for it is no snapshot. After the
-    /// last item it ends, and after the first error, unless the database says that it goes on past an
-    /// item that cannot be decoded.
+    /// The iterator buffers at most a page, and holds no lock or read transaction between pages, so
+    /// the loop body may call any method of the same database. It is not a snapshot: items present
+    /// throughout are yielded once, and items that are added or removed during the iteration may or may
+    /// not be.
+    ///
+    /// The iterator is fused. It ends after the first error, unless the database documents that it
+    /// skips items that cannot be decoded.
     ///
     /// # Errors
     ///
-    /// The iterator yields those of [`page`](AtomicDb::page), once.
+    /// The iterator yields those of [`page`](AtomicDb::page), each once.
     fn stream(&self, query: Query) -> impl Iterator<Item = Result<Item<Self::Data>>>
     where
         Self: Sized,
@@ -290,7 +344,7 @@ macro_rules! forward {
                 (**self).query(query)
             }
 
-            // A trait object has no `stream` of its own; what is behind the pointer is paged.
+            // `D` may be a trait object, which has no `stream`, so stream its pages.
             fn stream(&self, query: Query) -> impl Iterator<Item = Result<Item<Self::Data>>> {
                 Stream::new(query, |query, after| (**self).page(query, after))
             }
