@@ -231,5 +231,11 @@ mod tests {
             }
         }
         batch(&["c", "a", "b"]).validate().unwrap();
+        // Different keys with the same joined text.
+        let batch = Batch::<()>::new()
+            .set(Item::without_data("a:b", "c"))
+            .create(Item::without_data("a", ":bc"))
+            .delete(("a:", "bc"));
+        batch.validate().unwrap();
     }
 }

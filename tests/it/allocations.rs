@@ -1,4 +1,4 @@
-//! What is at hand is read and renewed without a single allocation, whatever its size.
+//! Hits, misses and commits over existing items allocate nothing, whatever the size of the data.
 
 #![allow(unsafe_code)]
 
@@ -6,12 +6,12 @@ use atomic_db::{AtomicDb, Item, Key, Lock, LruCache, MemoryDb};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-/// The system's allocator, which counts what each thread asks it for: by threads, since tests run at
-/// once.
-struct Counting;
+/// The system's allocator, with a count of allocations for each thread, because tests run
+/// concurrently.
+struct CountingAllocator;
 
 thread_local! {
-    // Built without allocating and with nothing to drop, so that the allocator may use it anywhere.
+    // Initialized without allocating and never dropped, so that the allocator may always use it.
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
 }
 
@@ -19,12 +19,12 @@ fn count() {
     ALLOCATIONS.set(ALLOCATIONS.get() + 1);
 }
 
-// SAFETY: every call is handed to the system's allocator as it came; counting touches no memory but
-// a number of this thread's own.
-unsafe impl GlobalAlloc for Counting {
+// SAFETY: every call is forwarded unchanged to the system's allocator. Counting accesses only a
+// thread-local number.
+unsafe impl GlobalAlloc for CountingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count();
-        // SAFETY: the caller's promises are those that are asked for here.
+        // SAFETY: the caller upholds the same contract.
         unsafe { System.alloc(layout) }
     }
 
@@ -47,16 +47,16 @@ unsafe impl GlobalAlloc for Counting {
 }
 
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
-/// How often `act` allocates on this thread.
-fn allocations(act: impl FnOnce()) -> u64 {
+/// The number of allocations that `f` makes on this thread.
+fn allocations(f: impl FnOnce()) -> u64 {
     let before = ALLOCATIONS.get();
-    act();
+    f();
     ALLOCATIONS.get() - before
 }
 
-/// Nothing, a little, and a megabyte.
+/// No data, a byte, and a megabyte.
 fn sizes() -> [Vec<u8>; 3] {
     [vec![], vec![1], vec![1; 1 << 20]]
 }
@@ -68,14 +68,14 @@ fn item(data: &[u8]) -> Item<Vec<u8>> {
     Item::new(KEY.pk, KEY.sk, data.to_vec())
 }
 
-/// Reads the item at `KEY` and looks at what it holds.
+/// Reads the item at `KEY` and its data.
 fn read(db: &impl AtomicDb<Data = Vec<u8>>, size: usize) {
     let item = db.get(KEY).unwrap().unwrap();
     assert_eq!(item.data().map(Vec::len), Some(size));
 }
 
 #[test]
-fn what_allocates_is_counted() {
+fn allocations_are_counted() {
     assert_eq!(allocations(|| ()), 0);
     assert_eq!(allocations(|| drop(vec![1_u8])), 1);
     assert_eq!(allocations(|| drop(vec![0_u8; 1 << 20])), 1);
@@ -106,7 +106,7 @@ fn a_get_that_misses_allocates_nothing() {
     db.get_lock(LOCK).unwrap();
     let absent = [
         Key::new("account#1", ""),
-        Key::new("nobody", "balance"),
+        Key::new("account#2", "balance"),
         LOCK,
     ];
     for key in absent {
@@ -117,7 +117,7 @@ fn a_get_that_misses_allocates_nothing() {
 }
 
 #[test]
-fn a_get_of_a_live_item_with_a_time_to_live_allocates_nothing() {
+fn a_get_of_a_live_item_with_a_ttl_allocates_nothing() {
     for data in sizes() {
         let db = MemoryDb::new();
         db.set(&[item(&data).expires_at(u64::MAX - 1)]).unwrap();
@@ -134,7 +134,7 @@ fn a_get_that_hits_the_cache_allocates_nothing() {
             db.set(&[item(&data).expires_at(ttl), Item::new("other", "", vec![])])
                 .unwrap();
             read(&db, data.len());
-            // Another item was used since, so that the entry moves in the order.
+            // Use another item, so that the entry is not the most recently used one.
             db.get(Key::new("other", "")).unwrap();
             assert_eq!(allocations(|| read(&db, data.len())), 0);
             assert_eq!(db.stats().misses, 0);
@@ -156,7 +156,7 @@ fn a_get_lock_of_a_live_lock_allocates_nothing() {
 #[test]
 fn a_set_atomic_over_existing_items_allocates_nothing() {
     for data in sizes() {
-        // As many locks as items, and no more of them than MemoryDb's documentation says.
+        // As many locks as items, up to the number in MemoryDb's documentation.
         for count in [1, 2, 4] {
             let db = MemoryDb::new();
             let sks: Vec<String> = (0..count).map(|number| format!("{number}")).collect();

@@ -1,4 +1,4 @@
-//! Time to live, the lives of locks, and versions, on a clock that is moved by hand.
+//! Expiry of items and locks, and versions, on a clock that is moved by hand.
 
 use crate::common::{data, sks};
 use atomic_db::{
@@ -19,8 +19,8 @@ fn clock_and_db() -> (ManualClock, MemoryDb<u32>) {
     (clock, db)
 }
 
-/// Every way to read the item at `KEY`, and whether it finds it.
-fn ways_to_read(db: &(impl AtomicDb<Data = u32> + ?Sized)) -> Vec<(&'static str, bool)> {
+/// Every way to read the item at `KEY`, and whether it finds the item.
+fn read_all_ways(db: &(impl AtomicDb<Data = u32> + ?Sized)) -> Vec<(&'static str, bool)> {
     let query = Query::new("pk");
     let page = db.page(&query, None).unwrap();
     let streamed: Vec<Item<u32>> = (&db).stream(query.clone()).collect::<Result<_>>().unwrap();
@@ -39,27 +39,29 @@ fn ways_to_read(db: &(impl AtomicDb<Data = u32> + ?Sized)) -> Vec<(&'static str,
 }
 
 #[test]
-fn an_item_is_there_up_to_its_last_second_and_then_nowhere() {
-    // Each reading first, so that none relies on another's having dropped the item.
+fn an_item_is_visible_up_to_its_ttl_and_on_no_read_path_after_it() {
+    // Each way is the first one once, because a read may remove the expired item for the others.
     for first in 0..7 {
         for cached in [false, true] {
             let (clock, inner) = clock_and_db();
-            let db: Box<dyn AtomicDb<Data = u32>> = match cached {
-                false => Box::new(inner.clone()),
-                true => {
-                    let cache = LruCache::builder(inner.clone()).clock(clock.clone());
-                    Box::new(cache.build())
-                }
+            let db: Box<dyn AtomicDb<Data = u32>> = if cached {
+                let cache = LruCache::builder(inner.clone()).clock(clock.clone());
+                Box::new(cache.build())
+            } else {
+                Box::new(inner.clone())
             };
             db.set(&[Item::new("pk", "item", 1).expires_at(NOW + 5)])
                 .unwrap();
             clock.set(NOW + 5);
-            for (way, found) in ways_to_read(&*db) {
-                assert!(found, "{way} has lost a live item, cached: {cached}");
+            for (way, found) in read_all_ways(&*db) {
+                assert!(found, "{way} misses a live item, cached: {cached}");
             }
             assert_eq!(inner.len(), 1);
             clock.advance(Duration::from_millis(999));
-            assert!(db.get(KEY).unwrap().is_some(), "the second is not over");
+            assert!(
+                db.get(KEY).unwrap().is_some(),
+                "the last second is not over"
+            );
             clock.set(NOW + 6);
             let found = match first {
                 0 => db.get(KEY).unwrap().is_some(),
@@ -70,8 +72,11 @@ fn an_item_is_there_up_to_its_last_second_and_then_nowhere() {
                 5 => db.stream(Query::new("pk")).next().is_some(),
                 _ => !inner.is_empty(),
             };
-            assert!(!found, "reading {first}, cached: {cached}");
-            for (way, found) in ways_to_read(&*db) {
+            assert!(
+                !found,
+                "way {first} finds an expired item, cached: {cached}"
+            );
+            for (way, found) in read_all_ways(&*db) {
                 assert!(!found, "{way} finds an expired item, cached: {cached}");
             }
             assert_eq!((inner.len(), inner.purge_expired()), (0, 0));
@@ -80,9 +85,9 @@ fn an_item_is_there_up_to_its_last_second_and_then_nowhere() {
 }
 
 #[test]
-fn expired_items_in_between_count_towards_no_limit_and_end_no_page() {
+fn expired_items_count_towards_no_limit_and_end_no_stream() {
     let (clock, db) = clock_and_db();
-    // More of them than a page holds.
+    // Several pages of expired items between live ones.
     for number in 0..1_000 {
         let item = Item::new("pk", format!("{number:04}"), number);
         db.set(&[match number % 400 {
@@ -133,7 +138,7 @@ fn purge_expired_counts_items_and_locks_of_every_stripe() {
 }
 
 #[test]
-fn the_last_time_to_live_that_was_written_counts() {
+fn an_item_expires_by_the_ttl_that_was_written_last() {
     let (clock, db) = clock_and_db();
     let item = Item::new("pk", "item", 1);
     db.set(&[item.clone().expires_at(NOW)]).unwrap();
@@ -148,95 +153,30 @@ fn the_last_time_to_live_that_was_written_counts() {
 }
 
 #[test]
-fn an_item_that_is_written_expired_is_never_seen() {
+fn an_item_that_is_written_expired_is_on_no_read_path() {
     let (_, db) = clock_and_db();
     let cached = LruCache::builder(db.clone()).clock(ManualClock::new(NOW));
     let cached = cached.build();
     cached
         .set(&[Item::new("pk", "item", 1).expires_at(NOW - 1)])
         .unwrap();
-    assert!(ways_to_read(&cached).iter().all(|(_, found)| !found));
+    assert!(read_all_ways(&cached).iter().all(|(_, found)| !found));
     assert!(db.is_empty());
 }
 
 #[test]
-fn a_creation_succeeds_over_an_expired_item_and_over_a_lock() {
-    let (clock, db) = clock_and_db();
-    let create = |data| db.commit(&Batch::new().create(Item::new("pk", "item", data)));
-    db.set(&[Item::new("pk", "item", 1).expires_at(NOW)])
-        .unwrap();
-    assert!(matches!(
-        create(2),
-        Err(Error::AlreadyExists { key }) if key == KEY
-    ));
-    clock.set(NOW + 1);
-    create(3).unwrap();
-    assert_eq!(data(&db, KEY), Some(3));
-
-    db.delete(&[KEY]).unwrap();
-    let lock = db.get_lock(KEY).unwrap();
-    create(4).unwrap();
-    assert_eq!(data(&db, KEY), Some(4));
-    let lost = db.set_atomic(&[], &[lock]).unwrap_err();
-    assert!(lost.is_race_condition(), "{lost:?}");
-}
-
-#[test]
-fn a_lock_is_refreshed_within_its_last_hour_and_keeps_its_version() {
+fn a_commit_keeps_the_stored_ttl_and_not_the_callers() {
     let (clock, db) = clock_and_db();
     let lock = db.get_lock(LOCK).unwrap();
-    assert_eq!(lock.ttl(), NOW + 86_400);
-
-    clock.set(lock.ttl() - 3_600);
-    assert_eq!(db.get_lock(LOCK).unwrap(), lock, "an hour is left");
-
-    clock.set(lock.ttl() - 3_599);
+    clock.set(lock.ttl() - 1);
     let refreshed = db.get_lock(LOCK).unwrap();
-    assert_eq!(refreshed.version(), lock.version());
-    assert_eq!(refreshed.ttl(), lock.ttl() - 3_599 + 86_400);
-
-    // A refresh fails nobody, even after the life that the holder read.
     clock.set(lock.ttl() + 1);
-    db.set_atomic(&[Item::new("pk", "item", 1)], &[lock])
-        .unwrap();
-    let after = db.get_lock(LOCK).unwrap();
-    assert_eq!(after.ttl(), refreshed.ttl(), "a commit lengthens no life");
-    assert_ne!(after.version(), refreshed.version());
+    let version = db.set_atomic(&[], &[lock]).unwrap();
+    assert_eq!(db.get_lock(LOCK).unwrap(), refreshed.with_version(version));
 }
 
 #[test]
-fn a_lock_lives_up_to_its_last_second_and_not_longer() {
-    let item = [Item::new("pk", "item", 1)];
-    let (clock, db) = clock_and_db();
-    let lock = db.get_lock(LOCK).unwrap();
-    clock.set(lock.ttl());
-    let version = db.set_atomic(&item, from_ref(&lock)).unwrap();
-    let lock = lock.with_version(version);
-    clock.set(lock.ttl() + 1);
-    for commit in [
-        Batch::new().lock(lock.clone()).set(item[0].clone()),
-        Batch::new().check(lock.clone()).set(item[0].clone()),
-    ] {
-        assert!(matches!(
-            db.commit(&commit),
-            Err(Error::RaceCondition { keys }) if keys == [LOCK.to_buf()]
-        ));
-    }
-    let anew = db.get_lock(LOCK).unwrap();
-    assert_ne!(anew.version(), lock.version());
-    assert_eq!(anew.ttl(), lock.ttl() + 1 + 86_400);
-
-    // Within the last second it is refreshed and not made anew.
-    clock.set(anew.ttl());
-    let refreshed = db.get_lock(LOCK).unwrap();
-    assert_eq!(
-        refreshed,
-        Lock::new(LOCK, anew.version(), anew.ttl() + 86_400)
-    );
-}
-
-#[test]
-fn a_refreshed_lock_outlives_the_purge_that_its_first_life_would_have_ended_in() {
+fn a_purge_keeps_a_refreshed_lock() {
     let (clock, db) = clock_and_db();
     let lock = db.get_lock(LOCK).unwrap();
     clock.set(lock.ttl());
@@ -247,18 +187,18 @@ fn a_refreshed_lock_outlives_the_purge_that_its_first_life_would_have_ended_in()
 }
 
 #[test]
-fn versions_are_never_handed_out_twice() {
+fn later_versions_of_a_lock_are_new_and_greater_on_any_clock() {
     let mut seen: HashSet<Version> = HashSet::new();
-    let mut new = |version: Version| assert!(seen.insert(version), "{version} comes again");
+    let mut assert_new = |version: Version| assert!(seen.insert(version), "{version} is reused");
     for _ in 0..20 {
         let (clock, db) = clock_and_db();
         let mut latest = Version::from_u128(0);
         for round in 0..50 {
             let lock = db.get_lock(LOCK).unwrap();
-            new(lock.version());
+            assert_new(lock.version());
             assert!(lock.version() > latest, "a later version is not greater");
             latest = db.set_atomic(&[], &[lock]).unwrap();
-            new(latest);
+            assert_new(latest);
             match round % 5 {
                 0 => db.delete(&[LOCK]).unwrap(),
                 1 => clock.advance(Duration::from_secs(Lock::LIFETIME + 1)),
@@ -266,14 +206,14 @@ fn versions_are_never_handed_out_twice() {
                     db.set(&[Item::new(LOCK.pk, LOCK.sk, 1)]).unwrap();
                     db.delete(&[LOCK]).unwrap();
                 }
-                // Time that goes back, or to its beginning or near its end, makes no difference.
+                // A clock that goes back, even to zero, or near its end.
                 3 => {
                     clock.set([0, NOW, u64::MAX - 100 * Lock::LIFETIME][round % 3]);
                     db.delete(&[LOCK]).unwrap();
                 }
                 _ => {
                     latest = db.set_atomic(&[], &[db.get_lock(LOCK).unwrap()]).unwrap();
-                    new(latest);
+                    assert_new(latest);
                     db.delete(&[LOCK]).unwrap();
                 }
             }
@@ -283,27 +223,7 @@ fn versions_are_never_handed_out_twice() {
 }
 
 #[test]
-fn any_number_of_threads_get_the_same_new_lock() {
-    for round in 0..50 {
-        let (_, db) = clock_and_db();
-        let start = std::sync::Barrier::new(4);
-        let read = || {
-            start.wait();
-            db.get_lock(LOCK).unwrap()
-        };
-        let locks: HashSet<Version> = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..4).map(|_| scope.spawn(read)).collect();
-            threads
-                .into_iter()
-                .map(|thread| thread.join().unwrap().version())
-                .collect()
-        });
-        assert_eq!(locks.len(), 1, "round {round}");
-    }
-}
-
-#[test]
-fn a_race_names_exactly_the_locks_that_lost_in_the_order_of_the_batch() {
+fn a_conflict_names_exactly_the_changed_locks_in_the_order_of_the_batch() {
     let (clock, db) = clock_and_db();
     let lock = |sk: &str| db.get_lock(Key::new("locks", sk)).unwrap();
     let short = lock("short");
@@ -318,7 +238,7 @@ fn a_race_names_exactly_the_locks_that_lost_in_the_order_of_the_batch() {
     db.set(&[Item::new("locks", "replaced", 1)]).unwrap();
     db.set(&[Item::new("pk", "item", 1)]).unwrap();
 
-    let lost = |batch: Batch<u32>| match db.commit(&batch) {
+    let changed = |batch: Batch<u32>| match db.commit(&batch) {
         Err(Error::RaceCondition { keys }) => keys,
         outcome => panic!("{outcome:?}"),
     };
@@ -326,7 +246,7 @@ fn a_race_names_exactly_the_locks_that_lost_in_the_order_of_the_batch() {
         |sks: &[&str]| -> Vec<KeyBuf> { sks.iter().map(|sk| KeyBuf::new("locks", sk)).collect() };
     let write = || Batch::new().set(Item::new("pk", "item", 2));
     assert_eq!(
-        lost(
+        changed(
             write()
                 .lock(renewed.clone())
                 .lock(kept.clone())
@@ -339,15 +259,9 @@ fn a_race_names_exactly_the_locks_that_lost_in_the_order_of_the_batch() {
         names(&["renewed", "never", "short", "replaced", "deleted"])
     );
     assert_eq!(
-        lost(write().lock(kept.clone()).check(other_key)),
+        changed(write().lock(kept.clone()).check(other_key)),
         names(&["checked"])
     );
-    // A race is told before what exists already.
-    let create = Batch::new().create(Item::new("pk", "item", 2));
-    assert_eq!(lost(create.clone().lock(short)), names(&["short"]));
-    let exists = db.commit(&create.lock(kept.clone()));
-    assert!(matches!(exists, Err(Error::AlreadyExists { key }) if key == KEY));
-
     assert_eq!(data(&db, KEY), Some(1));
     db.set_atomic(&[], &[kept, checked])
         .expect("a commit that failed leaves every lock as it was");

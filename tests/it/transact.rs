@@ -1,4 +1,4 @@
-//! Transactions: their order, their retries, and what they leave behind.
+//! Transactions: the order of their calls, their retries, and the state that they leave.
 
 use crate::common::{Call, Hooked, Moment, Pauses, data};
 use atomic_db::{
@@ -16,7 +16,7 @@ fn item(data: u32) -> Item<u32> {
     Item::new(KEY.pk, KEY.sk, data)
 }
 
-/// Somebody else's commit under the lock of a transaction.
+/// Commits under `LOCK`, so that a transaction that holds it meets a conflict.
 fn interfere(db: &impl AtomicDb<Data = u32>) {
     let lock = db.get_lock(LOCK).unwrap();
     db.set_atomic(&[Item::new("noise", "", 0)], &[lock])
@@ -43,16 +43,17 @@ fn a_lock_or_check_after_a_get_is_refused_and_nothing_is_written() {
             runs += 1;
             tx.set(item(1))?;
             tx.get(("account", "name"))?;
-            match check {
-                false => tx.lock(LOCK).map(drop),
-                true => tx.check(LOCK).map(drop),
+            if check {
+                tx.check(LOCK).map(drop)
+            } else {
+                tx.lock(LOCK).map(drop)
             }
         });
         assert!(is_invalid(outcome), "check: {check}");
         assert_eq!(runs, 1);
         assert_eq!(data(&db, KEY), None);
     }
-    // A lock that it has already may be asked for again, and made stronger.
+    // A lock that the transaction has read already may be requested again, and a check upgraded.
     let before = db.get_lock(LOCK).unwrap();
     db.transact(|tx| {
         let lock = tx.check(LOCK)?;
@@ -61,11 +62,15 @@ fn a_lock_or_check_after_a_get_is_refused_and_nothing_is_written() {
         tx.set(item(1))
     })
     .unwrap();
-    assert_ne!(db.get_lock(LOCK).unwrap(), before, "it was not renewed");
+    assert_ne!(
+        db.get_lock(LOCK).unwrap(),
+        before,
+        "the lock was not renewed"
+    );
 }
 
 #[test]
-fn a_transaction_reads_its_own_writes_and_nobody_else_does() {
+fn a_transaction_reads_its_own_writes_and_no_other_caller_does() {
     let db = LruCache::new(MemoryDb::new(), 10);
     db.set(&[item(1)]).unwrap();
     db.transact(|tx| {
@@ -87,12 +92,12 @@ fn a_transaction_reads_its_own_writes_and_nobody_else_does() {
 }
 
 #[test]
-fn writes_to_one_key_come_to_one_write() {
+fn writes_to_one_key_become_one_write() {
     type Body = fn(&mut Transaction<'_, MemoryDb<u32>>) -> Result<()>;
-    /// What the transaction leaves where nothing was, and where 1 was; `None` stands for a refusal
-    /// that leaves what was there.
-    type Left = [Option<Option<u32>>; 2];
-    let cases: [(&str, Body, Left); 12] = [
+    /// The data afterwards if there was none before, and if there was 1; `None` is an error that
+    /// leaves the data as it was.
+    type After = [Option<Option<u32>>; 2];
+    let cases: [(&str, Body, After); 12] = [
         ("set", |tx| tx.set(item(2)), [Some(Some(2)); 2]),
         ("create", |tx| tx.create(item(2)), [Some(Some(2)), None]),
         ("delete", |tx| tx.delete(KEY), [Some(None); 2]),
@@ -169,10 +174,10 @@ fn writes_to_one_key_come_to_one_write() {
             [Some(None); 2],
         ),
     ];
-    for (name, body, left) in cases {
-        for (there, expected) in [None, Some(1)].into_iter().zip(left) {
+    for (name, body, after) in cases {
+        for (before, expected) in [None, Some(1)].into_iter().zip(after) {
             let db = MemoryDb::new();
-            db.set(&there.map(item).into_iter().collect::<Vec<_>>())
+            db.set(&before.map(item).into_iter().collect::<Vec<_>>())
                 .unwrap();
             let outcome = db.transact(|tx| {
                 tx.lock(LOCK)?;
@@ -181,18 +186,15 @@ fn writes_to_one_key_come_to_one_write() {
             match expected {
                 Some(expected) => {
                     outcome.unwrap();
-                    assert_eq!(data(&db, KEY), expected, "{name} where {there:?} was");
+                    assert_eq!(data(&db, KEY), expected, "{name} after {before:?}");
                 }
                 None => {
-                    let refusal = outcome.unwrap_err();
+                    let error = outcome.unwrap_err();
                     assert!(
-                        matches!(
-                            refusal,
-                            Error::AlreadyExists { .. } | Error::InvalidInput(_)
-                        ),
-                        "{name} where {there:?} was: {refusal:?}"
+                        matches!(error, Error::AlreadyExists { .. } | Error::InvalidInput(_)),
+                        "{name} after {before:?}: {error:?}"
                     );
-                    assert_eq!(data(&db, KEY), there, "{name} where {there:?} was");
+                    assert_eq!(data(&db, KEY), before, "{name} after {before:?}");
                 }
             }
         }
@@ -200,7 +202,7 @@ fn writes_to_one_key_come_to_one_write() {
 }
 
 #[test]
-fn a_key_is_not_locked_and_written_in_one_transaction() {
+fn a_key_cannot_be_locked_and_written_in_one_transaction() {
     let db = MemoryDb::new();
     let at_lock = || Item::new(LOCK.pk, LOCK.sk, 1);
     type Body = fn(&mut Transaction<'_, MemoryDb<u32>>, Item<u32>) -> Result<()>;
@@ -216,13 +218,13 @@ fn a_key_is_not_locked_and_written_in_one_transaction() {
         assert!(is_invalid(outcome), "body {number}");
         assert!(db.is_empty());
     }
-    // And an item is no lock.
+    // Nor can the key of an item be locked.
     db.set(&[item(1)]).unwrap();
     assert!(is_invalid(db.transact(|tx| tx.lock(KEY).map(drop))));
 }
 
 #[test]
-fn a_transaction_of_many_keys_knows_each_of_them() {
+fn a_transaction_of_many_keys_finds_each_of_them() {
     for count in 1..40 {
         let db = MemoryDb::new();
         let keys: Vec<String> = (0..count).map(|number| number.to_string()).collect();
@@ -256,34 +258,34 @@ fn a_transaction_of_many_keys_knows_each_of_them() {
 }
 
 #[derive(Debug, PartialEq)]
-enum Refusal {
-    Poor { balance: u32 },
+enum PaymentError {
+    InsufficientFunds { balance: u32 },
     Db(String),
 }
 
-impl From<Error> for Refusal {
+impl From<Error> for PaymentError {
     fn from(error: Error) -> Self {
-        Refusal::Db(error.to_string())
+        PaymentError::Db(error.to_string())
     }
 }
 
 #[test]
-fn an_error_of_the_body_comes_back_as_it_is_and_nothing_is_written() {
+fn an_error_of_the_body_is_returned_unchanged_and_nothing_is_written() {
     let db = MemoryDb::new();
     db.set(&[item(5)]).unwrap();
     let mut runs = 0;
-    let outcome: Result<(), Refusal> = db.try_transact(|tx| {
+    let outcome: Result<(), PaymentError> = db.try_transact(|tx| {
         runs += 1;
         tx.lock(LOCK)?;
         let balance = value(tx).unwrap_or(0);
         tx.set(item(0))?;
         tx.delete(("account", "name"))?;
-        Err(Refusal::Poor { balance })
+        Err(PaymentError::InsufficientFunds { balance })
     });
-    assert_eq!(outcome, Err(Refusal::Poor { balance: 5 }));
+    assert_eq!(outcome, Err(PaymentError::InsufficientFunds { balance: 5 }));
     assert_eq!((runs, data(&db, KEY)), (1, Some(5)));
 
-    // A race that the body itself brings back is its own error.
+    // A race condition that the body itself returns is not retried.
     let outcome: Result<()> = db.transact(|tx| {
         runs += 1;
         tx.lock(LOCK)?;
@@ -294,18 +296,18 @@ fn an_error_of_the_body_comes_back_as_it_is_and_nothing_is_written() {
     assert!(matches!(outcome, Err(Error::RaceCondition { .. })));
     assert_eq!((runs, data(&db, KEY)), (2, Some(5)));
 
-    // An error of the commit goes through `From`.
-    let exists: Result<(), Refusal> = db.try_transact(|tx| Ok(tx.create(item(6))?));
+    // An error of the commit is converted with `From`.
+    let exists: Result<(), PaymentError> = db.try_transact(|tx| Ok(tx.create(item(6))?));
     assert_eq!(
         exists,
-        Err(Refusal::Db(
+        Err(PaymentError::Db(
             r#"an item already exists at ("account", "balance")"#.into()
         ))
     );
 }
 
 #[test]
-fn a_transaction_that_loses_a_race_runs_again_and_reads_anew() {
+fn a_transaction_runs_and_reads_again_after_a_conflict() {
     let db = MemoryDb::new();
     db.set(&[item(1)]).unwrap();
     let handle = db.clone();
@@ -328,7 +330,7 @@ fn a_transaction_that_loses_a_race_runs_again_and_reads_anew() {
 }
 
 #[test]
-fn a_check_loses_to_a_renewal_and_not_to_another_check() {
+fn a_check_conflicts_with_a_commit_of_the_lock_and_not_with_a_check() {
     let db = MemoryDb::new();
     let mut runs = 0;
     db.transact(|tx| {
@@ -347,7 +349,7 @@ fn a_check_loses_to_a_renewal_and_not_to_another_check() {
 }
 
 #[test]
-fn a_transaction_through_a_cache_reads_past_it() {
+fn a_transaction_through_a_cache_bypasses_it() {
     let db = LruCache::new(MemoryDb::new(), 10);
     db.set(&[item(1)]).unwrap();
     db.inner().set(&[item(10)]).unwrap();
@@ -362,8 +364,8 @@ fn a_transaction_through_a_cache_reads_past_it() {
     assert_eq!(data(&db, KEY), Some(11));
 }
 
-/// The outcome of a transaction that loses every race, and how often it ran.
-fn lose(retry: &Retry, mut during: impl FnMut(u32)) -> (Error, u32) {
+/// The error of a transaction that always meets a conflict, and the number of its runs.
+fn always_conflict(retry: &Retry, mut during: impl FnMut(u32)) -> (Error, u32) {
     let db = MemoryDb::new();
     let mut runs = 0;
     let outcome = db.transact_with(retry, |tx| {
@@ -378,11 +380,11 @@ fn lose(retry: &Retry, mut during: impl FnMut(u32)) -> (Error, u32) {
 }
 
 #[test]
-fn attempts_are_bounded_and_the_last_race_is_the_source() {
+fn attempts_are_bounded_and_the_last_conflict_is_the_source() {
     for (attempts, expected) in [(0, 1), (1, 1), (2, 2), (7, 7)] {
         let pauses = Pauses::default();
         let retry = Retry::new().attempts(attempts).clock(pauses.clone());
-        let (error, runs) = lose(&retry, |_| ());
+        let (error, runs) = always_conflict(&retry, |_| ());
         assert_eq!(runs, expected);
         assert_eq!(pauses.take().len() as u32, expected - 1);
         assert!(error.is_race_condition() && error.is_retryable());
@@ -397,12 +399,12 @@ fn attempts_are_bounded_and_the_last_race_is_the_source() {
         }
     }
     let pauses = Pauses::default();
-    let (_, runs) = lose(&Retry::default().clock(pauses.clone()), |_| ());
+    let (_, runs) = always_conflict(&Retry::default().clock(pauses.clone()), |_| ());
     assert_eq!(runs, 32);
 }
 
 #[test]
-fn pauses_are_drawn_up_to_a_ceiling_that_doubles() {
+fn pauses_are_random_up_to_a_ceiling_that_doubles() {
     let pauses = Pauses::default();
     let retry = Retry::new()
         .attempts(8)
@@ -413,7 +415,7 @@ fn pauses_are_drawn_up_to_a_ceiling_that_doubles() {
     let mut shortest = ceilings;
     for _ in 0..60 {
         let before = atomic_db::Clock::now(&pauses);
-        lose(&retry, |_| ());
+        always_conflict(&retry, |_| ());
         let made = pauses.take();
         assert_eq!(made.len(), 7);
         for (number, (pause, ceiling)) in made.iter().zip(ceilings).enumerate() {
@@ -425,10 +427,10 @@ fn pauses_are_drawn_up_to_a_ceiling_that_doubles() {
         assert_eq!(
             took,
             made.iter().sum::<Duration>(),
-            "it paused on another clock"
+            "pauses on another clock"
         );
     }
-    // Each half of the range is drawn from: by chance it is not, once in 2^60 runs.
+    // Both halves of each range occur. By chance one does not, once in 2^56 runs.
     for (number, ceiling) in ceilings.into_iter().enumerate() {
         assert!(longest[number] > ceiling / 2, "pause {number}: {longest:?}");
         assert!(
@@ -439,15 +441,15 @@ fn pauses_are_drawn_up_to_a_ceiling_that_doubles() {
 }
 
 #[test]
-fn no_attempt_begins_after_the_deadline() {
+fn no_attempt_starts_after_the_deadline() {
     let pauses = Pauses::default();
     let retry = Retry::new()
         .attempts(u32::MAX)
         .deadline(Duration::from_secs(10))
         .clock(pauses.clone());
 
-    // Time passes within the attempts: the third ends at 12 seconds.
-    let (error, runs) = lose(&retry, |_| pauses.clock.advance(Duration::from_secs(4)));
+    // Time passes within the attempts: the third one ends at 12 seconds.
+    let (error, runs) = always_conflict(&retry, |_| pauses.clock.advance(Duration::from_secs(4)));
     assert_eq!(runs, 3);
     assert!(matches!(error, Error::RetriesExhausted { attempts: 3, .. }));
     assert!(error.is_race_condition());
@@ -458,20 +460,20 @@ fn no_attempt_begins_after_the_deadline() {
         let long = retry
             .clone()
             .backoff(Duration::from_secs(3_600), Duration::from_secs(3_600));
-        let (error, runs) = lose(&long, |_| ());
+        let (error, runs) = always_conflict(&long, |_| ());
         let made = pauses.take();
         assert!(matches!(error, Error::RetriesExhausted { attempts, .. } if attempts == runs));
         assert_eq!(made.len() as u32, runs - 1);
         assert!(made.iter().sum::<Duration>() <= Duration::from_secs(10));
     }
 
-    // No time at all is one attempt.
+    // With no time at all, there is one attempt.
     let none = retry.clone().deadline(Duration::ZERO);
-    assert_eq!(lose(&none, |_| ()).1, 1);
+    assert_eq!(always_conflict(&none, |_| ()).1, 1);
 }
 
 #[test]
-fn an_attempt_that_succeeds_after_the_deadline_has_succeeded() {
+fn an_attempt_may_succeed_after_the_deadline() {
     let pauses = Pauses::default();
     let retry = Retry::new()
         .deadline(Duration::from_secs(1))
@@ -487,22 +489,22 @@ fn an_attempt_that_succeeds_after_the_deadline_has_succeeded() {
 }
 
 #[test]
-fn the_largest_retry_does_not_panic() {
+fn a_retry_policy_of_the_largest_values_does_not_panic() {
     let pauses = Pauses::default();
     let retry = Retry::new()
         .attempts(100)
         .deadline(Duration::MAX)
         .backoff(Duration::MAX, Duration::MAX)
         .clock(pauses.clone());
-    assert!(lose(&retry, |_| ()).0.is_race_condition());
+    assert!(always_conflict(&retry, |_| ()).0.is_race_condition());
     pauses.clock.set(u64::MAX);
-    assert!(lose(&retry, |_| ()).0.is_race_condition());
+    assert!(always_conflict(&retry, |_| ()).0.is_race_condition());
     let none = retry.backoff(Duration::ZERO, Duration::ZERO);
-    assert!(lose(&none, |_| ()).0.is_race_condition());
+    assert!(always_conflict(&none, |_| ()).0.is_race_condition());
 }
 
 #[test]
-fn only_races_are_tried_again() {
+fn only_conflicts_are_retried() {
     let error: [fn() -> Error; 3] = [
         || Error::Unavailable("down".into()),
         || Error::OutcomeUnknown("lost".into()),
@@ -525,7 +527,7 @@ fn only_races_are_tried_again() {
 }
 
 #[test]
-fn a_transaction_asks_the_database_for_its_locks_its_reads_and_one_commit() {
+fn a_transaction_calls_the_database_for_its_locks_its_reads_and_one_commit() {
     let calls = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&calls);
     let db = Hooked::new(MemoryDb::new(), move |call, moment| {
@@ -549,11 +551,15 @@ fn a_transaction_asks_the_database_for_its_locks_its_reads_and_one_commit() {
     assert_eq!(calls.swap(0, Ordering::Relaxed), 4);
 
     assert_eq!(db.transact(|_| Ok(7)).unwrap(), 7);
-    assert_eq!(calls.load(Ordering::Relaxed), 0, "it did nothing");
+    assert_eq!(
+        calls.load(Ordering::Relaxed),
+        0,
+        "an empty transaction called the database"
+    );
 }
 
 #[test]
-fn trait_objects_transact_too() {
+fn trait_objects_can_transact() {
     let db: Box<dyn AtomicDb<Data = u32>> = Box::new(MemoryDb::new());
     let mut runs = 0;
     db.transact(|tx| {
@@ -588,7 +594,7 @@ fn a_body_that_panics_writes_nothing_and_leaves_the_database_usable() {
             tx.set(item(2))?;
             tx.delete(("pk", "other"))?;
             if tx.get(KEY)?.is_some() {
-                panic!("the body's own");
+                panic!("in the body");
             }
             Ok(())
         })
