@@ -1,9 +1,9 @@
-//! Counts real flights from several threads without losing one: each flight is a transaction over
-//! two airports and the route between them, and at the end every total is checked against a plain
-//! count of the same file.
+//! Books real flights from several threads and loses none of them. Each flight is one transaction
+//! over two airports and the route between them. At the end, every total is checked against a
+//! single-threaded count of the same file.
 //!
 //! ```sh
-//! cargo run --release --example flights                 # 5,000 flights that come with the source
+//! cargo run --release --example flights                 # the 5,000 flights of the repository
 //! cargo run --release --example flights -- other.csv
 //! cargo run --release --features dynamodb --example flights -- --dynamodb TABLE [--endpoint URL]
 //! ```
@@ -29,14 +29,14 @@ const USAGE: &str = "\
 Usage: flights [FILE] [--dynamodb TABLE [--endpoint URL]]
 
 Books every flight of FILE as one transaction, from several threads, checks all totals, and prints
-the busiest airports. FILE is CSV with the header `date,delay,distance,origin,destination`; without
-it, the flights in examples/data/flights-5k.csv are booked.
+the busiest airports, the throughput and the number of conflicts. FILE is CSV with the header
+`date,delay,distance,origin,destination`. The default is examples/data/flights-5k.csv.
 
-They are booked in memory; with --dynamodb, in a table of Amazon DynamoDB, which is created if it is
-not there, with the region and credentials that the environment provides. --endpoint is the URL of
+The flights are booked in memory, or with --dynamodb in a table of Amazon DynamoDB, which is created
+if it does not exist. The environment provides region and credentials. --endpoint is the URL of
 another server that speaks DynamoDB's protocol.
 
-Exit codes: 0 done, 1 the totals are wrong or booking failed, 2 wrong arguments or input.
+Exit codes: 0 success, 1 wrong totals or a failed transaction, 2 wrong arguments or input.
 ";
 
 const DEFAULT_FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data/flights-5k.csv");
@@ -44,25 +44,27 @@ const DEFAULT_FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data/f
 const HEADER: [&str; 5] = ["date", "delay", "distance", "origin", "destination"];
 
 fn main() -> ExitCode {
-    let done = match Command::from_args(std::env::args_os().skip(1)) {
+    let result = match Command::from_args(std::env::args_os().skip(1)) {
         Ok(Command::Help) => print(|out| out.write_all(USAGE.as_bytes())),
-        Ok(Command::Book(path, Store::Memory)) => book_file(&path, &MemoryDb::new(), &quick()),
+        Ok(Command::Book(path, Store::Memory)) => {
+            book_file(&path, &MemoryDb::new(), &memory_retry())
+        }
         Ok(Command::Book(path, Store::DynamoDb { table, endpoint })) => {
             book_in_dynamodb(&path, table, endpoint)
         }
         Err(failure) => Err(failure),
     };
-    let (message, code) = match done {
+    let (message, code) = match result {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Failure::Input(message)) => (message, 2),
         Err(Failure::Booking(message)) => (message, 1),
-        // Whoever reads has read enough, as in `flights | head -1`.
+        // The reader of the pipe has closed it, as in `flights | head -1`.
         Err(Failure::Output(error)) if error.kind() == ErrorKind::BrokenPipe => {
             return ExitCode::SUCCESS;
         }
         Err(Failure::Output(error)) => (format!("cannot write the result: {error}"), 1),
     };
-    complain(format_args!("flights: {message}"));
+    print_error(format_args!("flights: {message}"));
     ExitCode::from(code)
 }
 
@@ -71,7 +73,7 @@ enum Command {
     Book(PathBuf, Store),
 }
 
-/// Where the flights are booked.
+/// The database in which the flights are booked.
 enum Store {
     Memory,
     DynamoDb {
@@ -84,7 +86,7 @@ impl Command {
     fn from_args(mut args: impl Iterator<Item = OsString>) -> Result<Self, Failure> {
         let usage = |problem: &str, arg: &OsStr| {
             let arg = arg.to_string_lossy();
-            Failure::Input(format!("{problem} {arg:?}; --help tells what is possible"))
+            Failure::Input(format!("{problem} {arg:?}; see --help"))
         };
         let (mut path, mut table, mut endpoint) = (None, None, None);
         while let Some(arg) = args.next() {
@@ -97,14 +99,14 @@ impl Command {
             if let Some(option) = option {
                 let value = args.next().and_then(|value| value.into_string().ok());
                 let value = value.filter(|value| !value.is_empty());
-                *option = Some(value.ok_or_else(|| usage("a value is missing after", &arg))?);
+                *option = Some(value.ok_or_else(|| usage("missing value after", &arg))?);
                 continue;
             }
             if arg.as_encoded_bytes().starts_with(b"-") {
                 return Err(usage("unknown option", &arg));
             }
             if path.is_some() {
-                return Err(usage("one file is enough, and here is another:", &arg));
+                return Err(usage("unexpected second file", &arg));
             }
             path = Some(PathBuf::from(arg));
         }
@@ -112,7 +114,10 @@ impl Command {
             (Some(table), endpoint) => Store::DynamoDb { table, endpoint },
             (None, None) => Store::Memory,
             (None, Some(endpoint)) => {
-                return Err(usage("no --dynamodb goes with", OsStr::new(&endpoint)));
+                return Err(usage(
+                    "--dynamodb is missing for the endpoint",
+                    OsStr::new(&endpoint),
+                ));
             }
         };
         Ok(Command::Book(
@@ -122,11 +127,11 @@ impl Command {
     }
 }
 
-/// Why there is no result.
+/// The reason why there is no result.
 enum Failure {
-    /// The arguments or the file are wrong.
+    /// The arguments or the file are invalid.
     Input(String),
-    /// The database failed, or is not what it should be.
+    /// The database failed, or its totals are wrong.
     Booking(String),
     /// The result could not be printed.
     Output(io::Error),
@@ -136,7 +141,7 @@ enum Failure {
 fn book_in_dynamodb(path: &Path, table: String, endpoint: Option<String>) -> Result<(), Failure> {
     let mut builder = atomic_db::DynamoDb::<Tally>::builder(&table).create_table(true);
     if let Some(endpoint) = endpoint {
-        // Such a server takes any region and credentials, but it wants some.
+        // Such a server accepts any region and credentials, but requires some.
         builder = builder.endpoint_url(endpoint);
         if std::env::var_os("AWS_ACCESS_KEY_ID").is_none() {
             builder = builder.region("local").credentials("local", "local", None);
@@ -149,20 +154,20 @@ fn book_in_dynamodb(path: &Path, table: String, endpoint: Option<String>) -> Res
         .map_err(failed)?;
     if !booked.items.is_empty() {
         return Err(Failure::Input(format!(
-            "there are flights in the table {table:?} already; give one that is new"
+            "the table {table:?} already contains flights; use a new one"
         )));
     }
-    // A transaction takes milliseconds, and so should the first pause after a race.
-    let patient = Retry::new()
+    // A transaction takes milliseconds, and so should the first pause after a conflict.
+    let retry = Retry::new()
         .attempts(10_000)
         .backoff(Duration::from_millis(2), Duration::from_millis(200));
-    book_file(path, &db, &patient)
+    book_file(path, &db, &retry)
 }
 
 #[cfg(not(feature = "dynamodb"))]
 fn book_in_dynamodb(_: &Path, _: String, _: Option<String>) -> Result<(), Failure> {
     Err(Failure::Input(
-        "--dynamodb needs the feature `dynamodb`: cargo run --release --features dynamodb --example flights".to_owned(),
+        "--dynamodb requires the feature `dynamodb`: cargo run --release --features dynamodb --example flights".to_owned(),
     ))
 }
 
@@ -171,26 +176,26 @@ where
     D: AtomicDb<Data = Tally> + Sync,
 {
     let (flights, skipped) = read_flights(path)
-        .map_err(|problem| Failure::Input(format!("cannot use {path:?}: {problem}")))?;
+        .map_err(|problem| Failure::Input(format!("cannot read {path:?}: {problem}")))?;
 
-    let began = Instant::now();
-    let races = book_all(db, &flights, retry).map_err(|error| {
+    let start = Instant::now();
+    let conflicts = book_all(db, &flights, retry).map_err(|error| {
         let error = with_sources(&error);
         Failure::Booking(format!("booking failed: {error}"))
     })?;
-    let took = began.elapsed();
+    let elapsed = start.elapsed();
 
-    let totals = check(db, &flights).map_err(Failure::Booking)?;
+    let totals = check_totals(db, &flights).map_err(Failure::Booking)?;
     print(|out| {
         print_busiest(out, &totals)?;
         let routes = totals.keys().filter(|(pk, _)| pk != AIRPORTS).count();
-        let rate = flights.len() as f64 / took.as_secs_f64().max(f64::EPSILON);
+        let throughput = flights.len() as f64 / elapsed.as_secs_f64().max(f64::EPSILON);
         writeln!(out)?;
-        writeln!(out, "flights booked      {:>9}", flights.len())?;
-        writeln!(out, "flights per second  {rate:>9.0}")?;
-        writeln!(out, "routes              {routes:>9}")?;
-        writeln!(out, "races met           {races:>9}")?;
-        writeln!(out, "lines skipped       {skipped:>9}")
+        writeln!(out, "flights booked  {:>9}", flights.len())?;
+        writeln!(out, "routes          {routes:>9}")?;
+        writeln!(out, "throughput      {throughput:>9.0} flights/s")?;
+        writeln!(out, "conflicts       {conflicts:>9} (retried)")?;
+        writeln!(out, "lines skipped   {skipped:>9}")
     })
 }
 
@@ -203,18 +208,18 @@ struct Flight {
     destination: String,
 }
 
-/// The flights in the file, and how many lines were skipped because they are none. The error is a
-/// sentence without the file's name.
+/// Returns the flights in the file, and the number of lines that were skipped because they are
+/// invalid. The error does not include the file's name.
 fn read_flights(path: &Path) -> Result<(Vec<Flight>, u64), String> {
     let file = File::open(path).map_err(|error| error.to_string())?;
     let mut reader = ReaderBuilder::new()
         .flexible(true)
         .quoting(false)
         .trim(Trim::All)
-        // A "\r" before it is trimmed.
+        // A preceding "\r" is trimmed.
         .terminator(Terminator::Any(b'\n'))
-        // Now that the last line ends like the others, the reader is always one line past the
-        // record that it has just read. (A record's own position is that of blank lines before it.)
+        // With a line feed at the end of the last line, too, the reader is always one line past the
+        // record that it has just read. (The position of a record is that of blank lines before it.)
         .from_reader(file.chain(&b"\n"[..]));
 
     let header = reader.byte_headers().map_err(|error| error.to_string())?;
@@ -242,7 +247,7 @@ fn read_flights(path: &Path) -> Result<(Vec<Flight>, u64), String> {
             Ok(flight) => flights.push(flight),
             Err(problem) => {
                 skipped += 1;
-                complain(format_args!("line {line} is skipped: {problem}"));
+                print_error(format_args!("line {line} skipped: {problem}"));
             }
         }
     }
@@ -253,19 +258,19 @@ impl Flight {
     fn from_record(record: &ByteRecord) -> Result<Self, String> {
         let mut fields = [""; HEADER.len()];
         if record.len() != fields.len() {
-            let (got, expected) = (record.len(), fields.len());
-            return Err(format!("its number of fields is {got}, not {expected}"));
+            let (actual, expected) = (record.len(), fields.len());
+            return Err(format!("{actual} fields instead of {expected}"));
         }
         for ((field, name), bytes) in fields.iter_mut().zip(HEADER).zip(record) {
-            *field = from_utf8(bytes).map_err(|_| format!("its {name} is not UTF-8"))?;
+            *field = from_utf8(bytes).map_err(|_| format!("the {name} is not valid UTF-8"))?;
             if field.is_empty() {
-                return Err(format!("its {name} is empty"));
+                return Err(format!("the {name} is empty"));
             }
         }
         let [date, delay, distance, origin, destination] = fields;
         if !is_date(date) {
             return Err(format!(
-                "its date {date:?} is no minute written as `YYYY/MM/DD HH:MM`"
+                "the date {date:?} is not a valid `YYYY/MM/DD HH:MM`"
             ));
         }
         Ok(Flight {
@@ -279,20 +284,20 @@ impl Flight {
 
 fn number<N: FromStr<Err: Display>>(name: &str, text: &str) -> Result<N, String> {
     text.parse()
-        .map_err(|error| format!("its {name} {text:?} is wrong: {error}"))
+        .map_err(|error| format!("the {name} {text:?} is invalid: {error}"))
 }
 
-/// Whether `text` is `YYYY/MM/DD HH:MM`, and there was such a minute.
+/// Returns `true` if `text` is `YYYY/MM/DD HH:MM` and a valid date and time.
 fn is_date(text: &str) -> bool {
-    const SHAPE: &[u8] = b"0000/00/00 00:00";
-    let fits = |(byte, shape): (u8, &u8)| match shape {
+    const FORMAT: &[u8] = b"0000/00/00 00:00";
+    let matches = |(byte, format): (u8, &u8)| match format {
         b'0' => byte.is_ascii_digit(),
-        mark => byte == *mark,
+        separator => byte == *separator,
     };
-    if text.len() != SHAPE.len() || !text.bytes().zip(SHAPE).all(fits) {
+    if text.len() != FORMAT.len() || !text.bytes().zip(FORMAT).all(matches) {
         return false;
     }
-    // It is all ASCII now: it may be sliced anywhere, and every slice is a number.
+    // The text is ASCII, so it can be sliced anywhere, and the slices below consist of digits.
     let part = |from: usize, to: usize| text[from..to].parse().unwrap_or(u32::MAX);
     let (year, month, day) = (part(0, 4), part(5, 7), part(8, 10));
     let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
@@ -307,12 +312,12 @@ fn is_date(text: &str) -> bool {
 
 // Booking
 
-/// What is known of an airport or a route. A flight that comes back to where it began counts at
-/// its airport twice: it departs and it arrives.
+/// The totals of an airport or a route. A flight that returns to its origin counts twice at that
+/// airport, as a departure and as an arrival.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 struct Tally {
     flights: u64,
-    /// In minutes; early flights count against late ones.
+    /// In minutes; negative for early flights.
     delay: i64,
     /// In miles.
     distance: u64,
@@ -333,16 +338,16 @@ impl Tally {
     }
 }
 
-/// The partition of all airports; their sort keys are their codes.
+/// The partition key of all airports. The sort keys are their codes.
 const AIRPORTS: &str = "airport";
 
-/// The partition of all routes from an airport; their sort keys are their destinations.
+/// Returns the partition key of all routes from an airport. The sort keys are their destinations.
 fn routes_from(airport: &str) -> String {
     format!("routes from {airport}")
 }
 
 impl Flight {
-    /// The partition keys and sort keys of the tallies that this flight changes.
+    /// Returns the partition keys and sort keys of the tallies that this flight changes.
     fn tallies(&self) -> [(String, &str); 3] {
         [
             (AIRPORTS.to_owned(), &self.origin),
@@ -351,20 +356,19 @@ impl Flight {
         ]
     }
 
-    /// Adds this flight to its three tallies, to all or none, and returns how many races that
-    /// took.
+    /// Adds this flight to all three tallies in one transaction, and returns the number of conflicts
+    /// on the way.
     fn book<D: AtomicDb<Data = Tally>>(&self, db: &D, retry: &Retry) -> atomic_db::Result<u64> {
         let tallies = self.tallies();
-        let mut runs = 0;
+        let mut attempts = 0;
         db.transact_with(retry, |tx| {
-            runs += 1;
-            // Each tally has a lock of its own beside it, so that flights meet only where they
-            // share an airport.
+            attempts += 1;
+            // Each tally has its own lock, so flights conflict only if they share an airport.
             for (pk, sk) in &tallies {
                 tx.lock((format!("lock of {pk}").as_str(), *sk))?;
             }
-            // One after the other, and not all reads first: from an airport to itself, the second
-            // read sees what the first time round wrote.
+            // Read each tally after the previous one was written: a transaction reads its own writes,
+            // so a flight from an airport to itself is counted twice.
             for (pk, sk) in &tallies {
                 let item = tx.get((pk.as_str(), *sk))?;
                 let mut tally = item.and_then(Item::into_data).unwrap_or_default();
@@ -373,19 +377,20 @@ impl Flight {
             }
             Ok(())
         })?;
-        Ok(runs - 1)
+        Ok(attempts - 1)
     }
 }
 
-/// In memory, a transaction takes microseconds, and so should the first pause after a race. Whoever
-/// loses a race lost it to a flight that is booked: a few attempts are enough, and these are a bound.
-fn quick() -> Retry {
+/// Returns the retry policy for a database in memory, where a transaction takes microseconds, and so
+/// should the first pause after a conflict. A transaction needs few attempts, because each conflict
+/// means that another flight was booked; their number is only a bound.
+fn memory_retry() -> Retry {
     Retry::new()
         .attempts(10_000)
         .backoff(Duration::from_micros(20), Duration::from_millis(20))
 }
 
-/// Books all flights from several threads, and returns how many races were met.
+/// Books all flights from several threads, and returns the number of conflicts.
 fn book_all<D>(db: &D, flights: &[Flight], retry: &Retry) -> atomic_db::Result<u64>
 where
     D: AtomicDb<Data = Tally> + Sync,
@@ -395,17 +400,17 @@ where
 
     let next = AtomicUsize::new(0);
     let work = || -> atomic_db::Result<u64> {
-        let mut races = 0;
+        let mut conflicts = 0;
         while let Some(flight) = flights.get(next.fetch_add(1, Ordering::Relaxed)) {
-            races += flight.book(db, retry).inspect_err(|_| {
-                // The other threads find nothing more to do.
+            conflicts += flight.book(db, retry).inspect_err(|_| {
+                // Leave nothing to do for the other threads.
                 next.store(flights.len(), Ordering::Relaxed);
             })?;
             progress.inc(1);
         }
-        Ok(races)
+        Ok(conflicts)
     };
-    let races = thread::scope(|scope| {
+    let conflicts = thread::scope(|scope| {
         let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
         workers
             .into_iter()
@@ -413,10 +418,10 @@ where
             .sum()
     });
     progress.finish_and_clear();
-    races
+    conflicts
 }
 
-/// A progress bar on stderr if somebody is there to watch it.
+/// Returns a progress bar on stderr, hidden if that is not a terminal.
 fn progress_bar(flights: usize) -> ProgressBar {
     if !io::stderr().is_terminal() {
         return ProgressBar::hidden();
@@ -433,9 +438,9 @@ fn progress_bar(flights: usize) -> ProgressBar {
 /// All tallies by partition key and sort key.
 type Totals = BTreeMap<(String, String), Tally>;
 
-/// The totals in the database, if they are those of a single-threaded count without one. The error
-/// names the first difference.
-fn check<D: AtomicDb<Data = Tally>>(db: &D, flights: &[Flight]) -> Result<Totals, String> {
+/// Returns the totals in the database if they equal those of a single-threaded count without a
+/// database. The error names the first difference.
+fn check_totals<D: AtomicDb<Data = Tally>>(db: &D, flights: &[Flight]) -> Result<Totals, String> {
     let mut expected = Totals::new();
     for flight in flights {
         for (pk, sk) in flight.tallies() {
@@ -444,13 +449,13 @@ fn check<D: AtomicDb<Data = Tally>>(db: &D, flights: &[Flight]) -> Result<Totals
     }
     let found = read_totals(db).map_err(|error| {
         let error = with_sources(&error);
-        format!("the totals cannot be read back: {error}")
+        format!("cannot read the totals: {error}")
     })?;
     for key in expected.keys().chain(found.keys()) {
         let (expected, found) = (expected.get(key), found.get(key));
         if expected != found {
             return Err(format!(
-                "the totals are wrong: for {key:?} there should be {expected:?}, and there is {found:?}"
+                "wrong totals: {key:?} is {found:?} instead of {expected:?}"
             ));
         }
     }
@@ -466,7 +471,7 @@ fn read_totals<D: AtomicDb<Data = Tally>>(db: &D) -> atomic_db::Result<Totals> {
     };
     for airport in db.stream(Query::new(AIRPORTS)) {
         let airport = airport?;
-        // A stream holds nothing of the database, so its loop may begin another one.
+        // A stream holds no lock, so the loop body may use the database.
         for route in db.stream(Query::new(routes_from(airport.sk()))) {
             take(route?);
         }
@@ -491,14 +496,14 @@ fn print_busiest(out: &mut dyn Write, totals: &Totals) -> io::Result<()> {
     writeln!(out, "{:width$}  flights  mean delay (min)", "airport")?;
     for (code, tally) in airports {
         let Tally { flights, .. } = tally;
-        // Adding zero makes a rounded -0.0 a plain 0.0.
+        // Adding zero turns a rounded -0.0 into 0.0.
         let delay = (tally.mean_delay() * 10.0).round() / 10.0 + 0.0;
         writeln!(out, "{code:width$}  {flights:>7}  {delay:>16.1}")?;
     }
     Ok(())
 }
 
-/// Runs `write` on stdout. Unlike `println!`, a closed pipe is an error here and no panic.
+/// Runs `write` on stdout. Unlike with `println!`, a closed pipe is an error instead of a panic.
 fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), Failure> {
     let mut out = BufWriter::new(io::stdout().lock());
     write(&mut out)
@@ -506,12 +511,12 @@ fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), Fai
         .map_err(Failure::Output)
 }
 
-/// A line on stderr. If that is closed, there is nobody to tell.
-fn complain(line: impl Display) {
+/// Prints a line on stderr, and ignores failures such as a closed pipe.
+fn print_error(line: impl Display) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-/// An error of the database is a sentence without its source.
+/// Returns the text of an error and of its sources, which `Display` of the library's errors omits.
 fn with_sources(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();

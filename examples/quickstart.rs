@@ -1,5 +1,5 @@
-//! A first walk: items, locks, what happens when two writers meet, and the loop that takes care of
-//! it; then queries, a cache and expiry.
+//! A tour of the library: items, locks, a conflict between two writers, the transaction that retries
+//! after one, queries, a cache, and expiry.
 //!
 //! ```sh
 //! cargo run --example quickstart
@@ -9,19 +9,19 @@ use atomic_db::{AtomicDb, AtomicDbExt, Item, Key, LruCache, ManualClock, MemoryD
 use std::slice;
 use std::time::Duration;
 
-/// An item's address is a partition key and a sort key.
+/// The key of an item: a partition key and a sort key.
 const BALANCE: Key<'_> = Key::new("account#1", "balance");
-/// The lock that guards the whole account. It lives beside the data, under a key of its own.
+/// The lock that guards the whole account. It is stored next to the data, under a key of its own.
 const LOCK: Key<'_> = Key::new("account#1", "lock");
 
 fn main() -> Result<()> {
     let db = MemoryDb::new();
     items(&db)?;
-    a_commit_by_hand(&db)?;
-    the_same_by_transact(&db)?;
+    commit_by_hand(&db)?;
+    transaction(&db)?;
     queries(&db)?;
-    a_cache(&db)?;
-    time_to_live()
+    cache(&db)?;
+    expiry()
 }
 
 fn items(db: &MemoryDb<u32>) -> Result<()> {
@@ -33,10 +33,10 @@ fn items(db: &MemoryDb<u32>) -> Result<()> {
     Ok(())
 }
 
-fn a_commit_by_hand(db: &MemoryDb<u32>) -> Result<()> {
-    println!("2. A lock is a version, not a mutex: two may hold the same one");
-    // The order matters: the lock first, then a fresh read, then the commit. Only a lock that is
-    // older than the data proves that the data has not changed since.
+fn commit_by_hand(db: &MemoryDb<u32>) -> Result<()> {
+    println!("2. A lock is a version, not a mutex: two writers may hold the same one");
+    // The order matters: the lock first, then a fresh read, then the commit. A lock protects only
+    // data that is read after it.
     let mine = db.get_lock(LOCK)?;
     let yours = db.get_lock(LOCK)?;
     println!("   my version:    {}", mine.version());
@@ -48,39 +48,39 @@ fn a_commit_by_hand(db: &MemoryDb<u32>) -> Result<()> {
     println!("   new version:   {version}");
 
     match db.set_atomic(&[new_balance(seen + 50)], &[yours]) {
-        Err(lost) if lost.is_race_condition() => println!("   you add 50 to {seen}: {lost}"),
+        Err(race) if race.is_race_condition() => println!("   you add 50 to {seen}: {race}"),
         Err(error) => return Err(error),
-        Ok(_) => unreachable!("the lock is not as it was read"),
+        Ok(_) => unreachable!("the lock has a new version"),
     }
-    println!("   balance: {}; nothing of yours was written", balance(db)?);
+    println!("   balance: {}; your commit wrote nothing", balance(db)?);
 
-    // The commit told its new version, so whoever made it may go on without reading the lock.
+    // A commit returns the new version, so the next one does not have to read the lock again.
     let seen = balance(db)?;
     db.set_atomic(&[new_balance(seen + 10)], &[mine.with_version(version)])?;
-    println!("   I go on with the renewed lock: {}", balance(db)?);
+    println!("   I commit again with the new version: {}", balance(db)?);
     println!();
     Ok(())
 }
 
-fn the_same_by_transact(db: &MemoryDb<u32>) -> Result<()> {
-    println!("3. transact runs its closure again after a race");
-    let mut run = 0;
+fn transaction(db: &MemoryDb<u32>) -> Result<()> {
+    println!("3. transact runs its closure again after a conflict");
+    let mut attempt = 0;
     let balance = db.transact(|tx| {
-        run += 1;
+        attempt += 1;
         tx.lock(LOCK)?;
         let seen = tx.get(BALANCE)?.and_then(Item::into_data).unwrap_or(0);
-        println!("   run {run}: I see {seen}");
-        if run == 1 {
-            // Nobody waits for anybody: while this transaction runs, another one commits.
+        println!("   attempt {attempt}: I read {seen}");
+        if attempt == 1 {
+            // A lock does not block: another transaction commits while this one runs.
             let seen = deposit(db, 50, "entry#2026-01-15")?;
-            println!("          meanwhile you make it {seen}");
+            println!("              and you change it to {seen}");
         }
-        // Both items are written, or neither.
+        // Both items are written, or none.
         tx.set(new_balance(seen + 10))?;
         tx.set(Item::new("account#1", "entry#2026-01-31", 10))?;
         Ok(seen + 10)
     })?;
-    println!("   balance: {balance}; nothing was lost");
+    println!("   balance: {balance}; no update was lost");
     println!();
     Ok(())
 }
@@ -94,20 +94,20 @@ fn queries(db: &MemoryDb<u32>) -> Result<()> {
         println!("     {} {:?}", item.sk(), item.data());
     }
     println!("   all entries as a stream, the latest first:");
-    // A stream reads a page at a time and holds nothing in between, so that its loop may write.
+    // A stream reads a page at a time and holds no lock between pages, so the loop may write.
     for item in db.stream(Query::new("account#1").prefix("entry#").reverse()) {
         let item = item?;
         println!("     {} {:?}", item.sk(), item.data());
         db.delete_one(item.key())?;
     }
     let left = db.query(&Query::new("account#1").prefix("entry#"))?.len();
-    println!("   the loop deleted each entry that it saw; left: {left}");
+    println!("   the loop deleted every entry; {left} are left");
     println!();
     Ok(())
 }
 
-fn a_cache(db: &MemoryDb<u32>) -> Result<()> {
-    println!("5. An LruCache is a database in front of another one");
+fn cache(db: &MemoryDb<u32>) -> Result<()> {
+    println!("5. An LruCache is a database in front of another database");
     let cached = LruCache::new(db.clone(), 1_000);
     for _ in 0..3 {
         cached.get(BALANCE)?;
@@ -115,17 +115,17 @@ fn a_cache(db: &MemoryDb<u32>) -> Result<()> {
     let stats = cached.stats();
     println!("   3 gets: {} miss, {} hits", stats.misses, stats.hits);
 
-    // Writes go through it, and transactions read past it: a cached item never decides a write.
+    // Transactions bypass the cache, so a stale item never determines a write. Writes update it.
     let balance = deposit(&cached, 1_000, "entry#2026-03-03")?;
     let seen = cached.get(BALANCE)?.and_then(Item::into_data);
-    println!("   after a deposit the balance is {balance}, and a get sees {seen:?}");
+    println!("   after a deposit the balance is {balance}, and get returns {seen:?}");
     println!();
     Ok(())
 }
 
-fn time_to_live() -> Result<()> {
-    println!("6. An item with a time to live goes by itself");
-    // A clock that is moved by hand; without one, a database uses the system's.
+fn expiry() -> Result<()> {
+    println!("6. An item expires after its ttl");
+    // A clock that is moved by hand. The default is the system's clock.
     let clock = ManualClock::new(1_800_000_000);
     let db = MemoryDb::builder().clock(clock.clone()).build();
     let session = Key::new("session", "abc");
@@ -138,8 +138,8 @@ fn time_to_live() -> Result<()> {
     Ok(())
 }
 
-/// Adds `amount` to the balance and writes an entry of it, in any database: `transact` is there for
-/// each of them. Returns the new balance.
+/// Adds `amount` to the balance, writes an entry for it, and returns the new balance. Works with any
+/// database.
 fn deposit(db: &impl AtomicDb<Data = u32>, amount: u32, entry: &str) -> Result<u32> {
     db.transact(|tx| {
         tx.lock(LOCK)?;
@@ -151,7 +151,7 @@ fn deposit(db: &impl AtomicDb<Data = u32>, amount: u32, entry: &str) -> Result<u
 }
 
 fn balance(db: &MemoryDb<u32>) -> Result<u32> {
-    // What is read here decides what is written, so it must not come from a cache.
+    // This value determines what is written, so it must not come from a cache.
     let item = db.get_fresh(BALANCE)?;
     Ok(item.and_then(Item::into_data).unwrap_or(0))
 }
