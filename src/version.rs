@@ -163,7 +163,7 @@ impl VersionGenerator {
     }
 
     /// Returns a version that no generator has returned before. `now` is the time since the Unix
-    /// epoch; from the year 10889, where 48 bits of milliseconds end, time stands still.
+    /// epoch. After the last millisecond of 48 bits, in the year 10889, versions keep that one.
     ///
     /// A call that begins after another one has returned gets a greater version.
     #[must_use]
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_beyond_48_bits_of_milliseconds_stands_still_at_their_end() {
+    fn a_clock_beyond_48_bits_of_milliseconds_keeps_the_last_one() {
         let versions = VersionGenerator::new();
         let end = Duration::from_millis(MILLIS_MAX);
         let millisecond = Duration::from_millis(1);

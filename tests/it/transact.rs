@@ -416,9 +416,9 @@ fn pauses_are_random_up_to_a_ceiling_that_doubles() {
     for _ in 0..60 {
         let before = atomic_db::Clock::now(&pauses);
         always_conflict(&retry, |_| ());
-        let made = pauses.take();
-        assert_eq!(made.len(), 7);
-        for (number, (pause, ceiling)) in made.iter().zip(ceilings).enumerate() {
+        let recorded = pauses.take();
+        assert_eq!(recorded.len(), 7);
+        for (number, (pause, ceiling)) in recorded.iter().zip(ceilings).enumerate() {
             assert!(*pause <= ceiling, "pause {number} is {pause:?}");
             longest[number] = longest[number].max(*pause);
             shortest[number] = shortest[number].min(*pause);
@@ -426,7 +426,7 @@ fn pauses_are_random_up_to_a_ceiling_that_doubles() {
         let took = atomic_db::Clock::now(&pauses) - before;
         assert_eq!(
             took,
-            made.iter().sum::<Duration>(),
+            recorded.iter().sum::<Duration>(),
             "pauses on another clock"
         );
     }
@@ -461,10 +461,10 @@ fn no_attempt_starts_after_the_deadline() {
             .clone()
             .backoff(Duration::from_secs(3_600), Duration::from_secs(3_600));
         let (error, runs) = always_conflict(&long, |_| ());
-        let made = pauses.take();
+        let recorded = pauses.take();
         assert!(matches!(error, Error::RetriesExhausted { attempts, .. } if attempts == runs));
-        assert_eq!(made.len() as u32, runs - 1);
-        assert!(made.iter().sum::<Duration>() <= Duration::from_secs(10));
+        assert_eq!(recorded.len() as u32, runs - 1);
+        assert!(recorded.iter().sum::<Duration>() <= Duration::from_secs(10));
     }
 
     // With no time at all, there is one attempt.
