@@ -29,7 +29,7 @@ pub trait AtomicDbExt: AtomicDb + private::Sealed {
     ///
     /// # Writing the body
     ///
-    /// - It may run several times, so effects outside the transaction may be repeated.
+    /// - It may run several times, so its effects outside the transaction must be safe to repeat.
     /// - Each read is fresh, but two reads are not a snapshot. If another commit lands between them,
     ///   this attempt will fail with a conflict, but only after the body has seen an inconsistent
     ///   state. So the body must not panic or loop forever on inconsistent data, and an error that it
@@ -199,8 +199,9 @@ impl<D: AtomicDb + ?Sized> AtomicDbExt for D {}
 /// 3. Write at any time. The writes are committed, all or nothing, after the body has returned, if
 ///    every lock is still as it was read.
 ///
-/// [`lock`](Transaction::lock) whatever you change, and [`check`](Transaction::check) what you only
-/// read: any number of transactions that only check a lock may succeed at the same time.
+/// Use [`lock`](Transaction::lock) for data that the transaction changes, and
+/// [`check`](Transaction::check) for data that it only reads: any number of transactions that only
+/// check a lock may succeed at the same time.
 ///
 /// ```
 /// use atomic_db::{AtomicDbExt, Item, MemoryDb};
@@ -221,7 +222,7 @@ impl<D: AtomicDb + ?Sized> AtomicDbExt for D {}
 pub struct Transaction<'a, D: AtomicDb + ?Sized> {
     db: &'a D,
     writes: WriteSet<D::Data>,
-    /// Whether data was read, after which no other lock may be.
+    /// Whether data was read. No other lock may be read after that.
     has_read: bool,
 }
 
