@@ -28,8 +28,9 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// An optimistic-concurrency conflict: another writer committed first, so these locks are not
-    /// as they were read. Nothing was written. This is an ordinary outcome: read again and retry, as
+    /// An optimistic-concurrency conflict: another writer committed first, so these locks are not as
+    /// they were read. They may also have been deleted or replaced, or have expired. Nothing was
+    /// written. This is an ordinary outcome: read again and retry, as
     /// [`transact`](crate::AtomicDbExt::transact) does.
     #[error("another writer committed first: {}", join_keys(keys))]
     RaceCondition {
@@ -73,7 +74,9 @@ pub enum Error {
     #[error("the outcome of the write is unknown")]
     OutcomeUnknown(#[source] BoxError),
 
-    /// The database cannot be reached or is overloaded. Nothing was written. Try again later.
+    /// The database cannot be reached or is overloaded. Try again later. A commit wrote nothing. A
+    /// [`set`](crate::AtomicDb::set) or [`delete`](crate::AtomicDb::delete) may have written some items
+    /// and not others.
     #[error("the database is unavailable")]
     Unavailable(#[source] BoxError),
 
@@ -86,8 +89,8 @@ pub enum Error {
         source: BoxError,
     },
 
-    /// The underlying store failed. A commit wrote nothing. A [`set`](crate::AtomicDb::set) or
-    /// [`delete`](crate::AtomicDb::delete) may have written some items and not others.
+    /// The underlying store failed. The state afterwards is that of
+    /// [`Unavailable`](Error::Unavailable).
     #[error("the underlying store failed")]
     Backend(#[source] BoxError),
 }
