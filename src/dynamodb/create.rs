@@ -17,13 +17,18 @@ use tokio::time::{Instant, sleep};
 /// How long a new table may take to become active.
 pub(super) const CREATE_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// The pause between two looks at its status.
-const POLL_INTERVAL: Duration = Duration::from_millis(250);
+/// The first pause before the status of a new table is requested again. It doubles each time, up to
+/// [`MAX_POLL_INTERVAL`]: local servers take milliseconds, AWS takes seconds.
+const FIRST_POLL_INTERVAL: Duration = Duration::from_millis(25);
+
+/// The longest pause between two requests for the status of a new table.
+const MAX_POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 impl TableClient {
     /// Ensures that the table exists, has the right schema, is active, and has TTL enabled.
     pub(super) async fn create_table(self: Arc<Self>) -> Result<()> {
         let deadline = Instant::now() + CREATE_TIMEOUT;
+        let mut interval = FIRST_POLL_INTERVAL;
         loop {
             let status = match self.describe_table().await? {
                 None => self.send_create_table().await?,
@@ -36,7 +41,8 @@ impl TableClient {
                 Some(TableStatus::Active | TableStatus::Updating) => break,
                 // `DescribeTable` is eventually consistent, and may not find a new table yet.
                 None | Some(TableStatus::Creating) if Instant::now() < deadline => {
-                    sleep(POLL_INTERVAL).await;
+                    sleep(interval).await;
+                    interval = MAX_POLL_INTERVAL.min(interval * 2);
                 }
                 status => {
                     let status =
