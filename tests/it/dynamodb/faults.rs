@@ -28,10 +28,10 @@ fn behind_a_proxy() -> Option<(DynamoDb<u64>, Proxy)> {
 
 /// A builder for a new table, which has been created with more patience.
 fn impatient(proxy: &Proxy) -> DynamoDbBuilder<u64> {
-    let table = server::new_table();
-    let patient = server::builder_of::<u64>(&proxy.endpoint(), table.as_str());
+    let table = server::unique_table_name();
+    let patient = server::builder_for_table::<u64>(&proxy.endpoint(), table.as_str());
     patient.create_table(true).open().unwrap();
-    server::builder_of(&proxy.endpoint(), table)
+    server::builder_for_table(&proxy.endpoint(), table)
         .clock(ManualClock::new(2_000_000_000))
         .timeout(TIMEOUT)
         .attempt_timeout(ATTEMPT)
@@ -479,7 +479,7 @@ fn a_server_that_has_stopped_is_unavailable_and_nothing_was_written() {
         in_time(|| db.set_atomic(&[item(1)], &[lock])).map(drop),
         in_time(|| db.query(&Query::new("pk"))).map(drop),
         in_time(|| {
-            server::builder_of::<u64>("http://127.0.0.1:1", "table")
+            server::builder_for_table::<u64>("http://127.0.0.1:1", "table")
                 .timeout(TIMEOUT)
                 .create_table(true)
                 .open()

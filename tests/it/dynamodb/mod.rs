@@ -1,4 +1,4 @@
-//! `DynamoDb` against AWS's own DynamoDB Local.
+//! `DynamoDb` against the server of `tests/dynamodb-server`, or another one.
 
 mod fault_proxy;
 mod faults;
@@ -313,8 +313,8 @@ fn a_table_that_is_missing_is_told() {
     let Some(endpoint) = server::endpoint() else {
         return;
     };
-    let name = server::new_table();
-    let db = server::builder_of::<String>(endpoint, name.as_str());
+    let name = server::unique_table_name();
+    let db = server::builder_for_table::<String>(endpoint, name.as_str());
     let db = db.open().unwrap();
     let lock = Lock::new(("pk", "lock"), Version::from_u128(1), u64::MAX);
     for error in [
@@ -337,7 +337,7 @@ fn a_table_that_is_missing_is_told() {
     }
     // Who may create it does so, and then it is there for everybody; also at once and twice.
     let creators = [0; 4].map(|_| {
-        let builder = server::builder_of::<String>(endpoint, name.as_str());
+        let builder = server::builder_for_table::<String>(endpoint, name.as_str());
         std::thread::spawn(|| builder.create_table(true).open())
     });
     for creator in creators {
@@ -349,7 +349,7 @@ fn a_table_that_is_missing_is_told() {
 #[test]
 fn what_a_builder_is_told_is_checked() {
     let open = |change: fn(atomic_db::DynamoDbBuilder<u8>) -> atomic_db::DynamoDbBuilder<u8>| {
-        change(server::builder_of("http://127.0.0.1:1", "table")).open()
+        change(server::builder_for_table("http://127.0.0.1:1", "table")).open()
     };
     open(|builder| builder).expect("opening sends nothing");
     for refused in [
@@ -358,8 +358,8 @@ fn what_a_builder_is_told_is_checked() {
         open(|builder| builder.attempt_timeout(Duration::ZERO)),
         open(|builder| builder.worker_threads(0)),
         open(|builder| builder.worker_threads(usize::MAX)),
-        server::builder_of("http://127.0.0.1:1", "").open(),
-        server::builder_of("http://127.0.0.1:1", "a table").open(),
+        server::builder_for_table("http://127.0.0.1:1", "").open(),
+        server::builder_for_table("http://127.0.0.1:1", "a table").open(),
     ] {
         let refused = refused.unwrap_err();
         assert!(
@@ -434,12 +434,12 @@ fn a_clock_may_call_the_database_that_asks_it() {
     let Some(endpoint) = server::endpoint() else {
         return;
     };
-    let name = server::new_table();
-    let told = server::builder_of::<u8>(endpoint, name.as_str());
+    let name = server::unique_table_name();
+    let told = server::builder_for_table::<u8>(endpoint, name.as_str());
     let told = told.create_table(true).open().unwrap();
     told.set(&[Item::new("pk", "a", 1)]).unwrap();
     let clock = Arc::new(Asking(std::sync::OnceLock::new()));
-    let db = server::builder_of::<u8>(endpoint, name.as_str());
+    let db = server::builder_for_table::<u8>(endpoint, name.as_str());
     let db = db.clock(Arc::clone(&clock)).open().unwrap();
     clock.0.set(told).unwrap();
     assert_eq!(db.query(&Query::new("pk")).unwrap().len(), 1);

@@ -122,7 +122,7 @@ fn a_configuration_of_the_sdk_is_accepted_from_another_runtime() {
             .await
     });
     let open = || {
-        DynamoDb::<u32>::builder(server::new_table())
+        DynamoDb::<u32>::builder(server::unique_table_name())
             .sdk_config(&config)
             .create_table(true)
             .clock(ManualClock::new(START))
@@ -141,10 +141,10 @@ fn many_that_are_opened_and_dropped_leave_no_threads() {
         return;
     };
     const MANY: usize = 200;
-    let table = server::new_table();
+    let table = server::unique_table_name();
     for _ in 0..MANY {
         drop(
-            server::builder_of::<u32>(endpoint, table.as_str())
+            server::builder_for_table::<u32>(endpoint, table.as_str())
                 .open()
                 .unwrap(),
         );

@@ -115,8 +115,8 @@ impl Bare {
 /// A new table, as this crate sees it and as the SDK does.
 fn shared<T>(clock: &ManualClock) -> Option<(DynamoDb<T>, Bare)> {
     let endpoint = server::endpoint()?;
-    let table = server::new_table();
-    let db = server::builder_of(endpoint, table.as_str())
+    let table = server::unique_table_name();
+    let db = server::builder_for_table(endpoint, table.as_str())
         .create_table(true)
         .clock(clock.clone())
         .open()
@@ -394,7 +394,7 @@ fn a_table_of_another_schema_is_told() {
         return;
     };
     let create = |keys: &[(&str, KeyType, ScalarAttributeType)]| {
-        let bare = Bare::new(endpoint, &server::new_table());
+        let bare = Bare::new(endpoint, &server::unique_table_name());
         let mut request = bare.client.create_table();
         for (name, role, kind) in keys {
             let attribute = AttributeDefinition::builder().attribute_name(*name);
@@ -408,7 +408,7 @@ fn a_table_of_another_schema_is_told() {
         bare.runtime.block_on(request).unwrap();
         bare
     };
-    let open = |bare: &Bare| server::builder_of::<u32>(endpoint, bare.table.as_str());
+    let open = |bare: &Bare| server::builder_for_table::<u32>(endpoint, bare.table.as_str());
     let told = |outcome: atomic_db::Result<()>| match outcome.unwrap_err() {
         Error::Backend(source) => match source.downcast_ref() {
             Some(atomic_db::DynamoDbError::SchemaMismatch { detail, .. }) => detail.clone(),
