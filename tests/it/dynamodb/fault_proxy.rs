@@ -1,196 +1,195 @@
-//! A proxy between `DynamoDb` and its server that does wrong as it is told: it loses requests and
-//! answers, delays them, makes answers up, and replays old ones. Plain threads and sockets, a
-//! connection for each request.
+//! A proxy between `DynamoDb` and its server that injects faults: it drops requests and responses,
+//! delays them, makes responses up and replays stale ones. It uses plain threads and sockets, and one
+//! connection per request.
 
 use crossbeam_channel::Receiver;
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Duration;
 
-/// What becomes of a request.
+/// The message of every made-up error that has none of its own.
+pub(crate) const MESSAGE: &str = "injected by the test";
+
+/// What happens to a request.
 #[derive(Clone, Debug)]
 pub(crate) enum Fault {
-    /// Nothing bad.
+    /// The request is forwarded without a fault.
     None,
-    /// The server never hears of it, and the connection is closed.
-    LoseRequest,
-    /// The server does it, and the connection is closed.
-    LoseAnswer,
-    /// The connection is closed half-way through the server's answer.
-    HalfAnswer,
-    /// The server never hears of it, and nobody answers.
-    SwallowRequest,
-    /// The server does it, and nobody answers.
-    SwallowAnswer,
-    /// The server hears of it later.
-    Delay(Duration),
-    /// The connection is closed, and the server hears of it later all the same.
-    DeliverLate(Duration),
-    /// The connection is closed, and the server hears of it all the same, when nobody holds the
-    /// sender any more.
-    DeliverWhen(Receiver<()>),
-    /// An error, by its HTTP status and AWS's code, instead of asking the server.
+    /// The request is dropped and the connection closed.
+    DropRequest,
+    /// The server handles the request. Its response is dropped and the connection closed.
+    DropResponse,
+    /// The connection is closed halfway through the response.
+    TruncateResponse,
+    /// The request is dropped. The connection stays open without a response.
+    BlackholeRequest,
+    /// The server handles the request. The connection stays open without a response.
+    BlackholeResponse,
+    /// The request is forwarded after a delay.
+    DelayRequest(Duration),
+    /// The connection is closed. The server still receives the request after a delay.
+    DelayDelivery(Duration),
+    /// The connection is closed. The server still receives the request, once the sender of the
+    /// channel has been dropped.
+    HoldDelivery(Receiver<()>),
+    /// The response is an error with this HTTP status and AWS code. The server receives nothing.
     Error(u16, &'static str),
-    /// The cancellation of a transaction: a code for each action, and a row if there is one.
-    Cancel(Vec<(&'static str, Option<Value>)>),
-    /// Of a batch, the server hears of so many; the others are told to be unprocessed.
-    Only(usize),
-    /// What the server said the first time that this was read, if the read need not be consistent.
-    Old,
+    /// The response cancels the transaction, with a code and possibly a row for each action.
+    CancelTransaction(Vec<(&'static str, Option<Value>)>),
+    /// The server receives only the first entries of a batch. The others are returned as
+    /// unprocessed.
+    ProcessOnly(usize),
+    /// A read that need not be consistent gets the first response that was given to the same request.
+    StaleRead,
 }
 
-/// A request as it came in.
+/// A received request.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
-    /// Such as `GetItem`.
+    /// For example `GetItem`.
     pub(crate) operation: String,
     pub(crate) body: Value,
-    /// How many of this operation came before it.
-    pub(crate) number: usize,
+    /// The number of earlier requests for the same operation.
+    pub(crate) index: usize,
 }
 
 impl Request {
-    /// Whether it reads, and does not ask for what is there now.
-    fn may_be_old(&self) -> bool {
-        let reads = ["GetItem", "BatchGetItem", "Query"].contains(&self.operation.as_str());
+    /// Returns whether this is an eventually consistent read.
+    fn may_be_stale(&self) -> bool {
+        let is_read = ["GetItem", "BatchGetItem", "Query"].contains(&self.operation.as_str());
         let tables = self.body["RequestItems"].as_object();
         let mut tables = tables.into_iter().flat_map(Map::values);
         let is_consistent = |read: &Value| read["ConsistentRead"] == json!(true);
-        reads && !is_consistent(&self.body) && !tables.any(is_consistent)
+        is_read && !is_consistent(&self.body) && !tables.any(is_consistent)
     }
 }
 
 type Rule = Box<dyn FnMut(&Request) -> Fault + Send>;
 
-struct Shared {
-    server: SocketAddr,
+struct State {
+    server: Vec<SocketAddr>,
     rule: Mutex<Rule>,
     requests: Mutex<Vec<Request>>,
-    /// How many requests have been dealt with.
-    done: Mutex<usize>,
-    more_done: Condvar,
-    first_answers: Mutex<HashMap<String, Vec<u8>>>,
+    completed: Mutex<usize>,
+    more_completed: Condvar,
+    first_responses: Mutex<HashMap<String, Vec<u8>>>,
     stopped: AtomicBool,
 }
 
-pub(crate) struct Proxy {
+pub(crate) struct FaultProxy {
     address: SocketAddr,
-    shared: Arc<Shared>,
+    state: Arc<State>,
 }
 
-impl Proxy {
-    /// A proxy before the server at `endpoint`, which does nothing wrong yet.
-    pub(crate) fn before(endpoint: &str) -> Self {
+impl FaultProxy {
+    /// Starts a proxy for the server at `endpoint`. It injects no faults yet.
+    pub(crate) fn new(endpoint: &str) -> Self {
         let server = endpoint.strip_prefix("http://").unwrap_or(endpoint);
-        let server = server
-            .trim_end_matches('/')
-            .replace("localhost", "127.0.0.1");
+        let server = server.trim_end_matches('/').to_socket_addrs();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
-        let shared = Arc::new(Shared {
-            server: server.parse().unwrap(),
+        let state = Arc::new(State {
+            server: server.expect("http://host:port").collect(),
             rule: Mutex::new(Box::new(|_| Fault::None)),
             requests: Mutex::default(),
-            done: Mutex::default(),
-            more_done: Condvar::new(),
-            first_answers: Mutex::default(),
+            completed: Mutex::default(),
+            more_completed: Condvar::new(),
+            first_responses: Mutex::default(),
             stopped: AtomicBool::new(false),
         });
-        let serving = Arc::clone(&shared);
+        let accepting = Arc::clone(&state);
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
-                if serving.stopped.load(Ordering::SeqCst) {
+                if accepting.stopped.load(Ordering::SeqCst) {
                     break;
                 }
-                let shared = Arc::clone(&serving);
-                // Whoever is on the other end may have gone away; that is what it is about.
-                thread::spawn(move || shared.serve(client));
+                let state = Arc::clone(&accepting);
+                thread::spawn(move || state.serve(client));
             }
         });
-        Proxy { address, shared }
+        FaultProxy { address, state }
     }
 
     pub(crate) fn endpoint(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// From now on, `rule` says what becomes of each request; they are counted and kept anew.
-    pub(crate) fn set(&self, rule: impl FnMut(&Request) -> Fault + Send + 'static) {
-        self.shared.requests.lock().unwrap().clear();
-        *self.shared.rule.lock().unwrap() = Box::new(rule);
+    /// Sets the rule that chooses the fault for each request. Forgets the requests so far.
+    pub(crate) fn set_rule(&self, rule: impl FnMut(&Request) -> Fault + Send + 'static) {
+        self.state.requests.lock().unwrap().clear();
+        *self.state.rule.lock().unwrap() = Box::new(rule);
     }
 
-    /// As [`Proxy::set`], for one operation; the others are let through.
-    pub(crate) fn set_for(
+    /// As [`FaultProxy::set_rule`], for one operation; the others have no faults.
+    pub(crate) fn set_rule_for(
         &self,
         operation: &'static str,
         mut rule: impl FnMut(&Request) -> Fault + Send + 'static,
     ) {
-        self.set(move |request| match request.operation == operation {
-            true => rule(request),
-            false => Fault::None,
+        self.set_rule(move |request| {
+            if request.operation == operation {
+                rule(request)
+            } else {
+                Fault::None
+            }
         });
     }
 
-    /// The requests of one operation that came since the rule was set.
-    pub(crate) fn requests_of(&self, operation: &str) -> Vec<Request> {
-        let requests = self.shared.requests.lock().unwrap();
-        let some = requests
+    /// Returns the requests for one operation since the rule was set.
+    pub(crate) fn requests_for(&self, operation: &str) -> Vec<Request> {
+        let requests = self.state.requests.lock().unwrap();
+        let matching = requests
             .iter()
             .filter(|request| request.operation == operation);
-        some.cloned().collect()
+        matching.cloned().collect()
     }
 
-    /// The operations of the requests that came since the rule was set.
+    /// Returns the operations of the requests since the rule was set.
     pub(crate) fn operations(&self) -> Vec<String> {
-        let requests = self.shared.requests.lock().unwrap();
-        requests
-            .iter()
-            .map(|request| request.operation.clone())
-            .collect()
+        let requests = self.state.requests.lock().unwrap();
+        let operations = requests.iter().map(|request| request.operation.clone());
+        operations.collect()
     }
 
-    /// How many requests have been dealt with, ever.
-    pub(crate) fn done(&self) -> usize {
-        *self.shared.done.lock().unwrap()
+    /// Returns how many requests have been completed since the proxy was started.
+    pub(crate) fn completed(&self) -> usize {
+        *self.state.completed.lock().unwrap()
     }
 
-    /// Waits until so many requests have been dealt with. False if that takes half a minute.
-    pub(crate) fn wait_until_done(&self, count: usize) -> bool {
-        let done = self.shared.done.lock().unwrap();
+    /// Waits until so many requests have been completed. Returns false after half a minute.
+    pub(crate) fn wait_for_completed(&self, count: usize) -> bool {
+        let completed = self.state.completed.lock().unwrap();
         let limit = Duration::from_secs(30);
-        let waiting = |done: &mut usize| *done < count;
-        let (done, waited) = self
-            .shared
-            .more_done
-            .wait_timeout_while(done, limit, waiting)
-            .unwrap();
-        drop(done);
+        let is_less = |completed: &mut usize| *completed < count;
+        let more_completed = &self.state.more_completed;
+        let waited = more_completed.wait_timeout_while(completed, limit, is_less);
+        let (completed, waited) = waited.unwrap();
+        drop(completed);
         !waited.timed_out()
     }
 }
 
-impl Drop for Proxy {
+impl Drop for FaultProxy {
     fn drop(&mut self) {
-        self.shared.stopped.store(true, Ordering::SeqCst);
-        // The listener wakes up and sees it.
+        self.state.stopped.store(true, Ordering::SeqCst);
+        // Wakes the listener, which then sees the flag.
         let _ = TcpStream::connect(self.address);
     }
 }
 
-/// One HTTP request, as far as it matters.
-struct Message {
+/// An HTTP request, as far as the proxy needs it.
+struct HttpRequest {
     start_line: String,
     headers: Vec<(String, String)>,
     body: Vec<u8>,
 }
 
-impl Message {
+impl HttpRequest {
     fn read(client: &TcpStream) -> io::Result<Self> {
         let mut reader = BufReader::new(client);
         let mut line = || -> io::Result<String> {
@@ -200,24 +199,18 @@ impl Message {
         };
         let start_line = line()?;
         let mut headers = Vec::new();
-        loop {
-            let header = line()?;
-            match header.split_once(':') {
-                Some((name, value)) => {
-                    headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
-                }
-                None => break,
-            }
+        while let Some((name, value)) = line()?.split_once(':') {
+            headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
         }
-        let mut message = Message {
+        let mut request = HttpRequest {
             start_line,
             headers,
             body: Vec::new(),
         };
-        let length = message.header("content-length").parse().unwrap_or(0);
-        message.body = vec![0; length];
-        reader.read_exact(&mut message.body)?;
-        Ok(message)
+        let length = request.header("content-length").parse().unwrap_or(0);
+        request.body = vec![0; length];
+        reader.read_exact(&mut request.body)?;
+        Ok(request)
     }
 
     fn header(&self, name: &str) -> &str {
@@ -228,187 +221,188 @@ impl Message {
     }
 }
 
-/// Where the body of an answer begins.
-fn body_of(answer: &[u8]) -> &[u8] {
-    let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n");
-    &answer[end.map_or(answer.len(), |end| end + 4)..]
+fn response_body(response: &[u8]) -> &[u8] {
+    let end = response.windows(4).position(|bytes| bytes == b"\r\n\r\n");
+    &response[end.map_or(response.len(), |end| end + 4)..]
 }
 
-fn answer(status: u16, body: &Value) -> Vec<u8> {
+fn response(status: u16, body: &Value) -> Vec<u8> {
     let body = body.to_string();
     let head = format!(
-        "HTTP/1.1 {status} Made up\r\ncontent-type: application/x-amz-json-1.0\r\n\
+        "HTTP/1.1 {status} Injected\r\ncontent-type: application/x-amz-json-1.0\r\n\
          content-length: {}\r\nconnection: close\r\n\r\n",
         body.len()
     );
     [head.into_bytes(), body.into_bytes()].concat()
 }
 
-fn error(status: u16, code: &str, mut body: Value) -> Vec<u8> {
+fn error_response(status: u16, code: &str, message: &str, mut body: Value) -> Vec<u8> {
     body["__type"] = json!(format!("com.amazonaws.dynamodb.v20120810#{code}"));
-    body["message"] = json!("as the test wants");
-    answer(status, &body)
+    body["message"] = json!(message);
+    response(status, &body)
 }
 
-impl Shared {
+impl State {
     fn serve(&self, mut client: TcpStream) {
-        let Ok(message) = Message::read(&client) else {
+        let Ok(http) = HttpRequest::read(&client) else {
             return;
         };
-        let target = message.header("x-amz-target");
+        let target = http.header("x-amz-target");
         let operation = target.rsplit('.').next().unwrap_or_default().to_owned();
-        let body: Value = serde_json::from_slice(&message.body).unwrap_or_default();
+        let body: Value = serde_json::from_slice(&http.body).unwrap_or_default();
         let request = {
             let mut requests = self.requests.lock().unwrap();
-            let before = requests
+            let earlier = requests
                 .iter()
                 .filter(|request| request.operation == operation);
-            let number = before.count();
+            let index = earlier.count();
             let request = Request {
                 operation,
                 body,
-                number,
+                index,
             };
             requests.push(request.clone());
             request
         };
         let fault = (self.rule.lock().unwrap())(&request);
-        let _ = self.deal(&mut client, &message, &request, fault);
-        *self.done.lock().unwrap() += 1;
-        self.more_done.notify_all();
+        // Either end may have closed its connection, which is the purpose of most faults.
+        let _ = self.respond(&mut client, &http, &request, fault);
+        *self.completed.lock().unwrap() += 1;
+        self.more_completed.notify_all();
     }
 
-    fn deal(
+    fn respond(
         &self,
         client: &mut TcpStream,
-        message: &Message,
+        http: &HttpRequest,
         request: &Request,
         fault: Fault,
     ) -> io::Result<()> {
-        let ask = || self.ask(message, &message.body);
+        let forward = || self.forward(http, &http.body);
         match fault {
-            Fault::None => client.write_all(&ask()?),
-            Fault::LoseRequest => Ok(()),
-            Fault::LoseAnswer => ask().map(drop),
-            Fault::HalfAnswer => {
-                let answer = ask()?;
-                client.write_all(&answer[..answer.len() / 2])
+            Fault::None => client.write_all(&forward()?),
+            Fault::DropRequest => Ok(()),
+            Fault::DropResponse => forward().map(drop),
+            Fault::TruncateResponse => {
+                let response = forward()?;
+                client.write_all(&response[..response.len() / 2])
             }
-            Fault::SwallowRequest => wait_for_the_end_of(client),
-            Fault::SwallowAnswer => {
-                ask()?;
-                wait_for_the_end_of(client)
+            Fault::BlackholeRequest => wait_for_close(client),
+            Fault::BlackholeResponse => {
+                forward()?;
+                wait_for_close(client)
             }
-            Fault::Delay(duration) => {
+            Fault::DelayRequest(duration) => {
                 thread::sleep(duration);
-                client.write_all(&ask()?)
+                client.write_all(&forward()?)
             }
-            Fault::DeliverLate(duration) => {
-                client.shutdown(std::net::Shutdown::Both)?;
+            Fault::DelayDelivery(duration) => {
+                client.shutdown(Shutdown::Both)?;
                 thread::sleep(duration);
-                ask().map(drop)
+                forward().map(drop)
             }
-            Fault::DeliverWhen(told) => {
-                client.shutdown(std::net::Shutdown::Both)?;
-                let _ = told.recv();
-                ask().map(drop)
+            Fault::HoldDelivery(released) => {
+                client.shutdown(Shutdown::Both)?;
+                let _ = released.recv();
+                forward().map(drop)
             }
-            Fault::Error(status, code) => client.write_all(&error(status, code, json!({}))),
-            Fault::Cancel(reasons) => {
+            Fault::Error(status, code) => {
+                client.write_all(&error_response(status, code, MESSAGE, json!({})))
+            }
+            Fault::CancelTransaction(reasons) => {
                 let reason = |(code, row): (&str, Option<Value>)| match row {
-                    Some(row) => json!({"Code": code, "Message": "as the test wants", "Item": row}),
-                    None => json!({"Code": code, "Message": "as the test wants"}),
+                    Some(row) => json!({"Code": code, "Message": MESSAGE, "Item": row}),
+                    None => json!({"Code": code, "Message": MESSAGE}),
                 };
                 let reasons: Vec<Value> = reasons.into_iter().map(reason).collect();
                 let body = json!({"CancellationReasons": reasons});
-                client.write_all(&error(400, "TransactionCanceledException", body))
+                let code = "TransactionCanceledException";
+                client.write_all(&error_response(400, code, MESSAGE, body))
             }
-            Fault::Only(count) => {
-                let answer = self.ask_for_some(message, request, count)?;
-                client.write_all(&answer)
+            Fault::ProcessOnly(count) => {
+                client.write_all(&self.forward_first(http, request, count)?)
             }
-            Fault::Old if !request.may_be_old() => client.write_all(&ask()?),
-            Fault::Old => {
+            Fault::StaleRead if !request.may_be_stale() => client.write_all(&forward()?),
+            Fault::StaleRead => {
                 let key = format!("{} {}", request.operation, request.body);
-                let known = self.first_answers.lock().unwrap().get(&key).cloned();
-                let answer = match known {
-                    Some(answer) => answer,
+                let first = self.first_responses.lock().unwrap().get(&key).cloned();
+                let response = match first {
+                    Some(response) => response,
                     None => {
-                        let answer = ask()?;
-                        self.first_answers
-                            .lock()
-                            .unwrap()
-                            .insert(key, answer.clone());
-                        answer
+                        let response = forward()?;
+                        let mut first = self.first_responses.lock().unwrap();
+                        first.insert(key, response.clone());
+                        response
                     }
                 };
-                client.write_all(&answer)
+                client.write_all(&response)
             }
         }
     }
 
-    /// The server's answer, whole. HTTP/1.0 has it end with the connection, and the client is told
-    /// that its own will end too, or it would send its next request where nobody listens any more.
-    fn ask(&self, message: &Message, body: &[u8]) -> io::Result<Vec<u8>> {
-        let mut server = TcpStream::connect(self.server)?;
-        let start_line = message.start_line.replace("HTTP/1.1", "HTTP/1.0");
+    /// Forwards a request and returns the complete response of the server. With HTTP/1.0 it ends when
+    /// the server closes the connection. The header that is added makes the client not reuse its own
+    /// connection, which the proxy closes.
+    fn forward(&self, http: &HttpRequest, body: &[u8]) -> io::Result<Vec<u8>> {
+        let mut server = TcpStream::connect(&*self.server)?;
+        let start_line = http.start_line.replace("HTTP/1.1", "HTTP/1.0");
         write!(server, "{start_line}\r\n")?;
-        for (name, value) in &message.headers {
+        for (name, value) in &http.headers {
             if !["connection", "content-length"].contains(&name.as_str()) {
                 write!(server, "{name}: {value}\r\n")?;
             }
         }
         write!(server, "content-length: {}\r\n\r\n", body.len())?;
         server.write_all(body)?;
-        let mut answer = Vec::new();
-        server.read_to_end(&mut answer)?;
-        if let Some(line) = answer.windows(2).position(|bytes| bytes == b"\r\n") {
-            answer.splice(line..line, *b"\r\nconnection: close");
+        let mut response = Vec::new();
+        server.read_to_end(&mut response)?;
+        if let Some(line) = response.windows(2).position(|bytes| bytes == b"\r\n") {
+            response.splice(line..line, *b"\r\nconnection: close");
         }
-        Ok(answer)
+        Ok(response)
     }
 
-    /// Has the server do the first `count` requests of a batch.
-    fn ask_for_some(
+    /// Forwards only the first `count` entries of a batch.
+    fn forward_first(
         &self,
-        message: &Message,
+        http: &HttpRequest,
         request: &Request,
         count: usize,
     ) -> io::Result<Vec<u8>> {
-        let reads = request.operation == "BatchGetItem";
-        let mut some = request.body.clone();
-        let mut rest = Map::new();
-        let tables = some["RequestItems"].as_object_mut();
+        let is_read = request.operation == "BatchGetItem";
+        let mut forwarded = request.body.clone();
+        let mut unprocessed = Map::new();
+        let tables = forwarded["RequestItems"].as_object_mut();
         for (table, batch) in tables.into_iter().flatten() {
-            let list = if reads {
+            let entries = if is_read {
                 &mut batch["Keys"]
             } else {
                 &mut *batch
             };
-            let list = list.as_array_mut().expect("a batch is a list");
-            let left = Value::Array(list.split_off(count.min(list.len())));
-            if left != json!([]) {
-                let left = if reads { json!({"Keys": left}) } else { left };
-                rest.insert(table.clone(), left);
+            let entries = entries.as_array_mut().expect("a batch is a list");
+            let rest = Value::Array(entries.split_off(count.min(entries.len())));
+            if rest != json!([]) {
+                let rest = if is_read { json!({"Keys": rest}) } else { rest };
+                unprocessed.insert(table.clone(), rest);
             }
         }
-        let mut answered = match count {
-            0 => json!({"Responses": {}}),
-            _ => {
-                let answer = self.ask(message, some.to_string().as_bytes())?;
-                serde_json::from_slice(body_of(&answer))?
-            }
+        let mut body = if count == 0 {
+            json!({"Responses": {}})
+        } else {
+            let response = self.forward(http, forwarded.to_string().as_bytes())?;
+            serde_json::from_slice(response_body(&response))?
         };
-        let left = if reads {
+        let name = if is_read {
             "UnprocessedKeys"
         } else {
             "UnprocessedItems"
         };
-        answered[left] = Value::Object(rest);
-        Ok(answer(200, &answered))
+        body[name] = Value::Object(unprocessed);
+        Ok(response(200, &body))
     }
 }
 
-fn wait_for_the_end_of(client: &mut TcpStream) -> io::Result<()> {
+/// Waits until the client closes the connection.
+fn wait_for_close(client: &mut TcpStream) -> io::Result<()> {
     io::copy(client, &mut io::sink()).map(drop)
 }

@@ -1,38 +1,40 @@
-//! `DynamoDb` while its requests and answers are lost, late, refused or old.
+//! `DynamoDb` with injected faults: lost, delayed, refused and stale requests and responses.
 
-use super::fault_proxy::{Fault, Proxy, Request};
-use super::server;
+use super::fault_proxy::{Fault, FaultProxy, MESSAGE, Request};
+use super::{START, dynamodb_error, server};
+use atomic_db::testing::run_concurrently;
 use atomic_db::{
     AtomicDb, AtomicDbExt, Batch, DynamoDb, DynamoDbBuilder, DynamoDbError, Error, Item, Key,
     KeyBuf, Lock, ManualClock, Query, Retry,
 };
 use crossbeam_channel::bounded;
 use serde_json::json;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 
 const TIMEOUT: Duration = Duration::from_millis(2_500);
 const ATTEMPT: Duration = Duration::from_millis(700);
 
-/// What a call may take beyond its timeout, on a machine that has other things to do.
+/// How much longer than its timeout a call may take on a busy machine.
 const LEEWAY: Duration = Duration::from_millis(2_500);
 
-/// A new table behind a proxy, with little patience. `None` where there is no server.
-fn behind_a_proxy() -> Option<(DynamoDb<u64>, Proxy)> {
-    let proxy = Proxy::before(server::endpoint()?);
-    let db = impatient(&proxy).open().unwrap();
+/// Returns a new table behind a proxy, with short timeouts, or `None` without a server.
+fn new_db_behind_proxy() -> Option<(DynamoDb<u64>, FaultProxy)> {
+    let proxy = FaultProxy::new(server::endpoint()?);
+    let db = new_table_builder(&proxy).open().unwrap();
     Some((db, proxy))
 }
 
-/// A builder for a new table, which has been created with more patience.
-fn impatient(proxy: &Proxy) -> DynamoDbBuilder<u64> {
+/// Creates a table with the default timeouts and returns a builder for it with short ones.
+fn new_table_builder(proxy: &FaultProxy) -> DynamoDbBuilder<u64> {
     let table = server::unique_table_name();
-    let patient = server::builder_for_table::<u64>(&proxy.endpoint(), table.as_str());
-    patient.create_table(true).open().unwrap();
-    server::builder_for_table(&proxy.endpoint(), table)
-        .clock(ManualClock::new(2_000_000_000))
+    let builder = server::builder_for_table::<u64>(&proxy.endpoint(), table.as_str());
+    builder.create_table(true).open().unwrap();
+    with_short_timeouts(server::builder_for_table(&proxy.endpoint(), table))
+}
+
+fn with_short_timeouts(builder: DynamoDbBuilder<u64>) -> DynamoDbBuilder<u64> {
+    builder
+        .clock(ManualClock::new(START))
         .timeout(TIMEOUT)
         .attempt_timeout(ATTEMPT)
 }
@@ -44,99 +46,90 @@ fn item(data: u64) -> Item<u64> {
     Item::new(ITEM.pk, ITEM.sk, data)
 }
 
-fn value(db: &DynamoDb<u64>) -> Option<u64> {
+fn stored_value(db: &DynamoDb<u64>) -> Option<u64> {
     db.get_fresh(ITEM).unwrap().and_then(Item::into_data)
 }
 
-/// The outcome of `call`, which must end by its timeout, more or less.
-fn in_time<R>(call: impl FnOnce() -> R) -> R {
-    let began = Instant::now();
+/// Returns the outcome of `call`, and asserts that it took little longer than its timeout.
+fn within_timeout<R>(call: impl FnOnce() -> R) -> R {
+    let start = Instant::now();
     let outcome = call();
-    let took = began.elapsed();
-    assert!(took < TIMEOUT + LEEWAY, "a call took {took:?}");
+    let elapsed = start.elapsed();
+    assert!(elapsed < TIMEOUT + LEEWAY, "a call took {elapsed:?}");
     outcome
 }
 
-fn source(error: &Error) -> Option<&DynamoDbError> {
-    match error {
-        Error::Backend(source) | Error::Unavailable(source) | Error::OutcomeUnknown(source) => {
-            source.downcast_ref()
+/// Injects the fault into the first requests of each operation.
+fn for_first(count: usize, fault: Fault) -> impl FnMut(&Request) -> Fault + Send + 'static {
+    move |request| {
+        if request.index < count {
+            fault.clone()
+        } else {
+            Fault::None
         }
-        _ => None,
-    }
-}
-
-/// Each fault for the first few requests of an operation, and none after them.
-fn at_first(times: usize, fault: Fault) -> impl FnMut(&Request) -> Fault + Send + 'static {
-    move |request| match request.number < times {
-        true => fault.clone(),
-        false => Fault::None,
     }
 }
 
 fn always(fault: Fault) -> impl FnMut(&Request) -> Fault + Send + 'static {
-    at_first(usize::MAX, fault)
+    for_first(usize::MAX, fault)
 }
 
 const COMMIT: &str = "TransactWriteItems";
 
 #[test]
-fn a_commit_whose_answer_is_lost_is_done_once() {
-    let Some((db, proxy)) = behind_a_proxy() else {
+fn a_commit_with_a_lost_response_is_applied_once() {
+    let Some((db, proxy)) = new_db_behind_proxy() else {
         return;
     };
     let mut lock = db.get_lock(LOCK).unwrap();
-    for (turn, fault) in [
-        Fault::LoseAnswer,
-        Fault::HalfAnswer,
-        Fault::SwallowAnswer,
-        Fault::LoseRequest,
-        Fault::SwallowRequest,
-        Fault::DeliverLate(Duration::from_millis(20)),
+    let faults = [
+        Fault::DropResponse,
+        Fault::TruncateResponse,
+        Fault::BlackholeResponse,
+        Fault::DropRequest,
+        Fault::BlackholeRequest,
+        Fault::DelayDelivery(Duration::from_millis(20)),
         Fault::Error(500, "InternalServerError"),
         Fault::Error(503, "ServiceUnavailable"),
         Fault::Error(400, "ThrottlingException"),
         Fault::Error(400, "ProvisionedThroughputExceededException"),
         Fault::Error(400, "RequestLimitExceeded"),
         Fault::Error(400, "TransactionInProgressException"),
-        Fault::Cancel(vec![("TransactionConflict", None), ("None", None)]),
-        Fault::Cancel(vec![("None", None), ("TransactionConflict", None)]),
-        Fault::Cancel(vec![("None", None), ("ThrottlingError", None)]),
-        Fault::Cancel(vec![
+        Fault::CancelTransaction(vec![("TransactionConflict", None), ("None", None)]),
+        Fault::CancelTransaction(vec![("None", None), ("TransactionConflict", None)]),
+        Fault::CancelTransaction(vec![("None", None), ("ThrottlingError", None)]),
+        Fault::CancelTransaction(vec![
             ("ProvisionedThroughputExceeded", None),
             ("None", None),
         ]),
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        proxy.set_for(COMMIT, at_first(1, fault.clone()));
-        let turn = turn as u64;
-        let version = in_time(|| db.set_atomic(&[item(turn)], &[lock.clone()]));
+    ];
+    for (data, fault) in (0..).zip(faults) {
+        proxy.set_rule_for(COMMIT, for_first(1, fault.clone()));
+        let version = within_timeout(|| db.set_atomic(&[item(data)], &[lock.clone()]));
         let version = version.unwrap_or_else(|error| panic!("{fault:?}: {error:?}"));
         lock = lock.with_version(version);
-        let requests = proxy.requests_of(COMMIT);
+        let requests = proxy.requests_for(COMMIT);
         assert_eq!(requests.len(), 2, "{fault:?}");
         assert_eq!(requests[0].body, requests[1].body, "{fault:?}: two commits");
         assert!(requests[0].body["ClientRequestToken"].is_string());
-        assert_eq!(value(&db), Some(turn), "{fault:?}");
+        assert_eq!(stored_value(&db), Some(data), "{fault:?}");
         assert_eq!(db.get_lock(LOCK).unwrap(), lock, "{fault:?}");
     }
 }
 
 #[test]
-fn a_commit_whose_answers_are_all_lost_is_settled_by_its_lock() {
-    let Some((db, proxy)) = behind_a_proxy() else {
+fn a_commit_without_any_response_is_resolved_by_its_lock() {
+    let Some((db, proxy)) = new_db_behind_proxy() else {
         return;
     };
-    for fault in [Fault::LoseAnswer, Fault::SwallowAnswer] {
+    for fault in [Fault::DropResponse, Fault::BlackholeResponse] {
         let lock = db.get_lock(LOCK).unwrap();
-        proxy.set_for(COMMIT, always(fault));
-        let version = in_time(|| db.set_atomic(&[item(7)], &[lock.clone()])).unwrap();
+        proxy.set_rule_for(COMMIT, always(fault));
+        let version = within_timeout(|| db.set_atomic(&[item(7)], &[lock.clone()])).unwrap();
         assert_eq!(db.get_lock(LOCK).unwrap(), lock.with_version(version));
-        assert_eq!(value(&db), Some(7));
-        // Without a lock, there is nothing to settle it by.
-        let outcome = in_time(|| db.commit(&Batch::new().set(item(8))));
+        assert_eq!(stored_value(&db), Some(7));
+        // Without a lock, it cannot be resolved.
+        let outcome = within_timeout(|| db.commit(&Batch::new().set(item(8))));
         assert!(
             matches!(outcome, Err(Error::OutcomeUnknown(_))),
             "{outcome:?}"
@@ -145,111 +138,104 @@ fn a_commit_whose_answers_are_all_lost_is_settled_by_its_lock() {
 }
 
 #[test]
-fn a_commit_of_which_nothing_is_heard_is_of_unknown_outcome() {
-    let Some((db, proxy)) = behind_a_proxy() else {
+fn a_commit_that_cannot_be_resolved_has_an_unknown_outcome() {
+    let Some((db, proxy)) = new_db_behind_proxy() else {
         return;
     };
     let lock = db.get_lock(LOCK).unwrap();
     for fault in [
-        Fault::LoseRequest,
-        Fault::SwallowRequest,
+        Fault::DropRequest,
+        Fault::BlackholeRequest,
         Fault::Error(500, "InternalServerError"),
         Fault::Error(400, "TransactionInProgressException"),
     ] {
-        proxy.set_for(COMMIT, always(fault.clone()));
-        let outcome = in_time(|| db.set_atomic(&[item(1)], &[lock.clone()]));
+        proxy.set_rule_for(COMMIT, always(fault.clone()));
+        let outcome = within_timeout(|| db.set_atomic(&[item(1)], &[lock.clone()]));
         let error = outcome.unwrap_err();
         assert!(
             matches!(error, Error::OutcomeUnknown(_)),
             "{fault:?}: {error:?}"
         );
         assert!(!error.is_retryable());
-        assert_eq!(value(&db), None, "{fault:?}");
+        assert_eq!(stored_value(&db), None, "{fault:?}");
     }
-    // Nor is anything heard of the lock.
-    let first = Arc::new(AtomicU64::new(0));
-    proxy.set(move |_| match first.fetch_add(1, Ordering::SeqCst) {
-        0 => Fault::LoseAnswer,
-        _ => Fault::SwallowRequest,
-    });
-    let outcome = in_time(|| db.set_atomic(&[item(1)], &[lock.clone()]));
+    // Reading the lock back fails, too.
+    let mut fault = Fault::DropResponse;
+    proxy.set_rule(move |_| std::mem::replace(&mut fault, Fault::BlackholeRequest));
+    let outcome = within_timeout(|| db.set_atomic(&[item(1)], &[lock.clone()]));
     assert!(
         matches!(outcome, Err(Error::OutcomeUnknown(_))),
         "{outcome:?}"
     );
-    proxy.set(always(Fault::None));
-    assert_eq!(value(&db), Some(1), "it did happen");
+    proxy.set_rule(always(Fault::None));
+    assert_eq!(stored_value(&db), Some(1), "the commit was applied");
 }
 
 #[test]
-fn a_commit_that_is_throttled_for_good_wrote_nothing() {
-    let Some((db, proxy)) = behind_a_proxy() else {
+fn a_commit_that_is_always_throttled_writes_nothing() {
+    let Some((db, proxy)) = new_db_behind_proxy() else {
         return;
     };
     let lock = db.get_lock(LOCK).unwrap();
     for fault in [
         Fault::Error(400, "ThrottlingException"),
-        Fault::Cancel(vec![("None", None), ("ThrottlingError", None)]),
-        Fault::Cancel(vec![
+        Fault::CancelTransaction(vec![("None", None), ("ThrottlingError", None)]),
+        Fault::CancelTransaction(vec![
             ("TransactionConflict", None),
             ("ProvisionedThroughputExceeded", None),
         ]),
     ] {
-        proxy.set_for(COMMIT, always(fault.clone()));
-        let error = in_time(|| db.set_atomic(&[item(1)], &[lock.clone()])).unwrap_err();
+        proxy.set_rule_for(COMMIT, always(fault.clone()));
+        let error = within_timeout(|| db.set_atomic(&[item(1)], &[lock.clone()])).unwrap_err();
         assert!(
             matches!(error, Error::Unavailable(_)),
             "{fault:?}: {error:?}"
         );
-        let source = source(&error);
+        let source = dynamodb_error(&error);
         assert!(
-            matches!(source, Some(DynamoDbError::Throttled { .. })),
+            matches!(source, DynamoDbError::Throttled { .. }),
             "{source:?}"
         );
-        assert!(proxy.requests_of(COMMIT).len() > 2, "it gave up early");
-        assert_eq!(value(&db), None);
+        assert!(proxy.requests_for(COMMIT).len() > 2, "too few retries");
+        assert_eq!(stored_value(&db), None);
     }
 }
 
 #[test]
-fn a_commit_that_meets_others_for_good_names_the_locks_that_they_are_at() {
-    let Some((db, proxy)) = behind_a_proxy() else {
+fn persistent_conflicts_name_the_contended_locks() {
+    let Some((db, proxy)) = new_db_behind_proxy() else {
         return;
     };
     let [a, b, c] = ["a", "b", "c"].map(|sk| db.get_lock(Key::new("locks", sk)).unwrap());
     let batch = Batch::new().lock(a).lock(b).check(c).set(item(1));
-    let conflicts = |places: [bool; 4]| {
-        Fault::Cancel(
-            places
-                .map(|conflict| match conflict {
-                    true => ("TransactionConflict", None),
-                    false => ("None", None),
-                })
-                .to_vec(),
-        )
+    let cancelled = |codes: [&'static str; 4]| {
+        Fault::CancelTransaction(codes.map(|code| (code, None)).to_vec())
     };
-    proxy.set_for(COMMIT, always(conflicts([false, true, true, true])));
-    match in_time(|| db.commit(&batch)) {
+    const CONFLICT: &str = "TransactionConflict";
+    let fault = cancelled(["None", CONFLICT, CONFLICT, CONFLICT]);
+    proxy.set_rule_for(COMMIT, always(fault));
+    match within_timeout(|| db.commit(&batch)) {
         Err(Error::RaceCondition { keys }) => {
             assert_eq!(keys, [KeyBuf::new("locks", "b"), KeyBuf::new("locks", "c")]);
         }
         other => panic!("{other:?}"),
     }
-    // No lock was in the way, so none can be said to have lost.
-    proxy.set_for(COMMIT, always(conflicts([false, false, false, true])));
-    let error = in_time(|| db.commit(&batch)).unwrap_err();
+    // Only an item is contended, so there is no lock to name.
+    let fault = cancelled(["None", "None", "None", CONFLICT]);
+    proxy.set_rule_for(COMMIT, always(fault));
+    let error = within_timeout(|| db.commit(&batch)).unwrap_err();
     assert!(matches!(error, Error::Unavailable(_)), "{error:?}");
     assert!(matches!(
-        source(&error),
-        Some(DynamoDbError::TransactionConflict { .. })
+        dynamodb_error(&error),
+        DynamoDbError::TransactionConflict { .. }
     ));
-    proxy.set(always(Fault::None));
+    proxy.set_rule(always(Fault::None));
     db.commit(&batch).unwrap();
 }
 
 #[test]
-fn each_reason_of_a_cancellation_means_what_it_says() {
-    let Some((db, proxy)) = behind_a_proxy() else {
+fn each_cancellation_reason_maps_to_its_error() {
+    let Some((db, proxy)) = new_db_behind_proxy() else {
         return;
     };
     let [a, b] = ["a", "b"].map(|sk| db.get_lock(Key::new("locks", sk)).unwrap());
@@ -260,9 +246,9 @@ fn each_reason_of_a_cancellation_means_what_it_says() {
         .create(Item::new("pk", "new", 1));
     let cancelled = |codes: [&'static str; 4]| {
         let codes = codes.map(|code| (code, None)).to_vec();
-        proxy.set_for(COMMIT, always(Fault::Cancel(codes)));
-        let outcome = in_time(|| db.commit(&batch));
-        (outcome.unwrap_err(), proxy.requests_of(COMMIT).len())
+        proxy.set_rule_for(COMMIT, always(Fault::CancelTransaction(codes)));
+        let outcome = within_timeout(|| db.commit(&batch));
+        (outcome.unwrap_err(), proxy.requests_for(COMMIT).len())
     };
     const FAILED: &str = "ConditionalCheckFailed";
     let locks = [KeyBuf::new("locks", "a"), KeyBuf::new("locks", "b")];
@@ -283,48 +269,45 @@ fn each_reason_of_a_cancellation_means_what_it_says() {
         match cancelled(["TransactionConflict", "None", code, "None"]) {
             (Error::InvalidInput(text), 1) => {
                 assert!(text.contains(r#"("pk", "item")"#), "{text}");
-                assert!(
-                    text.contains(code) && text.contains("as the test wants"),
-                    "{text}"
-                );
+                assert!(text.contains(code) && text.contains(MESSAGE), "{text}");
             }
             other => panic!("{other:?}"),
         }
     }
     let (error, requests) = cancelled(["AccessDenied", "None", "None", "None"]);
     assert!(
-        matches!(source(&error), Some(DynamoDbError::AccessDenied { .. })),
+        matches!(dynamodb_error(&error), DynamoDbError::AccessDenied { .. }),
         "{error:?}"
     );
     assert_eq!(requests, 1);
     let (error, requests) = cancelled(["None", "None", "SomethingNew", "None"]);
     assert!(matches!(error, Error::Backend(_)), "{error:?}");
     assert_eq!(requests, 1);
-    assert_eq!(value(&db), None);
+    assert_eq!(stored_value(&db), None);
 }
 
-/// Ten minutes after its first request, a commit's token is forgotten, and what it did looks like
-/// what somebody else did.
+/// DynamoDB remembers a token for ten minutes. A retry after that finds the lock changed, and only its
+/// version shows that the commit itself changed it.
 #[test]
-fn a_lock_that_has_the_commits_own_version_did_not_lose() {
-    let Some((db, proxy)) = behind_a_proxy() else {
+fn a_lock_with_the_version_of_the_commit_means_success() {
+    let Some((db, proxy)) = new_db_behind_proxy() else {
         return;
     };
     let lock = db.get_lock(LOCK).unwrap();
-    proxy.set_for(COMMIT, move |request| {
+    proxy.set_rule_for(COMMIT, move |request| {
         let values = &request.body["TransactItems"][0]["Update"]["ExpressionAttributeValues"];
         let row = json!({"pk": {"S": "pk"}, "sk": {"S": "lock"}, "version": values[":new"]});
-        Fault::Cancel(vec![("ConditionalCheckFailed", Some(row)), ("None", None)])
+        Fault::CancelTransaction(vec![("ConditionalCheckFailed", Some(row)), ("None", None)])
     });
     let version = db.set_atomic(&[item(1)], &[lock]).unwrap();
-    let request = &proxy.requests_of(COMMIT)[0];
+    let request = &proxy.requests_for(COMMIT)[0];
     let values = &request.body["TransactItems"][0]["Update"]["ExpressionAttributeValues"];
     assert_eq!(values[":new"], json!({"S": version.to_string()}));
 }
 
 #[test]
-fn unprocessed_rests_are_sent_again() {
-    let Some((db, proxy)) = behind_a_proxy() else {
+fn unprocessed_items_are_retried() {
+    let Some((db, proxy)) = new_db_behind_proxy() else {
         return;
     };
     let sks: Vec<String> = (0..60).map(|number| format!("{number:02}")).collect();
@@ -333,101 +316,101 @@ fn unprocessed_rests_are_sent_again() {
         .map(|(n, sk)| Item::new("many", sk, n))
         .collect();
     let keys: Vec<Key<'_>> = sks.iter().map(|sk| Key::new("many", sk)).collect();
-    let some = |request: &Request| match request.number % 4 {
-        // Nothing, most, one, everything.
-        0 => Fault::Only(0),
-        1 => Fault::Only(20),
-        2 => Fault::Only(1),
+    let partly = |request: &Request| match request.index % 4 {
+        0 => Fault::ProcessOnly(0),
+        1 => Fault::ProcessOnly(20),
+        2 => Fault::ProcessOnly(1),
         _ => Fault::None,
     };
-    proxy.set_for("BatchWriteItem", some);
+    proxy.set_rule_for("BatchWriteItem", partly);
     db.set(&items).unwrap();
-    proxy.set_for("BatchGetItem", some);
-    let answers = db.get_many(&keys).unwrap();
-    let answers: Vec<u64> = answers
-        .into_iter()
-        .flatten()
-        .filter_map(Item::into_data)
-        .collect();
-    assert_eq!(answers, (0..60).collect::<Vec<u64>>());
-    proxy.set_for("BatchWriteItem", some);
+    proxy.set_rule_for("BatchGetItem", partly);
+    let found = db.get_many(&keys).unwrap();
+    assert!(found.into_iter().eq(items.iter().cloned().map(Some)));
+    proxy.set_rule_for("BatchWriteItem", partly);
     db.delete(&keys[1..]).unwrap();
     assert_eq!(db.query(&Query::new("many")).unwrap(), items[..1]);
 }
 
 #[test]
-fn a_batch_of_which_nothing_is_ever_done_ends() {
-    let Some((db, proxy)) = behind_a_proxy() else {
+fn a_batch_without_progress_times_out() {
+    let Some((db, proxy)) = new_db_behind_proxy() else {
         return;
     };
-    proxy.set(always(Fault::Only(0)));
+    proxy.set_rule(always(Fault::ProcessOnly(0)));
     for error in [
-        in_time(|| db.set(&[item(1)])).unwrap_err(),
-        in_time(|| db.delete(&[ITEM])).unwrap_err(),
-        in_time(|| db.get_many(&[ITEM])).map(drop).unwrap_err(),
+        within_timeout(|| db.set(&[item(1)])).unwrap_err(),
+        within_timeout(|| db.delete(&[ITEM])).unwrap_err(),
+        within_timeout(|| db.get_many(&[ITEM]))
+            .map(drop)
+            .unwrap_err(),
     ] {
         assert!(matches!(error, Error::Unavailable(_)), "{error:?}");
         assert!(matches!(
-            source(&error),
-            Some(DynamoDbError::Throttled { .. })
+            dynamodb_error(&error),
+            DynamoDbError::Throttled { .. }
         ));
     }
 }
 
 #[test]
-fn reads_are_repeated_until_they_are_answered() {
-    let Some((db, proxy)) = behind_a_proxy() else {
+fn reads_are_retried_until_they_get_a_response() {
+    let Some((db, proxy)) = new_db_behind_proxy() else {
         return;
     };
     db.set(&[item(1)]).unwrap();
     for fault in [
-        Fault::LoseRequest,
-        Fault::LoseAnswer,
-        Fault::HalfAnswer,
-        Fault::SwallowAnswer,
-        Fault::Delay(Duration::from_millis(50)),
+        Fault::DropRequest,
+        Fault::DropResponse,
+        Fault::TruncateResponse,
+        Fault::BlackholeResponse,
+        Fault::DelayRequest(Duration::from_millis(50)),
         Fault::Error(500, "InternalServerError"),
         Fault::Error(400, "ThrottlingException"),
     ] {
-        let each_first = || at_first(1, fault.clone());
-        proxy.set(each_first());
+        proxy.set_rule(for_first(1, fault.clone()));
         assert_eq!(
-            in_time(|| db.get(ITEM)).unwrap(),
+            within_timeout(|| db.get(ITEM)).unwrap(),
             Some(item(1)),
             "{fault:?}"
         );
         assert_eq!(
-            in_time(|| db.get_many(&[ITEM])).unwrap(),
+            within_timeout(|| db.get_many(&[ITEM])).unwrap(),
             [Some(item(1))],
             "{fault:?}"
         );
         assert_eq!(
-            in_time(|| db.query(&Query::new("pk"))).unwrap(),
+            within_timeout(|| db.query(&Query::new("pk"))).unwrap(),
             [item(1)],
             "{fault:?}"
         );
-        proxy.set(each_first());
-        in_time(|| db.set(&[item(1)])).unwrap();
+        proxy.set_rule(for_first(1, fault.clone()));
+        within_timeout(|| db.set(&[item(1)])).unwrap();
     }
-    proxy.set(always(Fault::SwallowRequest));
+    proxy.set_rule(always(Fault::BlackholeRequest));
     for error in [
-        in_time(|| db.get(ITEM)).map(drop).unwrap_err(),
-        in_time(|| db.get_many(&[ITEM])).map(drop).unwrap_err(),
-        in_time(|| db.query(&Query::new("pk")))
+        within_timeout(|| db.get(ITEM)).map(drop).unwrap_err(),
+        within_timeout(|| db.get_many(&[ITEM]))
             .map(drop)
             .unwrap_err(),
-        in_time(|| db.get_lock(LOCK)).map(drop).unwrap_err(),
+        within_timeout(|| db.query(&Query::new("pk")))
+            .map(drop)
+            .unwrap_err(),
+        within_timeout(|| db.get_lock(LOCK)).map(drop).unwrap_err(),
     ] {
         assert!(matches!(error, Error::Unavailable(_)), "{error:?}");
-        assert!(matches!(source(&error), Some(DynamoDbError::NoResponse(_))));
+        assert!(matches!(
+            dynamodb_error(&error),
+            DynamoDbError::NoResponse(_)
+        ));
     }
-    let error = in_time(|| db.set(&[item(2)])).unwrap_err();
+    let error = within_timeout(|| db.set(&[item(2)])).unwrap_err();
     assert!(matches!(error, Error::OutcomeUnknown(_)), "{error:?}");
 }
 
 #[test]
-fn what_is_denied_is_told_at_once() {
-    let Some((db, proxy)) = behind_a_proxy() else {
+fn denied_requests_are_reported_without_a_retry() {
+    let Some((db, proxy)) = new_db_behind_proxy() else {
         return;
     };
     for code in [
@@ -436,7 +419,7 @@ fn what_is_denied_is_told_at_once() {
         "UnrecognizedClientException",
         "InvalidSignatureException",
     ] {
-        proxy.set(always(Fault::Error(400, code)));
+        proxy.set_rule(always(Fault::Error(400, code)));
         let lock = Lock::new(
             LOCK,
             "01ARZ3NDEKTSV4RRFFQ69G5FAV".parse().unwrap(),
@@ -454,31 +437,31 @@ fn what_is_denied_is_told_at_once() {
         .map(Result::unwrap_err)
         {
             assert!(matches!(error, Error::Backend(_)), "{error:?}");
-            match source(&error) {
-                Some(DynamoDbError::AccessDenied { code: told, .. }) => assert_eq!(told, code),
+            match dynamodb_error(&error) {
+                DynamoDbError::AccessDenied { code: reported, .. } => assert_eq!(reported, code),
                 other => panic!("{other:?}"),
             }
         }
-        assert_eq!(proxy.operations().len(), 7, "a request was repeated");
+        assert_eq!(proxy.operations().len(), 7, "a request was retried");
     }
 }
 
 #[test]
-fn a_server_that_has_stopped_is_unavailable_and_nothing_was_written() {
-    let Some((db, proxy)) = behind_a_proxy() else {
+fn a_stopped_server_is_unavailable_and_nothing_is_written() {
+    let Some((db, proxy)) = new_db_behind_proxy() else {
         return;
     };
     let lock = db.get_lock(LOCK).unwrap();
     drop(proxy);
     for error in [
-        in_time(|| db.get(ITEM)).map(drop),
-        in_time(|| db.get_many(&[ITEM])).map(drop),
-        in_time(|| db.get_lock(LOCK)).map(drop),
-        in_time(|| db.set(&[item(1)])),
-        in_time(|| db.delete(&[ITEM])),
-        in_time(|| db.set_atomic(&[item(1)], &[lock])).map(drop),
-        in_time(|| db.query(&Query::new("pk"))).map(drop),
-        in_time(|| {
+        within_timeout(|| db.get(ITEM)).map(drop),
+        within_timeout(|| db.get_many(&[ITEM])).map(drop),
+        within_timeout(|| db.get_lock(LOCK)).map(drop),
+        within_timeout(|| db.set(&[item(1)])),
+        within_timeout(|| db.delete(&[ITEM])),
+        within_timeout(|| db.set_atomic(&[item(1)], &[lock])).map(drop),
+        within_timeout(|| db.query(&Query::new("pk"))).map(drop),
+        within_timeout(|| {
             server::builder_for_table::<u64>("http://127.0.0.1:1", "table")
                 .timeout(TIMEOUT)
                 .create_table(true)
@@ -489,48 +472,49 @@ fn a_server_that_has_stopped_is_unavailable_and_nothing_was_written() {
     .map(Result::unwrap_err)
     {
         assert!(matches!(error, Error::Unavailable(_)), "{error:?}");
-        assert!(matches!(source(&error), Some(DynamoDbError::NoResponse(_))));
+        assert!(matches!(
+            dynamodb_error(&error),
+            DynamoDbError::NoResponse(_)
+        ));
     }
 }
 
 #[test]
-fn a_lock_whose_making_is_not_answered_is_made_all_the_same() {
-    let Some((db, proxy)) = behind_a_proxy() else {
+fn lock_creation_is_retried_until_it_gets_a_response() {
+    let Some((db, proxy)) = new_db_behind_proxy() else {
         return;
     };
-    for (turn, fault) in [
-        Fault::LoseAnswer,
-        Fault::SwallowAnswer,
-        Fault::LoseRequest,
+    let faults = [
+        Fault::DropResponse,
+        Fault::BlackholeResponse,
+        Fault::DropRequest,
         Fault::Error(500, "InternalServerError"),
         Fault::Error(400, "TransactionConflictException"),
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        proxy.set_for("PutItem", at_first(1, fault.clone()));
-        let sk = format!("lock {turn}");
-        let lock = in_time(|| db.get_lock(Key::new("pk", &sk))).unwrap();
+    ];
+    for (number, fault) in faults.into_iter().enumerate() {
+        proxy.set_rule_for("PutItem", for_first(1, fault.clone()));
+        let sk = format!("lock {number}");
+        let lock = within_timeout(|| db.get_lock(Key::new("pk", &sk))).unwrap();
         assert_eq!(db.get_lock(Key::new("pk", &sk)).unwrap(), lock, "{fault:?}");
         db.set_atomic(&[item(1)], &[lock]).unwrap();
     }
 }
 
-/// A request to make a lock that arrives after its lock was made by another one and deleted must
-/// not bring back what somebody still holds.
+/// A delayed request that creates a lock may arrive after a retry created it and the lock was deleted.
+/// It must not bring back the version that the caller holds.
 #[test]
-fn a_lock_that_is_made_late_has_a_version_of_its_own() {
-    let Some((db, proxy)) = behind_a_proxy() else {
+fn a_delayed_lock_creation_uses_a_version_of_its_own() {
+    let Some((db, proxy)) = new_db_behind_proxy() else {
         return;
     };
-    let (hold, told) = bounded(0);
-    proxy.set_for("PutItem", at_first(1, Fault::DeliverWhen(told)));
-    let before = proxy.done();
+    let (hold, released) = bounded(0);
+    proxy.set_rule_for("PutItem", for_first(1, Fault::HoldDelivery(released)));
+    let before = proxy.completed();
     let lock = db.get_lock(LOCK).unwrap();
     db.delete(&[LOCK]).unwrap();
     drop(hold);
-    // Two reads, two puts and a deletion; the first put is the last to be done.
-    assert!(proxy.wait_until_done(before + 5));
+    // Two reads, two puts and a deletion. The first put is completed last.
+    assert!(proxy.wait_for_completed(before + 5));
     let late = db.get_lock(LOCK).unwrap();
     assert_ne!(late.version(), lock.version());
     match db.set_atomic(&[item(1)], &[lock]) {
@@ -538,37 +522,39 @@ fn a_lock_that_is_made_late_has_a_version_of_its_own() {
         other => panic!("{other:?}"),
     }
     assert_eq!(
-        proxy.requests_of("PutItem").len(),
+        proxy.requests_for("PutItem").len(),
         2,
-        "it was the late one that made the lock"
+        "the delayed request created the lock"
     );
 }
 
 #[test]
-fn reads_that_decide_never_see_old_answers() {
+fn transactions_and_fresh_reads_never_see_stale_data() {
     let Some(endpoint) = server::endpoint() else {
         return;
     };
-    let proxy = Proxy::before(endpoint);
-    let eventual = impatient(&proxy).consistent_reads(false).open().unwrap();
-    proxy.set(always(Fault::Old));
+    let proxy = FaultProxy::new(endpoint);
+    let eventual = new_table_builder(&proxy)
+        .consistent_reads(false)
+        .open()
+        .unwrap();
+    proxy.set_rule(always(Fault::StaleRead));
     eventual.set(&[item(1)]).unwrap();
     assert_eq!(eventual.get(ITEM).unwrap(), Some(item(1)));
     assert_eq!(eventual.get_many(&[ITEM]).unwrap(), [Some(item(1))]);
     assert_eq!(eventual.query(&Query::new("pk")).unwrap(), [item(1)]);
     for count in 2..=10 {
-        // Locks and fresh reads see everything all the same.
         eventual.transact(increment).unwrap();
-        assert_eq!(value(&eventual), Some(count));
+        assert_eq!(stored_value(&eventual), Some(count));
         assert_eq!(
             eventual.get(ITEM).unwrap(),
             Some(item(1)),
-            "the proxy answers as of old"
+            "the proxy replays the first response"
         );
     }
 
-    let strong = impatient(&proxy).open().unwrap();
-    proxy.set(always(Fault::Old));
+    let strong = new_table_builder(&proxy).open().unwrap();
+    proxy.set_rule(always(Fault::StaleRead));
     for count in 1..=10 {
         strong.transact(increment).unwrap();
         assert_eq!(strong.get(ITEM).unwrap(), Some(item(count)));
@@ -583,71 +569,65 @@ fn increment(tx: &mut atomic_db::Transaction<'_, DynamoDb<u64>>) -> atomic_db::R
     tx.set(item(count + 1))
 }
 
-/// Counts from several threads while about one request in four suffers something.
+/// Increments from several threads while about one request in four has a fault. Reads are stale
+/// whenever they may be.
 #[test]
-fn no_update_is_lost_or_doubled_whatever_becomes_of_the_requests() {
+fn increments_are_applied_once_under_random_faults() {
     let Some(endpoint) = server::endpoint() else {
         return;
     };
-    let proxy = Proxy::before(endpoint);
-    let db = server::builder::<u64>(&proxy.endpoint(), ManualClock::new(2_000_000_000))
+    let proxy = FaultProxy::new(endpoint);
+    let db = server::builder::<u64>(&proxy.endpoint(), ManualClock::new(START))
         .timeout(Duration::from_secs(5))
         .attempt_timeout(Duration::from_millis(400))
         .open()
         .unwrap();
-    let drawn = AtomicU64::new(1);
-    proxy.set(move |request| {
+    let mut bits: u64 = 1;
+    proxy.set_rule(move |request| {
         // Marsaglia's xorshift64.
-        let mut bits = drawn.load(Ordering::SeqCst);
         bits ^= bits << 13;
         bits ^= bits >> 7;
         bits ^= bits << 17;
-        drawn.store(bits, Ordering::SeqCst);
-        let commits = request.operation == COMMIT;
+        let is_commit = request.operation == COMMIT;
         match bits % 32 {
-            0 => Fault::LoseRequest,
-            1 | 2 => Fault::LoseAnswer,
-            3 => Fault::HalfAnswer,
-            4 => Fault::SwallowAnswer,
-            5 => Fault::DeliverLate(Duration::from_millis(bits >> 32 & 127)),
-            6 => Fault::Delay(Duration::from_millis(bits >> 32 & 31)),
+            0 => Fault::DropRequest,
+            1 | 2 => Fault::DropResponse,
+            3 => Fault::TruncateResponse,
+            4 => Fault::BlackholeResponse,
+            5 => Fault::DelayDelivery(Duration::from_millis(bits >> 32 & 127)),
+            6 => Fault::DelayRequest(Duration::from_millis(bits >> 32 & 31)),
             7 => Fault::Error(500, "InternalServerError"),
             8 => Fault::Error(400, "ThrottlingException"),
-            9 if commits => Fault::Cancel(vec![("None", None), ("TransactionConflict", None)]),
-            _ => Fault::Old,
+            9 if is_commit => {
+                Fault::CancelTransaction(vec![("None", None), ("TransactionConflict", None)])
+            }
+            _ => Fault::StaleRead,
         }
     });
     let retry = Retry::new()
         .attempts(1_000)
         .backoff(Duration::from_millis(2), Duration::from_millis(50));
-    let counted: Vec<(u64, u64)> = thread::scope(|scope| {
-        let count = || {
-            let (mut done, mut unknown) = (0, 0);
-            for _ in 0..15 {
-                match db.transact_with(&retry, increment) {
-                    Ok(()) => done += 1,
-                    Err(Error::OutcomeUnknown(_)) => unknown += 1,
-                    Err(Error::Unavailable(_)) => {}
-                    Err(error) => panic!("{error:?}"),
-                }
+    let outcomes = run_concurrently(4, |_| {
+        let (mut succeeded, mut unknown) = (0, 0);
+        for _ in 0..15 {
+            match db.transact_with(&retry, increment) {
+                Ok(()) => succeeded += 1,
+                Err(Error::OutcomeUnknown(_)) => unknown += 1,
+                Err(Error::Unavailable(_)) => {}
+                Err(error) => panic!("{error:?}"),
             }
-            (done, unknown)
-        };
-        let threads: Vec<_> = (0..4).map(|_| scope.spawn(count)).collect();
-        threads
-            .into_iter()
-            .map(|thread| thread.join().unwrap())
-            .collect()
+        }
+        (succeeded, unknown)
     });
-    let (done, unknown) = counted
-        .into_iter()
-        .fold((0, 0), |sum, some| (sum.0 + some.0, sum.1 + some.1));
-    proxy.set(always(Fault::None));
-    let count = value(&db).unwrap();
-    println!("{done} done, {unknown} unknown, counted {count}");
+    let succeeded: u64 = outcomes.iter().map(|outcome| outcome.0).sum();
+    let unknown: u64 = outcomes.iter().map(|outcome| outcome.1).sum();
+    proxy.set_rule(always(Fault::None));
+    let count = stored_value(&db).unwrap();
+    let summary = format!("{succeeded} succeeded, {unknown} unknown, counted {count}");
+    println!("{summary}");
     assert!(
-        (done..=done + unknown).contains(&count),
-        "{done} done, {unknown} unknown, counted {count}"
+        (succeeded..=succeeded + unknown).contains(&count),
+        "{summary}"
     );
-    assert!(done >= 50, "faults kept it from counting: {done}");
+    assert!(succeeded >= 50, "too few increments succeeded: {summary}");
 }

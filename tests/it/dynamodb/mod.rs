@@ -2,14 +2,14 @@
 
 mod fault_proxy;
 mod faults;
+mod interop;
 mod requests;
 mod runtimes;
 mod server;
-mod sharing;
 
 use super::histories::{count, on_threads, seeds, thousand};
 use super::reference_model::ops;
-use atomic_db::testing::{Capabilities, check};
+use atomic_db::testing::{Capabilities, check, run_concurrently};
 use atomic_db::{
     AtomicDb, Batch, Clock, DynamoDb, DynamoDbError, Error, Item, Key, KeyBuf, Lock, LruCache,
     ManualClock, Page, Query, Result, Version,
@@ -21,25 +21,38 @@ use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
 use std::fmt::Debug;
 use std::panic::{RefUnwindSafe, UnwindSafe};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-/// In 2033: the server deletes by its own clock what has expired, and is to find nothing.
+/// In 2033, so that the server, which deletes expired rows by its own clock, finds none.
 const START: u64 = 2_000_000_000;
 
-/// A new table with the defaults, for tests that live by a clock of their own.
-fn table<T>(endpoint: &str, clock: ManualClock) -> DynamoDb<T> {
+/// How long a test may hang before it fails.
+const TEST_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Creates a new table with the default settings.
+fn new_db<T>(endpoint: &str, clock: ManualClock) -> DynamoDb<T> {
     server::builder(endpoint, clock).open().unwrap()
 }
 
-/// A new table, or `None` where there is no server.
-fn new_table<T>() -> Option<DynamoDb<T>> {
-    Some(table(server::endpoint()?, ManualClock::new(START)))
+/// Creates a new table, or returns `None` without a server.
+fn new_db_or_skip<T>() -> Option<DynamoDb<T>> {
+    Some(new_db(server::endpoint()?, ManualClock::new(START)))
 }
 
-/// One test for each behaviour of the conformance suite, as `suite!` makes them, but that it is
-/// skipped where there is no server.
-macro_rules! tests_with_server {
+/// Returns the error of DynamoDB within `error`.
+fn dynamodb_error(error: &Error) -> &DynamoDbError {
+    let (Error::Backend(source) | Error::Unavailable(source) | Error::OutcomeUnknown(source)) =
+        error
+    else {
+        panic!("{error:?}");
+    };
+    let source = source.downcast_ref();
+    source.unwrap_or_else(|| panic!("not a DynamoDbError: {error:?}"))
+}
+
+/// Makes one test of each conformance case, as `suite!` does. The tests are skipped without a server.
+macro_rules! conformance_tests {
     (($make:expr) $($case:ident)*) => {$(
         #[test]
         fn $case() {
@@ -57,59 +70,59 @@ macro_rules! tests_with_server {
 
 mod conformance {
     use super::*;
-    atomic_db::__testing_cases! { [tests_with_server] (table::<String>) }
+    atomic_db::__testing_cases! { [conformance_tests] (new_db::<String>) }
 }
 
 mod conformance_behind_a_cache {
     use super::*;
     atomic_db::__testing_cases! {
-        [tests_with_server]
+        [conformance_tests]
         (|endpoint: &str, clock: ManualClock| {
-            let db = table(endpoint, clock.clone());
+            let db = new_db(endpoint, clock.clone());
             LruCache::builder(db).capacity(20).clock(clock).build()
         })
     }
 }
 
-/// A part of a database: every partition key and every sort key begins with something that is its
-/// own. So many parts find place in one table, and no key is empty.
-struct Part<D> {
+/// A namespace of a database: prefixes every partition key and every sort key. Many reference model
+/// cases then share one table, and no key is empty.
+struct Namespaced<D> {
     db: D,
-    name: String,
+    namespace: String,
 }
 
-impl<D: AtomicDb<Data = u32>> Part<D> {
+impl<D: AtomicDb<Data = u32>> Namespaced<D> {
     fn pk(&self, pk: &str) -> String {
-        format!("{}/{pk}", self.name)
+        format!("{}/{pk}", self.namespace)
     }
 
     fn sk(sk: &str) -> String {
         format!("/{sk}")
     }
 
-    fn inner(&self, key: Key<'_>) -> KeyBuf {
+    fn to_inner(&self, key: Key<'_>) -> KeyBuf {
         KeyBuf::new(self.pk(key.pk), Self::sk(key.sk))
     }
 
-    fn inner_item(&self, item: &Item<u32>) -> Item<u32> {
-        let key = self.inner(item.key());
-        readdressed(key.as_key(), item)
+    fn to_inner_item(&self, item: &Item<u32>) -> Item<u32> {
+        let key = self.to_inner(item.key());
+        with_key(key.as_key(), item)
     }
 
-    fn inner_lock(&self, lock: &Lock) -> Lock {
-        Lock::new(self.inner(lock.key()), lock.version(), lock.ttl())
+    fn to_inner_lock(&self, lock: &Lock) -> Lock {
+        Lock::new(self.to_inner(lock.key()), lock.version(), lock.ttl())
     }
 
-    fn outer<'k>(&self, key: Key<'k>) -> Key<'k> {
-        Key::new(&key.pk[self.name.len() + 1..], &key.sk[1..])
+    fn to_outer<'k>(&self, key: Key<'k>) -> Key<'k> {
+        Key::new(&key.pk[self.namespace.len() + 1..], &key.sk[1..])
     }
 
-    fn outer_item(&self, item: &Item<u32>) -> Item<u32> {
-        readdressed(self.outer(item.key()), item)
+    fn to_outer_item(&self, item: &Item<u32>) -> Item<u32> {
+        with_key(self.to_outer(item.key()), item)
     }
 
-    fn outer_error(&self, error: Error) -> Error {
-        let outer = |key: KeyBuf| self.outer(key.as_key()).to_buf();
+    fn to_outer_error(&self, error: Error) -> Error {
+        let outer = |key: KeyBuf| self.to_outer(key.as_key()).to_buf();
         match error {
             Error::RaceCondition { keys } => Error::RaceCondition {
                 keys: keys.into_iter().map(outer).collect(),
@@ -120,72 +133,72 @@ impl<D: AtomicDb<Data = u32>> Part<D> {
     }
 }
 
-fn readdressed(key: Key<'_>, item: &Item<u32>) -> Item<u32> {
-    let moved = match item.data() {
+fn with_key(key: Key<'_>, item: &Item<u32>) -> Item<u32> {
+    let copy = match item.data() {
         Some(data) => Item::new(key.pk, key.sk, *data),
         None => Item::without_data(key.pk, key.sk),
     };
     match item.ttl() {
-        Some(ttl) => moved.expires_at(ttl),
-        None => moved,
+        Some(ttl) => copy.expires_at(ttl),
+        None => copy,
     }
 }
 
-impl<D: AtomicDb<Data = u32>> AtomicDb for Part<D> {
+impl<D: AtomicDb<Data = u32>> AtomicDb for Namespaced<D> {
     type Data = u32;
 
     fn get(&self, key: Key<'_>) -> Result<Option<Item<u32>>> {
-        let item = self.db.get(self.inner(key).as_key())?;
-        Ok(item.map(|item| self.outer_item(&item)))
+        let item = self.db.get(self.to_inner(key).as_key())?;
+        Ok(item.map(|item| self.to_outer_item(&item)))
     }
 
     fn get_fresh(&self, key: Key<'_>) -> Result<Option<Item<u32>>> {
-        let item = self.db.get_fresh(self.inner(key).as_key())?;
-        Ok(item.map(|item| self.outer_item(&item)))
+        let item = self.db.get_fresh(self.to_inner(key).as_key())?;
+        Ok(item.map(|item| self.to_outer_item(&item)))
     }
 
     fn get_many(&self, keys: &[Key<'_>]) -> Result<Vec<Option<Item<u32>>>> {
-        let keys: Vec<KeyBuf> = keys.iter().map(|key| self.inner(*key)).collect();
+        let keys: Vec<KeyBuf> = keys.iter().map(|key| self.to_inner(*key)).collect();
         let keys: Vec<Key<'_>> = keys.iter().map(KeyBuf::as_key).collect();
         let items = self.db.get_many(&keys)?.into_iter();
         Ok(items
-            .map(|item| item.map(|item| self.outer_item(&item)))
+            .map(|item| item.map(|item| self.to_outer_item(&item)))
             .collect())
     }
 
     fn get_lock(&self, key: Key<'_>) -> Result<Lock> {
-        let lock = self.db.get_lock(self.inner(key).as_key())?;
+        let lock = self.db.get_lock(self.to_inner(key).as_key())?;
         Ok(Lock::new(key, lock.version(), lock.ttl()))
     }
 
     fn set(&self, items: &[Item<u32>]) -> Result<()> {
-        let items: Vec<_> = items.iter().map(|item| self.inner_item(item)).collect();
+        let items: Vec<_> = items.iter().map(|item| self.to_inner_item(item)).collect();
         self.db.set(&items)
     }
 
     fn commit(&self, batch: &Batch<u32>) -> Result<Version> {
         let mut inner = Batch::new();
         for lock in batch.locks() {
-            inner = inner.lock(self.inner_lock(lock));
+            inner = inner.lock(self.to_inner_lock(lock));
         }
         for lock in batch.checks() {
-            inner = inner.check(self.inner_lock(lock));
+            inner = inner.check(self.to_inner_lock(lock));
         }
         for item in batch.sets() {
-            inner = inner.set(self.inner_item(item));
+            inner = inner.set(self.to_inner_item(item));
         }
         for item in batch.creates() {
-            inner = inner.create(self.inner_item(item));
+            inner = inner.create(self.to_inner_item(item));
         }
         for key in batch.deletes() {
-            inner = inner.delete(self.inner(key.as_key()));
+            inner = inner.delete(self.to_inner(key.as_key()));
         }
-        let done = self.db.commit(&inner);
-        done.map_err(|error| self.outer_error(error))
+        let outcome = self.db.commit(&inner);
+        outcome.map_err(|error| self.to_outer_error(error))
     }
 
     fn delete(&self, keys: &[Key<'_>]) -> Result<()> {
-        let keys: Vec<KeyBuf> = keys.iter().map(|key| self.inner(*key)).collect();
+        let keys: Vec<KeyBuf> = keys.iter().map(|key| self.to_inner(*key)).collect();
         let keys: Vec<Key<'_>> = keys.iter().map(KeyBuf::as_key).collect();
         self.db.delete(&keys)
     }
@@ -205,40 +218,41 @@ impl<D: AtomicDb<Data = u32>> AtomicDb for Part<D> {
         let page = self.db.page(&inner, after.as_deref())?;
         let items = page.items.iter();
         Ok(Page {
-            items: items.map(|item| self.outer_item(item)).collect(),
+            items: items.map(|item| self.to_outer_item(item)).collect(),
             next: page.next.map(|next| next[1..].to_owned()),
         })
     }
 }
 
-impl<D: AtomicDb<Data = u32>> model::Subject for Part<D> {}
+impl<D: AtomicDb<Data = u32>> model::Subject for Namespaced<D> {}
 
 #[test]
-fn it_does_what_the_model_does() {
+fn agrees_with_the_reference_model() {
     let clock = ManualClock::new(START);
     let Some(endpoint) = server::endpoint() else {
         return;
     };
-    let db = table::<u32>(endpoint, clock.clone());
+    let db = new_db::<u32>(endpoint, clock.clone());
     let mut runner = TestRunner::default();
     let cases = std::env::var("PROPTEST_CASES").ok();
-    let cases = cases.map_or(6, |cases| cases.parse().expect("a count is a number"));
+    let cases = cases.map_or(6, |cases| {
+        cases.parse().expect("PROPTEST_CASES is a number")
+    });
     for case in 0..cases {
         clock.set(START);
-        let part = Part {
+        let namespaced = Namespaced {
             db: db.clone(),
-            name: case.to_string(),
+            namespace: case.to_string(),
         };
         let ops = ops().new_tree(&mut runner).unwrap().current();
-        let done = match case % 2 {
-            0 => model::run(&ops, &part, &clock),
-            _ => {
-                let cache = LruCache::builder(part).capacity(6).clock(clock.clone());
-                model::run(&ops, &cache.build(), &clock)
-            }
+        let outcome = if case % 2 == 0 {
+            model::run(&ops, &namespaced, &clock)
+        } else {
+            let cache = LruCache::builder(namespaced).capacity(6);
+            model::run(&ops, &cache.clock(clock.clone()).build(), &clock)
         };
-        if let Err(mismatch) = done {
-            panic!("{mismatch}\nby {ops:#?}");
+        if let Err(mismatch) = outcome {
+            panic!("{mismatch}\nafter {ops:#?}");
         }
     }
 }
@@ -253,18 +267,19 @@ fn histories_of_threads_are_strictly_serializable() {
     let seeds = seeds().zip([false, true].into_iter().cycle());
     for (seed, cached) in seeds.take(count) {
         let clock = ManualClock::new(START);
-        let db = table::<String>(endpoint, clock.clone());
-        let db: Arc<dyn AtomicDb<Data = String> + Send + Sync> = match cached {
-            false => Arc::new(db),
-            true => Arc::new(LruCache::builder(db).capacity(6).clock(clock).build()),
+        let db = new_db::<String>(endpoint, clock.clone());
+        let db: Arc<dyn AtomicDb<Data = String> + Send + Sync> = if cached {
+            Arc::new(LruCache::builder(db).capacity(6).clock(clock).build())
+        } else {
+            Arc::new(db)
         };
         let workload = Workload {
             calls: 60,
             ..thousand(seed)
         };
         let (mut history, sum) = workload.run(&Arc::new(db), None, on_threads);
-        // A read of many keys sees each at an instant of its own.
-        history.ops = history.ops.into_iter().flat_map(one_by_one).collect();
+        // A read of many keys is not a snapshot.
+        history.ops = history.ops.into_iter().flat_map(split_reads).collect();
         if let Err(anomaly) = history.check(Versions::Ahead) {
             panic!("cached: {cached}, {workload}: {anomaly}");
         }
@@ -274,8 +289,8 @@ fn histories_of_threads_are_strictly_serializable() {
     println!("histories {count}, operations {operations}");
 }
 
-/// A read of many keys as reads of one, all at the same time.
-fn one_by_one(op: Op) -> Vec<Op> {
+/// Splits a read of many keys into concurrent reads of one key each.
+fn split_reads(op: Op) -> Vec<Op> {
     let Action::Read(call, seen) = op.action else {
         return vec![op];
     };
@@ -288,34 +303,26 @@ fn one_by_one(op: Op) -> Vec<Op> {
 }
 
 #[test]
-fn a_handle_is_cheap_and_goes_everywhere() {
-    fn goes_everywhere<D: Clone + Debug + Send + Sync + UnwindSafe + RefUnwindSafe + 'static>() {}
-    goes_everywhere::<DynamoDb<String>>();
-    goes_everywhere::<DynamoDb<std::cell::Cell<u8>>>();
-    let Some(db) = new_table::<String>() else {
+fn handles_are_cloneable_and_thread_safe_and_hide_credentials() {
+    fn assert_bounds<D: Clone + Debug + Send + Sync + UnwindSafe + RefUnwindSafe + 'static>() {}
+    assert_bounds::<DynamoDb<String>>();
+    assert_bounds::<DynamoDb<std::cell::Cell<u8>>>();
+    let Some(db) = new_db_or_skip::<String>() else {
         return;
     };
-    let told = format!("{db:?}");
-    assert!(told.starts_with("DynamoDb { table: \"test-"), "{told}");
-    assert!(!told.contains("redentials"), "{told}");
-}
-
-/// The source of an error, which tells what to do about it.
-fn source(error: &Error) -> &DynamoDbError {
-    let (Error::Backend(source) | Error::Unavailable(source)) = error else {
-        panic!("{error:?}");
-    };
-    source.downcast_ref().expect("DynamoDB said so")
+    let text = format!("{db:?}");
+    assert!(text.starts_with("DynamoDb { table: \"test-"), "{text}");
+    assert!(!text.contains("redentials"), "{text}");
 }
 
 #[test]
-fn a_table_that_is_missing_is_told() {
+fn a_missing_table_is_reported_and_can_be_created_concurrently() {
     let Some(endpoint) = server::endpoint() else {
         return;
     };
     let name = server::unique_table_name();
-    let db = server::builder_for_table::<String>(endpoint, name.as_str());
-    let db = db.open().unwrap();
+    let builder = || server::builder_for_table::<String>(endpoint, name.as_str());
+    let db = builder().open().unwrap();
     let lock = Lock::new(("pk", "lock"), Version::from_u128(1), u64::MAX);
     for error in [
         db.get(Key::new("pk", "a")).map(drop),
@@ -330,29 +337,22 @@ fn a_table_that_is_missing_is_told() {
     .map(Result::unwrap_err)
     {
         assert!(matches!(error, Error::Backend(_)), "{error:?}");
-        match source(&error) {
+        match dynamodb_error(&error) {
             DynamoDbError::TableNotFound { table } => assert_eq!(*table, name),
             other => panic!("{other:?}"),
         }
     }
-    // Who may create it does so, and then it is there for everybody; also at once and twice.
-    let creators = [0; 4].map(|_| {
-        let builder = server::builder_for_table::<String>(endpoint, name.as_str());
-        std::thread::spawn(|| builder.create_table(true).open())
-    });
-    for creator in creators {
-        creator.join().unwrap().unwrap();
-    }
+    run_concurrently(4, |_| builder().create_table(true).open().unwrap());
     assert_eq!(db.get(Key::new("pk", "a")).unwrap(), None);
 }
 
 #[test]
-fn what_a_builder_is_told_is_checked() {
+fn builder_settings_are_validated() {
     let open = |change: fn(atomic_db::DynamoDbBuilder<u8>) -> atomic_db::DynamoDbBuilder<u8>| {
         change(server::builder_for_table("http://127.0.0.1:1", "table")).open()
     };
-    open(|builder| builder).expect("opening sends nothing");
-    for refused in [
+    open(|builder| builder).expect("opening sends no requests");
+    for outcome in [
         open(|builder| builder.timeout(Duration::ZERO)),
         open(|builder| builder.timeout(Duration::MAX)),
         open(|builder| builder.attempt_timeout(Duration::ZERO)),
@@ -361,38 +361,36 @@ fn what_a_builder_is_told_is_checked() {
         server::builder_for_table("http://127.0.0.1:1", "").open(),
         server::builder_for_table("http://127.0.0.1:1", "a table").open(),
     ] {
-        let refused = refused.unwrap_err();
+        let error = outcome.unwrap_err();
         assert!(
-            matches!(
-                refused,
-                Error::InvalidInput(_) | Error::LimitExceeded { .. }
-            ),
-            "{refused:?}"
+            matches!(error, Error::InvalidInput(_) | Error::LimitExceeded { .. }),
+            "{error:?}"
         );
     }
-    let db = open(|builder| builder.endpoint_url("no url at all")).unwrap();
+    let db = open(|builder| builder.endpoint_url("not a URL")).unwrap();
     assert!(db.get(Key::new("pk", "a")).is_err());
 
-    let bare = aws_config::SdkConfig::builder;
-    let without = |config: aws_config::SdkConfig| {
+    let open_with = |config: aws_config::SdkConfig| {
         let builder = DynamoDb::<u8>::builder("table").sdk_config(&config);
         builder.open().unwrap_err()
     };
-    let error = without(bare().build());
+    let config = aws_config::SdkConfig::builder;
+    let error = open_with(config().build());
     assert!(
         matches!(&error, Error::InvalidInput(text) if text.contains("region")),
         "{error:?}"
     );
-    let error = without(bare().region(aws_config::Region::new("local")).build());
+    let region = aws_config::Region::new("local");
+    let error = open_with(config().region(region).build());
     assert!(
-        matches!(source(&error), DynamoDbError::AccessDenied { .. }),
+        matches!(dynamodb_error(&error), DynamoDbError::AccessDenied { .. }),
         "{error:?}"
     );
 }
 
 #[test]
-fn a_handle_of_another_type_reads_the_same_table() {
-    let Some(numbers) = new_table::<u32>() else {
+fn a_handle_with_another_data_type_uses_the_same_table() {
+    let Some(numbers) = new_db_or_skip::<u32>() else {
         return;
     };
     let texts = numbers.with_data::<String>();
@@ -413,17 +411,17 @@ fn a_handle_of_another_type_reads_the_same_table() {
     assert!(texts.get(Key::new("pk", "text")).unwrap().is_some());
 }
 
-/// Times to live are the clock's; how long to wait is the system's.
+/// The clock is used for times to live only. Timeouts use the system's clock.
 #[test]
-fn a_clock_may_call_the_database_that_asks_it() {
+fn a_clock_may_call_a_database_on_the_same_table() {
     #[derive(Debug)]
-    struct Asking(std::sync::OnceLock<DynamoDb<u8>>);
+    struct ReadingClock(OnceLock<DynamoDb<u8>>);
 
-    impl Clock for Asking {
+    impl Clock for ReadingClock {
         fn now(&self) -> Duration {
             if let Some(db) = self.0.get() {
-                let row = db.get(Key::new("pk", "a")).unwrap();
-                assert!(row.is_some());
+                let item = db.get(Key::new("pk", "a")).unwrap();
+                assert!(item.is_some());
             }
             Duration::from_secs(START)
         }
@@ -435,13 +433,12 @@ fn a_clock_may_call_the_database_that_asks_it() {
         return;
     };
     let name = server::unique_table_name();
-    let told = server::builder_for_table::<u8>(endpoint, name.as_str());
-    let told = told.create_table(true).open().unwrap();
-    told.set(&[Item::new("pk", "a", 1)]).unwrap();
-    let clock = Arc::new(Asking(std::sync::OnceLock::new()));
-    let db = server::builder_for_table::<u8>(endpoint, name.as_str());
-    let db = db.clock(Arc::clone(&clock)).open().unwrap();
-    clock.0.set(told).unwrap();
+    let builder = || server::builder_for_table::<u8>(endpoint, name.as_str());
+    let read_by_clock = builder().create_table(true).open().unwrap();
+    read_by_clock.set(&[Item::new("pk", "a", 1)]).unwrap();
+    let clock = Arc::new(ReadingClock(OnceLock::new()));
+    let db = builder().clock(Arc::clone(&clock)).open().unwrap();
+    clock.0.set(read_by_clock).unwrap();
     assert_eq!(db.query(&Query::new("pk")).unwrap().len(), 1);
     db.get_lock(Key::new("pk", "lock")).unwrap();
 }

@@ -1,17 +1,19 @@
-//! `DynamoDb` is called, opened and dropped wherever code runs.
+//! `DynamoDb` inside and outside async runtimes (guarantee 23).
 
-use super::{START, new_table, server};
+use super::{START, TEST_TIMEOUT, new_db_or_skip, server};
+use atomic_db::testing::{run_concurrently, with_timeout};
 use atomic_db::{AtomicDb, DynamoDb, Item, Key, ManualClock, Query};
 use std::thread;
+use std::time::{Duration, Instant};
 use tokio::runtime::Builder;
 
-/// Opens a table, uses all of it, and drops it.
-fn all_there_is(endpoint: &str) {
+/// Opens a new table, uses it and drops the handle.
+fn open_and_use(endpoint: &str) {
     let db = server::builder::<u32>(endpoint, ManualClock::new(START));
-    use_all_of(&db.open().unwrap());
+    call_every_method(&db.open().unwrap());
 }
 
-fn use_all_of(db: &DynamoDb<u32>) {
+fn call_every_method(db: &DynamoDb<u32>) {
     let lock = db.get_lock(Key::new("pk", "lock")).unwrap();
     let item = Item::new("pk", "a", 1);
     db.set_atomic(&[item.clone()], &[lock]).unwrap();
@@ -26,87 +28,94 @@ fn use_all_of(db: &DynamoDb<u32>) {
 }
 
 #[test]
-fn it_works_on_a_runtime_of_one_thread() {
+fn works_on_a_current_thread_runtime() {
     let Some(endpoint) = server::endpoint() else {
         return;
     };
-    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        all_there_is(endpoint);
-        tokio::spawn(async { all_there_is(endpoint) })
-            .await
-            .unwrap();
-        let blocking = tokio::task::spawn_blocking(|| all_there_is(endpoint));
-        blocking.await.unwrap();
-    });
-}
-
-#[test]
-fn it_works_on_a_runtime_of_one_worker() {
-    let Some(endpoint) = server::endpoint() else {
-        return;
-    };
-    let runtime = Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
-        all_there_is(endpoint);
-        // On the only worker, while others wait for it.
-        let tasks = [0; 3].map(|_| tokio::spawn(async { all_there_is(endpoint) }));
-        for task in tasks {
+    with_timeout(TEST_TIMEOUT, move |_| {
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            open_and_use(endpoint);
+            let task = tokio::spawn(async { open_and_use(endpoint) });
             task.await.unwrap();
-        }
+            let blocking = tokio::task::spawn_blocking(|| open_and_use(endpoint));
+            blocking.await.unwrap();
+        });
     });
-    // Also one without time and network of its own.
-    let bare = Builder::new_current_thread().build().unwrap();
-    bare.block_on(async { all_there_is(endpoint) });
 }
 
 #[test]
-fn it_works_from_many_threads_and_with_several_of_its_own() {
+fn works_on_a_runtime_with_one_worker() {
+    let Some(endpoint) = server::endpoint() else {
+        return;
+    };
+    with_timeout(TEST_TIMEOUT, move |_| {
+        let mut builder = Builder::new_multi_thread();
+        let runtime = builder.worker_threads(1).enable_all().build().unwrap();
+        runtime.block_on(async {
+            open_and_use(endpoint);
+            // All on the only worker, which each of them blocks.
+            let tasks = [0; 3].map(|_| tokio::spawn(async { open_and_use(endpoint) }));
+            for task in tasks {
+                task.await.unwrap();
+            }
+        });
+    });
+}
+
+#[test]
+fn works_on_a_runtime_without_timers_and_network() {
+    let Some(endpoint) = server::endpoint() else {
+        return;
+    };
+    with_timeout(TEST_TIMEOUT, move |_| {
+        let runtime = Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async { open_and_use(endpoint) });
+    });
+}
+
+#[test]
+fn works_from_many_threads_with_several_workers() {
     let Some(endpoint) = server::endpoint() else {
         return;
     };
     let db = server::builder::<u32>(endpoint, ManualClock::new(START));
     let db = db.worker_threads(3).open().unwrap();
-    thread::scope(|scope| {
-        for number in 0..8 {
-            let db = db.clone();
-            scope.spawn(move || {
-                for turn in 0..10 {
-                    let item = Item::new("others", format!("{number}"), turn);
-                    db.set(&[item.clone()]).unwrap();
-                    assert_eq!(db.get(item.key()).unwrap(), Some(item));
-                }
-            });
+    run_concurrently(8, |number| {
+        let db = db.clone();
+        for data in 0..10 {
+            let item = Item::new("threads", number.to_string(), data);
+            db.set(&[item.clone()]).unwrap();
+            assert_eq!(db.get(item.key()).unwrap(), Some(item));
         }
     });
-    use_all_of(&db);
+    call_every_method(&db);
 }
 
 #[test]
-fn the_last_handle_may_be_a_stream_or_go_where_async_code_runs() {
-    let Some(db) = new_table::<u32>() else {
+fn the_last_handle_may_be_dropped_inside_a_runtime() {
+    let Some(db) = new_db_or_skip::<u32>() else {
         return;
     };
     let items: Vec<Item<u32>> = (0..50)
         .map(|n| Item::new("pk", format!("{n:02}"), n))
         .collect();
     db.set(&items).unwrap();
-    let runtime = Builder::new_current_thread().build().unwrap();
-    runtime.block_on(async move {
-        let mut stream = db.stream(Query::new("pk"));
-        assert_eq!(stream.next().unwrap().unwrap(), items[0]);
-        drop(stream);
-        drop(db);
+    with_timeout(TEST_TIMEOUT, move |_| {
+        let runtime = Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async move {
+            let mut stream = db.stream(Query::new("pk"));
+            assert_eq!(stream.next().unwrap().unwrap(), items[0]);
+            drop(stream);
+            drop(db);
+        });
     });
 }
 
-/// Credentials and region may come from the SDK's own configuration; its connections do not.
+/// Credentials and region are taken from the configuration, but not its connections: those belong to
+/// the other runtime.
 #[test]
-fn a_configuration_of_the_sdk_is_accepted_from_another_runtime() {
+fn an_sdk_config_from_another_runtime_is_accepted() {
     let Some(endpoint) = server::endpoint() else {
         return;
     };
@@ -129,30 +138,27 @@ fn a_configuration_of_the_sdk_is_accepted_from_another_runtime() {
             .open()
             .unwrap()
     };
-    use_all_of(&open());
-    runtime.block_on(async { use_all_of(&open()) });
+    call_every_method(&open());
+    runtime.block_on(async { call_every_method(&open()) });
 }
 
 #[test]
-fn many_that_are_opened_and_dropped_leave_no_threads() {
-    // Only where a process can look at its own threads.
+fn dropping_databases_stops_their_threads() {
+    // Linux lists the threads of a process here.
     let threads = || std::fs::read_dir("/proc/self/task").map(|tasks| tasks.count());
     let (Some(endpoint), Ok(before)) = (server::endpoint(), threads()) else {
         return;
     };
-    const MANY: usize = 200;
+    const DATABASES: usize = 200;
     let table = server::unique_table_name();
-    for _ in 0..MANY {
-        drop(
-            server::builder_for_table::<u32>(endpoint, table.as_str())
-                .open()
-                .unwrap(),
-        );
+    for _ in 0..DATABASES {
+        let builder = server::builder_for_table::<u32>(endpoint, table.as_str());
+        drop(builder.open().unwrap());
     }
-    // They end by themselves, and other tests have threads too.
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
-    while threads().unwrap() > before + MANY / 2 {
-        assert!(std::time::Instant::now() < deadline, "threads are left");
+    // The threads end after the drop has returned, and concurrent tests have threads of their own.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while threads().unwrap() > before + DATABASES / 2 {
+        assert!(Instant::now() < deadline, "threads are left");
         thread::yield_now();
     }
 }
