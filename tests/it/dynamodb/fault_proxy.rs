@@ -39,6 +39,8 @@ pub(crate) enum Fault {
     HoldDelivery(Receiver<()>),
     /// The response is an error with this HTTP status and AWS code. The server receives nothing.
     Error(u16, &'static str),
+    /// As [`Fault::Error`], with this message.
+    ErrorWithMessage(u16, &'static str, &'static str),
     /// The response cancels the transaction, with a code and possibly a row for each action.
     CancelTransaction(Vec<(&'static str, Option<Value>)>),
     /// The server receives only the first entries of a batch. The others are returned as
@@ -308,6 +310,9 @@ impl State {
             }
             Fault::Error(status, code) => {
                 client.write_all(&error_response(status, code, MESSAGE, json!({})))
+            }
+            Fault::ErrorWithMessage(status, code, message) => {
+                client.write_all(&error_response(status, code, message, json!({})))
             }
             Fault::CancelTransaction(reasons) => {
                 let reason = |(code, row): (&str, Option<Value>)| match row {

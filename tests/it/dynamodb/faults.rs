@@ -631,3 +631,48 @@ fn increments_are_applied_once_under_random_faults() {
     );
     assert!(succeeded >= 50, "too few increments succeeded: {summary}");
 }
+
+/// Another process may enable TTL between the description of a table and the request to enable it.
+/// The emulators accept the second request, AWS refuses it.
+#[test]
+fn ttl_that_is_already_enabled_is_checked_again() {
+    let Some(endpoint) = server::endpoint() else {
+        return;
+    };
+    const UPDATE: &str = "UpdateTimeToLive";
+    let refused = |message| Fault::ErrorWithMessage(400, "ValidationException", message);
+    let enabled = refused("TimeToLive is already enabled");
+    let proxy = FaultProxy::new(endpoint);
+    let open = |table: &str| {
+        let builder = server::builder_for_table(&proxy.endpoint(), table);
+        within_timeout(|| with_short_timeouts(builder).create_table(true).open())
+    };
+
+    // Another process was faster.
+    let table = server::unique_table_name();
+    let other = server::builder_for_table::<u64>(endpoint, table.as_str());
+    let mut other = Some(other.create_table(true));
+    let fault = enabled.clone();
+    proxy.set_rule_for(UPDATE, move |_| {
+        other.take().map(|other| other.open().unwrap());
+        fault.clone()
+    });
+    open(&table).unwrap();
+    assert_eq!(proxy.requests_for(UPDATE).len(), 1);
+    assert_eq!(proxy.requests_for("DescribeTimeToLive").len(), 2);
+
+    // The description is not up to date: TTL is requested again, until the timeout.
+    proxy.set_rule_for(UPDATE, for_first(1, enabled.clone()));
+    open(&server::unique_table_name()).unwrap();
+    assert_eq!(proxy.requests_for(UPDATE).len(), 2);
+    proxy.set_rule_for(UPDATE, always(enabled));
+    let error = open(&server::unique_table_name()).unwrap_err();
+    assert!(matches!(error, Error::Unavailable(_)), "{error:?}");
+    assert!(proxy.requests_for(UPDATE).len() > 2, "too few retries");
+
+    // Any other refusal is final.
+    proxy.set_rule_for(UPDATE, always(refused("TimeToLive is disabled")));
+    let error = open(&server::unique_table_name()).unwrap_err();
+    assert!(matches!(error, Error::Backend(_)), "{error:?}");
+    assert_eq!(proxy.requests_for(UPDATE).len(), 1);
+}
