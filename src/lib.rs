@@ -107,6 +107,7 @@ mod deferred_drop;
 #[cfg(feature = "dynamodb")]
 mod dynamodb;
 mod error;
+mod expiry;
 mod hash;
 mod item;
 mod key;

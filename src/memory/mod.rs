@@ -1,61 +1,72 @@
-//! The database in memory: picks stripes, takes their mutexes in order, nothing else.
+//! The in-memory database.
+//!
+//! - `mod.rs`: [`MemoryDb`], which selects stripes and locks them.
+//! - `builder.rs`: the options.
+//! - `stripe.rs`: the items and locks of one stripe. It never sees a mutex, a clock or user code.
+//! - `row_index.rs`: the rows of one partition in sort-key order.
+//! - `sweeper.rs`: the thread that purges expired items.
 //!
 //! # Lock order
 //!
-//! 1. A call that needs several stripes takes the mutex of each once, in ascending order. There is
-//!    no other lock.
-//! 2. While it holds any, it runs no code of a caller: no `Drop`, `Clone` or `Debug` of data and no
-//!    clock. Cloning an item is a reference count. What is replaced or removed goes into a
-//!    [`RemovedRows`] that is declared before the guards, and so dropped after them. The clock is asked
-//!    before the first mutex is taken.
-//! 3. Checking and writing happen under the same guards.
+//! A call that needs several stripes locks each once, in ascending order of their index. There is
+//! no other lock. Validating and writing happen under the same guards.
+//!
+//! While a call holds a stripe it runs no user code (guarantee 22):
+//!
+//! - Cloning an item increments a reference count.
+//! - Replaced and removed rows go into a [`RemovedRows`], which is declared before the guards and so
+//!   dropped after them.
+//! - The clock is asked before the first stripe is locked, or after the last one is unlocked.
 
-mod order;
+mod builder;
+mod row_index;
 mod stripe;
 mod sweeper;
 
+pub use builder::MemoryDbBuilder;
 pub use sweeper::Sweeper;
 
 use crate::batch::BatchRef;
 use crate::error::item_at_lock_key;
+use crate::expiry::live_or_read_again;
 use crate::hash::KeyHasher;
 use crate::sharding::{MAX_SHARDS, available_cores};
 use crate::sync::{Arc, Mutex, MutexGuard};
 use crate::{
-    AtomicDb, Batch, Clock, Error, Item, Key, KeyBuf, Lock, Page, Query, Result, SystemClock,
-    Version, VersionGenerator,
+    AtomicDb, Batch, Clock, Error, Item, Key, KeyBuf, Lock, Page, Query, Result, Version,
+    VersionGenerator,
 };
 use smallvec::SmallVec;
 use std::fmt;
-use std::marker::PhantomData;
 use std::time::Duration;
-use stripe::{Address, Likely, MAX_ROWS, NoLock, RemovedRows, Stripe, stripe_of};
+use stripe::{Location, LockError, MAX_ROWS, Probe, RemovedRows, Stripe, stripe_of};
 
 /// A database in memory, for tests, tools and caches. It holds any data, without serializing it.
 ///
-/// A handle: clones are handles to the same data, which goes when the last of them does.
+/// This is a handle: clones share the same data, which is freed when the last one is dropped.
 ///
-/// # What it promises
+/// # Guarantees
 ///
-/// All of [`AtomicDb`]'s contract. Any text is a key, of any length, the empty one included. One
-/// [`query`](AtomicDb::query), one [`get_many`](AtomicDb::get_many) and one
-/// [`page`](AtomicDb::page) each see one instant; a [`stream`](AtomicDb::stream) sees one instant
-/// per page. No call copies data, and those allocate nothing: a [`get`](AtomicDb::get), a
+/// `MemoryDb` fulfils all of [`AtomicDb`]'s contract. Any text is a key, of any length, including
+/// the empty one. One [`query`](AtomicDb::query), one [`get_many`](AtomicDb::get_many) and one
+/// [`page`](AtomicDb::page) are each a snapshot; a [`stream`](AtomicDb::stream) is a snapshot per
+/// page.
+///
+/// No call copies data. These calls allocate nothing: a [`get`](AtomicDb::get), a
 /// [`get_lock`](AtomicDb::get_lock) of a live lock, and a [`set_atomic`](AtomicDb::set_atomic) of up
 /// to four existing items under up to four locks.
 ///
-/// # What it costs
+/// # Costs
 ///
-/// Partitions are spread over stripes, each under a mutex of its own, and a partition lies wholly in
-/// one: calls on different partitions seldom meet, and what is hot is best spread over several. A
-/// point read costs the same in a partition of one
-/// item and of a million. A [`query`](AtomicDb::query) holds its stripe's mutex for as long as it
-/// takes to count a reference to each item; read a large partition with
-/// [`stream`](AtomicDb::stream), which holds it for a page at a time.
+/// Partitions are distributed over stripes, each with a mutex of its own. A partition lies wholly in
+/// one stripe. Calls on different partitions rarely contend; spread hot data over several
+/// partitions. A point read costs the same in a partition of one item and of a million. A
+/// [`query`](AtomicDb::query) holds the stripe's mutex while it clones a handle to each item. Read a
+/// large partition with [`stream`](AtomicDb::stream), which holds the mutex for one page at a time.
 ///
-/// What has expired is dropped when a call meets it, by
-/// [`purge_expired`](MemoryDb::purge_expired), and by a [`Sweeper`]. Until then it takes memory and
-/// is not seen.
+/// Expired items and locks are removed when a call encounters them, by
+/// [`purge_expired`](MemoryDb::purge_expired), and by a [`Sweeper`]. Until then they take memory and
+/// are not visible.
 ///
 /// ```
 /// use atomic_db::{AtomicDb, Item, Key, MemoryDb};
@@ -69,48 +80,49 @@ use stripe::{Address, Likely, MAX_ROWS, NoLock, RemovedRows, Stripe, stripe_of};
 /// # Ok::<(), atomic_db::Error>(())
 /// ```
 pub struct MemoryDb<T> {
-    shared: Arc<Shared<T>>,
+    shared: Arc<DbState<T>>,
 }
 
-struct Shared<T> {
-    /// A power of two of them.
-    stripes: Box<[Line<Mutex<Stripe<T>>>]>,
+struct DbState<T> {
+    /// Their number is a power of two.
+    stripes: Box<[CachePadded<Mutex<Stripe<T>>>]>,
     hasher: KeyHasher,
     versions: VersionGenerator,
     clock: Arc<dyn Clock>,
 }
 
-/// A cache line of its own, so that threads at work on neighbouring stripes do not slow each other.
-/// 128 bytes, for processors that fetch lines in pairs.
+/// Padded to avoid false sharing between stripes. 128 bytes, because some processors prefetch cache
+/// lines in pairs.
 #[repr(align(128))]
-struct Line<M>(M);
+struct CachePadded<M>(M);
 
 type Guard<'a, T> = MutexGuard<'a, Stripe<T>>;
 
-/// The most items of one page: enough to make the mutex cheap, few enough to hold it briefly.
-const PAGE: usize = 256;
+/// The largest number of items of one page: enough to make locking cheap, few enough to hold the
+/// mutex briefly.
+const PAGE_SIZE: usize = 256;
 
-/// How many expired rows are removed under one hold of a mutex.
-const PURGE: usize = 256;
+/// How many expired rows are removed each time a mutex is held.
+const PURGE_BATCH: usize = 256;
 
 impl<T> MemoryDb<T> {
-    /// An empty database with the defaults of [`MemoryDbBuilder`].
+    /// Creates an empty database with the defaults of [`MemoryDbBuilder`].
     #[must_use]
     pub fn new() -> Self {
         MemoryDb::builder().build()
     }
 
-    /// A database with a clock, a number of stripes or a capacity of your own.
+    /// Returns a builder, which sets the clock, the number of stripes and the reserved capacity.
     #[must_use]
     pub fn builder() -> MemoryDbBuilder<T> {
         MemoryDbBuilder::new()
     }
 
-    /// How many live items there are, at one instant. Locks do not count. Expired items are dropped
-    /// on the way.
+    /// Returns the number of live items at a single point in time. Locks are not counted. Expired
+    /// items and locks are removed first.
     #[must_use]
     pub fn len(&self) -> usize {
-        // Bit by bit at first: under all mutexes at once there is little left to drop.
+        // Purge incrementally first, so that little is left to remove while all stripes are locked.
         self.purge_expired();
         let now = self.now();
         let mut removed = RemovedRows::new();
@@ -118,19 +130,19 @@ impl<T> MemoryDb<T> {
         for stripe in &mut stripes {
             stripe.remove_expired(now, usize::MAX, &mut removed);
         }
-        stripes.iter().map(|stripe| stripe.items()).sum()
+        stripes.iter().map(|stripe| stripe.item_count()).sum()
     }
 
-    /// Whether there is no live item.
+    /// Returns whether there is no live item.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Drops all items and locks that have expired, and returns how many these were.
+    /// Removes all expired items and locks, and returns how many there were.
     ///
-    /// The cost is in proportion to what has expired, not to what is stored. Each stripe's mutex is
-    /// held for a few hundred of them at a time.
+    /// The cost is in proportion to the number of expired items and locks, not to the size of the
+    /// database. Each stripe's mutex is held for a few hundred of them at a time.
     ///
     /// ```
     /// use atomic_db::{AtomicDb, Item, ManualClock, MemoryDb};
@@ -145,18 +157,21 @@ impl<T> MemoryDb<T> {
     /// ```
     pub fn purge_expired(&self) -> usize {
         let now = self.now();
-        let mut count = 0;
+        let mut total = 0;
         for stripe in &self.shared.stripes {
             loop {
                 let mut removed = RemovedRows::new();
-                let some = stripe.0.lock().remove_expired(now, PURGE, &mut removed);
-                count += some;
-                if some < PURGE {
+                let count = stripe
+                    .0
+                    .lock()
+                    .remove_expired(now, PURGE_BATCH, &mut removed);
+                total += count;
+                if count < PURGE_BATCH {
                     break;
                 }
             }
         }
-        count
+        total
     }
 
     fn now(&self) -> u64 {
@@ -164,14 +179,14 @@ impl<T> MemoryDb<T> {
     }
 
     #[inline]
-    fn address(&self, bytes: (&[u8], &[u8])) -> Address {
-        Address::new(&self.shared.hasher, bytes, self.shared.stripes.len())
+    fn locate(&self, bytes: (&[u8], &[u8])) -> Location {
+        Location::new(&self.shared.hasher, bytes, self.shared.stripes.len())
     }
 
     #[inline]
-    fn step(&self, bytes: (&[u8], &[u8])) -> Step {
-        Step {
-            at: self.address(bytes),
+    fn target(&self, bytes: (&[u8], &[u8])) -> Target {
+        Target {
+            at: self.locate(bytes),
             guard: 0,
             row: 0,
         }
@@ -187,38 +202,39 @@ impl<T> MemoryDb<T> {
         stripes.map(|stripe| stripe.0.lock()).collect()
     }
 
-    /// The live item at `key`, of which [`Stripe::likely_item`] was no proof.
+    /// Slow path of `get`: the probe was inconclusive, or the item can expire.
     #[cold]
-    fn get_carefully(&self, at: &Address, key: Key<'_>, likely: Likely<T>) -> Option<Item<T>> {
-        let now = self.now();
-        match likely {
-            Likely::Item(item) if item.has_key(key.bytes()) && item.is_live(now) => Some(item),
-            // It has expired, but a live item may have replaced it by now; or another key has its hash.
-            // The second look is judged at a time before it, so its answer is right for as long as it
-            // holds the mutex.
-            _ => {
-                let mut removed = RemovedRows::new();
-                let mut stripe = self.lock_stripe(at.stripe as usize);
-                stripe.live_item(at, key, now, &mut removed)
+    fn get_slow(&self, at: &Location, key: Key<'_>, probe: Probe<T>) -> Result<Option<Item<T>>> {
+        let read = |now| {
+            let mut removed = RemovedRows::new();
+            let mut stripe = self.lock_stripe(at.stripe as usize);
+            Ok(stripe.live_item(at, key, now, &mut removed))
+        };
+        match probe {
+            Probe::Item(item) if item.has_key(key.bytes()) => {
+                let ttl = item.ttl();
+                live_or_read_again(item, ttl, &*self.shared.clock, read)
             }
+            // A lock, or an item of another key with the same hash.
+            _ => read(self.now()),
         }
     }
 
-    /// The lock at `key`, made or refreshed if need be.
+    /// Slow path of `get_lock`: returns the lock at `key`, created or refreshed where necessary.
     #[cold]
-    fn make_lock(&self, at: &Address, key: Key<'_>, now: Duration) -> Result<Lock> {
+    fn create_or_refresh_lock(&self, at: &Location, key: Key<'_>, now: Duration) -> Result<Lock> {
         let version = || self.shared.versions.next(now);
         let mut removed = RemovedRows::new();
         let mut stripe = self.lock_stripe(at.stripe as usize);
-        match stripe.lock(at, key, now.as_secs(), version, &mut removed) {
+        match stripe.create_or_refresh_lock(at, key, now.as_secs(), version, &mut removed) {
             Ok(lock) => Ok(lock),
-            Err(NoLock::Room) => Err(full()),
-            Err(NoLock::Item) => Err(item_at_lock_key(key)),
+            Err(LockError::StripeFull) => Err(stripe_full_error()),
+            Err(LockError::ItemExists) => Err(item_at_lock_key(key)),
         }
     }
 
-    /// Locks the stripes of all `steps`, each once, ascending.
-    fn lock_stripes(&self, steps: &mut [Step], order: &StripeOrder) -> Guards<'_, T> {
+    /// Locks the stripes of all `targets`, each once, in ascending order.
+    fn lock_stripes(&self, targets: &mut [Target], order: &LockOrder) -> Guards<'_, T> {
         let mut guards = Guards::new();
         let mut latest = None;
         for entry in order {
@@ -227,83 +243,83 @@ impl<T> MemoryDb<T> {
                 guards.push(self.lock_stripe(stripe));
                 latest = Some(stripe);
             }
-            steps[*entry as u64 as usize].guard = guards.len() - 1;
+            targets[*entry as u64 as usize].guard = guards.len() - 1;
         }
         guards
     }
 
-    /// The one instant at which `writes` are judged and happen.
+    /// Validates and applies `writes` under the locks of all affected stripes.
     fn apply(&self, writes: &BatchRef<'_, T>) -> Result<Version> {
-        let mut steps = Steps::new();
-        // `for_each` walks a chain of iterators link by link; a loop would ask at each key which link
-        // it is at.
-        let step = |key: &KeyBuf| self.step(key.bytes());
-        writes.keys().for_each(|key| steps.push(step(key)));
-        let steps = steps.as_mut_slice();
-        let order = stripe_order(steps);
-        if share_hashes(&order) {
+        let mut targets = Targets::new();
+        // `for_each` iterates each part of a chain separately. A `for` loop would check at every key
+        // which part it is in.
+        let target = |key: &KeyBuf| self.target(key.bytes());
+        writes.keys().for_each(|key| targets.push(target(key)));
+        let targets = targets.as_mut_slice();
+        let order = lock_order(targets);
+        if may_have_duplicates(&order) {
             writes.validate()?;
         }
         let now = self.shared.clock.now();
         let seconds = now.as_secs();
 
         let mut removed = RemovedRows::new();
-        let mut guards = self.lock_stripes(steps, &order);
+        let mut guards = self.lock_stripes(targets, &order);
         let stripes = guards.as_mut_slice();
-        // In the order of `Writes::keys`.
-        let (locks, rest) = steps.split_at_mut(writes.locks.len());
+        // In the order of `BatchRef::keys`.
+        let (locks, rest) = targets.split_at_mut(writes.locks.len());
         let (checks, rest) = rest.split_at(writes.checks.len());
         let (sets, rest) = rest.split_at(writes.sets.len());
         let (creates, deletes) = rest.split_at(writes.creates.len());
 
-        let mut lost = Vec::new();
-        for (step, lock) in locks.iter_mut().zip(writes.locks) {
-            match stripes[step.guard].unchanged(&step.at, lock, seconds) {
-                Some(row) => step.row = row,
-                None => lost.push(lock.key().to_buf()),
+        let mut conflicts = Vec::new();
+        for (target, lock) in locks.iter_mut().zip(writes.locks) {
+            match stripes[target.guard].find_unchanged_lock(&target.at, lock, seconds) {
+                Some(row) => target.row = row,
+                None => conflicts.push(lock.key().to_buf()),
             }
         }
-        for (step, lock) in checks.iter().zip(writes.checks) {
-            let row = stripes[step.guard].unchanged(&step.at, lock, seconds);
+        for (target, lock) in checks.iter().zip(writes.checks) {
+            let row = stripes[target.guard].find_unchanged_lock(&target.at, lock, seconds);
             if row.is_none() {
-                lost.push(lock.key().to_buf());
+                conflicts.push(lock.key().to_buf());
             }
         }
-        if !lost.is_empty() {
-            return Err(Error::RaceCondition { keys: lost });
+        if !conflicts.is_empty() {
+            return Err(Error::RaceCondition { keys: conflicts });
         }
-        for (step, item) in creates.iter().zip(writes.creates) {
-            if stripes[step.guard].has_item(&step.at, item.key(), seconds) {
+        for (target, item) in creates.iter().zip(writes.creates) {
+            if stripes[target.guard].has_item(&target.at, item.key(), seconds) {
                 let key = item.key().to_buf();
                 return Err(Error::AlreadyExists { key });
             }
         }
         for stripe in &*stripes {
-            has_room(stripe, sets.len() + creates.len())?;
+            check_capacity(stripe, sets.len() + creates.len())?;
         }
 
         let version = self.shared.versions.next(now);
-        for step in &*locks {
-            stripes[step.guard].renew(step.row, version);
+        for target in &*locks {
+            stripes[target.guard].set_lock_version(target.row, version);
         }
-        let mut put = |step: &Step, item: &Item<T>| {
-            if let Some(old) = stripes[step.guard].put(&step.at, item.clone()) {
+        let mut put = |target: &Target, item: &Item<T>| {
+            if let Some(old) = stripes[target.guard].put(&target.at, item.clone()) {
                 removed.push(old);
             }
         };
-        for (step, item) in sets.iter().zip(writes.sets) {
-            put(step, item);
+        for (target, item) in sets.iter().zip(writes.sets) {
+            put(target, item);
         }
-        for (step, item) in creates.iter().zip(writes.creates) {
-            put(step, item);
+        for (target, item) in creates.iter().zip(writes.creates) {
+            put(target, item);
         }
-        for (step, key) in deletes.iter().zip(writes.deletes) {
-            removed.extend(stripes[step.guard].remove(&step.at, key.as_key()));
+        for (target, key) in deletes.iter().zip(writes.deletes) {
+            removed.extend(stripes[target.guard].remove(&target.at, key.as_key()));
         }
         Ok(version)
     }
 
-    /// What `query` asks for at one instant, at most `max` items of it.
+    /// Returns at most `max` items that match `query`, as a snapshot.
     fn select(&self, query: &Query, after: Option<&str>, max: usize) -> Page<T> {
         if max == 0 {
             return Page {
@@ -327,52 +343,52 @@ impl<T> MemoryDb<T> {
     }
 }
 
-/// One key of a call that touches several.
-struct Step {
-    at: Address,
-    /// Which guard is of its stripe, once the stripes are locked.
+/// One key of a call that has several.
+struct Target {
+    at: Location,
+    /// The index of the guard of its stripe, once the stripes are locked.
     guard: usize,
-    /// The row of its lock, once that was found.
+    /// The row of its lock, once it is found.
     row: u32,
 }
 
-type Steps = SmallVec<[Step; 8]>;
+type Targets = SmallVec<[Target; 8]>;
 
-/// Stripes, locked, ascending.
+/// The guards of locked stripes, in ascending order.
 type Guards<'a, T> = SmallVec<[Guard<'a, T>; 8]>;
 
-/// The stripe, the hash and the number of each step, in 32, 32 and 64 bits, ascending.
-type StripeOrder = SmallVec<[u128; 8]>;
+/// The stripe, the key hash and the index of each target, in 32, 32 and 64 bits, in ascending order.
+type LockOrder = SmallVec<[u128; 8]>;
 
-fn stripe_order(steps: &[Step]) -> StripeOrder {
-    let mut order = StripeOrder::new();
-    for (number, Step { at, .. }) in steps.iter().enumerate() {
-        let place = u64::from(at.stripe) << 32 | u64::from(at.row);
-        order.push(u128::from(place) << 64 | number as u128);
+fn lock_order(targets: &[Target]) -> LockOrder {
+    let mut order = LockOrder::new();
+    for (index, Target { at, .. }) in targets.iter().enumerate() {
+        let location = u64::from(at.stripe) << 32 | u64::from(at.key_hash);
+        order.push(u128::from(location) << 64 | index as u128);
     }
     order.sort_unstable();
     order
 }
 
-/// Whether two keys may be the same: equal ones have equal stripes and hashes.
-fn share_hashes(order: &StripeOrder) -> bool {
+/// Returns whether two keys may be equal: equal keys have equal stripes and hashes.
+fn may_have_duplicates(order: &LockOrder) -> bool {
     let mut pairs = order.windows(2);
     pairs.any(|pair| pair[0] >> 64 == pair[1] >> 64)
 }
 
 /// # Errors
 ///
-/// [`Error::Backend`] if `more` rows are too many for the stripe.
-fn has_room<T>(stripe: &Stripe<T>, more: usize) -> Result<()> {
-    match stripe.has_room(more) {
-        true => Ok(()),
-        false => Err(full()),
+/// [`Error::Backend`] if the stripe cannot hold `additional` more rows.
+fn check_capacity<T>(stripe: &Stripe<T>, additional: usize) -> Result<()> {
+    if stripe.has_capacity(additional) {
+        Ok(())
+    } else {
+        Err(stripe_full_error())
     }
 }
 
-fn full() -> Error {
-    let most = MAX_ROWS;
-    Error::Backend(format!("a stripe holds at most {most} items and locks").into())
+fn stripe_full_error() -> Error {
+    Error::Backend(format!("a stripe holds at most {MAX_ROWS} items and locks").into())
 }
 
 impl<T> AtomicDb for MemoryDb<T> {
@@ -380,16 +396,16 @@ impl<T> AtomicDb for MemoryDb<T> {
 
     #[inline]
     fn get(&self, key: Key<'_>) -> Result<Option<Item<T>>> {
-        let at = self.address(key.bytes());
-        let likely = self.lock_stripe(at.stripe as usize).likely_item(&at);
-        // Its key is compared after unlocking, so that readers of one stripe wait less for each other,
-        // and the clock is asked only for items that can expire.
-        match likely {
-            Likely::Item(item) if item.ttl().is_none() && item.has_key(key.bytes()) => {
+        let at = self.locate(key.bytes());
+        let probe = self.lock_stripe(at.stripe as usize).probe(&at);
+        // The key is compared after unlocking, which shortens the critical section. The clock is
+        // asked only for items that can expire.
+        match probe {
+            Probe::Item(item) if item.ttl().is_none() && item.has_key(key.bytes()) => {
                 Ok(Some(item))
             }
-            Likely::Nothing => Ok(None),
-            likely => Ok(self.get_carefully(&at, key, likely)),
+            Probe::Vacant => Ok(None),
+            probe => self.get_slow(&at, key, probe),
         }
     }
 
@@ -399,33 +415,35 @@ impl<T> AtomicDb for MemoryDb<T> {
 
     fn get_many(&self, keys: &[Key<'_>]) -> Result<Vec<Option<Item<T>>>> {
         let now = self.now();
-        let mut steps: Steps = keys.iter().map(|key| self.step(key.bytes())).collect();
-        let order = stripe_order(&steps);
+        let mut targets: Targets = keys.iter().map(|key| self.target(key.bytes())).collect();
+        let order = lock_order(&targets);
         let mut removed = RemovedRows::new();
-        let mut stripes = self.lock_stripes(&mut steps, &order);
-        let steps = steps.iter().zip(keys);
-        Ok(steps
-            .map(|(step, key)| stripes[step.guard].live_item(&step.at, *key, now, &mut removed))
+        let mut stripes = self.lock_stripes(&mut targets, &order);
+        let targets = targets.iter().zip(keys);
+        Ok(targets
+            .map(|(target, key)| {
+                stripes[target.guard].live_item(&target.at, *key, now, &mut removed)
+            })
             .collect())
     }
 
     fn get_lock(&self, key: Key<'_>) -> Result<Lock> {
         let now = self.shared.clock.now();
-        let at = self.address(key.bytes());
+        let at = self.locate(key.bytes());
         let found = self
             .lock_stripe(at.stripe as usize)
-            .lasting_lock(&at, &key, now.as_secs());
+            .get_lock_fast(&at, &key, now.as_secs());
         match found {
             Some(lock) => Ok(lock),
-            None => self.make_lock(&at, key, now),
+            None => self.create_or_refresh_lock(&at, key, now),
         }
     }
 
     fn set(&self, items: &[Item<T>]) -> Result<()> {
         for item in items {
-            let at = self.address(item.key_buf().bytes());
+            let at = self.locate(item.key_buf().bytes());
             let mut stripe = self.lock_stripe(at.stripe as usize);
-            has_room(&stripe, 1)?;
+            check_capacity(&stripe, 1)?;
             let old = stripe.put(&at, item.clone());
             drop(stripe);
             drop(old);
@@ -443,7 +461,7 @@ impl<T> AtomicDb for MemoryDb<T> {
 
     fn delete(&self, keys: &[Key<'_>]) -> Result<()> {
         for key in keys {
-            let at = self.address(key.bytes());
+            let at = self.locate(key.bytes());
             let old = self.lock_stripe(at.stripe as usize).remove(&at, *key);
             drop(old);
         }
@@ -451,7 +469,7 @@ impl<T> AtomicDb for MemoryDb<T> {
     }
 
     fn page(&self, query: &Query, after: Option<&str>) -> Result<Page<T>> {
-        let max = query.limit.map_or(PAGE, |limit| limit.min(PAGE));
+        let max = query.limit.map_or(PAGE_SIZE, |limit| limit.min(PAGE_SIZE));
         Ok(self.select(query, after, max))
     }
 
@@ -475,7 +493,7 @@ impl<T> Default for MemoryDb<T> {
     }
 }
 
-/// Shows how the database is set up, and none of its data.
+/// Shows the configuration, and none of the data.
 impl<T> fmt::Debug for MemoryDb<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MemoryDb")
@@ -485,64 +503,8 @@ impl<T> fmt::Debug for MemoryDb<T> {
     }
 }
 
-/// Sets up a [`MemoryDb`].
-///
-/// # Defaults
-///
-/// Eight stripes per core, no capacity set aside, the [`SystemClock`].
-///
-/// ```
-/// use atomic_db::{ManualClock, MemoryDb};
-///
-/// let db: MemoryDb<String> = MemoryDb::builder()
-///     .stripes(64)
-///     .capacity(100_000)
-///     .clock(ManualClock::new(1_700_000_000))
-///     .build();
-/// assert!(db.is_empty());
-/// ```
-#[derive(Debug)]
-pub struct MemoryDbBuilder<T> {
-    stripes: Option<usize>,
-    capacity: usize,
-    clock: Arc<dyn Clock>,
-    data: PhantomData<fn() -> T>,
-}
-
 impl<T> MemoryDbBuilder<T> {
-    fn new() -> Self {
-        MemoryDbBuilder {
-            stripes: None,
-            capacity: 0,
-            clock: Arc::new(SystemClock),
-            data: PhantomData,
-        }
-    }
-
-    /// How many stripes the partitions are spread over, rounded up to a power of two, at least one
-    /// and at most 65,536. More of them let more threads work at once; each takes some 400 bytes.
-    #[must_use]
-    pub fn stripes(mut self, stripes: usize) -> Self {
-        self.stripes = Some(stripes);
-        self
-    }
-
-    /// For how many items and locks to set memory aside. They may be fewer or more; where they are
-    /// spread unevenly over the stripes, some stripes grow all the same.
-    #[must_use]
-    pub fn capacity(mut self, items: usize) -> Self {
-        self.capacity = items;
-        self
-    }
-
-    /// The clock that times to live are judged by.
-    #[must_use]
-    pub fn clock(mut self, clock: impl Clock + 'static) -> Self {
-        self.clock = Arc::new(clock);
-        self
-    }
-
-    /// The database.
+    /// Creates the database.
     #[must_use]
     pub fn build(self) -> MemoryDb<T> {
         let stripes = self.stripes.unwrap_or_else(|| 8 * available_cores());
@@ -551,13 +513,30 @@ impl<T> MemoryDbBuilder<T> {
         let capacity = self.capacity.div_ceil(stripes);
         let stripe = || Stripe::new(hasher.clone(), capacity, MAX_ROWS);
         MemoryDb {
-            shared: Arc::new(Shared {
-                stripes: (0..stripes).map(|_| Line(Mutex::new(stripe()))).collect(),
+            shared: Arc::new(DbState {
+                stripes: (0..stripes)
+                    .map(|_| CachePadded(Mutex::new(stripe())))
+                    .collect(),
                 versions: VersionGenerator::new(),
                 clock: self.clock,
                 hasher,
             }),
         }
+    }
+}
+
+impl Sweeper {
+    /// Starts a thread that purges `db` each time that `every` has passed.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::InvalidInput`]: `every` is zero. No thread was started.
+    /// - [`Error::Backend`]: the thread could not be spawned.
+    pub fn start<T: Send + Sync + 'static>(db: &MemoryDb<T>, every: Duration) -> Result<Self> {
+        let db = db.clone();
+        Sweeper::spawn(every, move || {
+            db.purge_expired();
+        })
     }
 }
 

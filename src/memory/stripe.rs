@@ -1,9 +1,9 @@
-//! One stripe: the items and locks of the partitions that fall to it.
+//! One stripe: the items and locks of the partitions that are assigned to it.
 //!
-//! Plain `&mut self` code that never sees a mutex, a clock or a caller's code. What it removes it
-//! hands out as [`RemovedRows`], for the caller to drop after unlocking.
+//! Plain `&mut self` code that never sees a mutex, a clock or user code. Removed rows are handed to
+//! the caller as [`RemovedRows`], which drops them after unlocking.
 
-use super::order::{Order, Place};
+use super::row_index::{Position, SortedRows};
 use crate::deferred_drop::DeferredDrop;
 use crate::hash::KeyHasher;
 use crate::sync::Arc;
@@ -13,45 +13,46 @@ use smallvec::SmallVec;
 use std::collections::BTreeSet;
 use std::{mem, slice};
 
-/// Rows that were replaced or removed, kept alive until no mutex is held.
+/// Replaced and removed rows, kept alive until no mutex is held.
 pub(super) type RemovedRows<T> = DeferredDrop<Row<T>>;
 
-/// Where a key lives: computed once, outside the mutex.
+/// The stripe and the hashes of a key, computed once and outside the mutex.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Address {
+pub(super) struct Location {
     pub(super) stripe: u32,
-    partition: u32,
-    pub(super) row: u32,
+    partition_hash: u32,
+    pub(super) key_hash: u32,
 }
 
-impl Address {
-    /// The address of the key with these `bytes` among `stripes` stripes, a power of two.
+impl Location {
+    /// Locates the key with these `bytes` among `stripes` stripes, a power of two.
     #[inline]
     pub(super) fn new(hasher: &KeyHasher, bytes: (&[u8], &[u8]), stripes: usize) -> Self {
-        let (partition, row) = hasher.hash_parts(bytes);
-        Address {
-            stripe: stripe_of(partition, stripes) as u32,
-            partition: partition as u32,
-            row: row as u32,
+        let (partition_hash, key_hash) = hasher.hash_parts(bytes);
+        Location {
+            stripe: stripe_of(partition_hash, stripes) as u32,
+            partition_hash: partition_hash as u32,
+            key_hash: key_hash as u32,
         }
     }
 }
 
-/// The stripe of the partition with this hash. A stripe's own tables use the lower half of a hash
-/// (see [`spread`]), so the choice is made by bits of the upper half: were it made by theirs, each
-/// stripe would use only its share of their buckets.
+/// Returns the stripe of the partition with this hash, by bits of the upper half of the hash.
+///
+/// A stripe's own tables use the lower half (see [`widen_hash`]). If the stripe depended on the same
+/// bits, each stripe would use only a fraction of its tables' buckets.
 pub(super) fn stripe_of(partition_hash: u64, stripes: usize) -> usize {
     (partition_hash >> 32) as usize & (stripes - 1)
 }
 
-/// The table hash of a 32-bit one. Tables choose a bucket by a hash's lowest bits and a tag by its
-/// highest seven; 32 bits that are both are enough for both, and half the size in every row.
-fn spread(hash: u32) -> u64 {
+/// Widens a 32-bit hash for a table, which chooses the bucket by a hash's lowest bits and the tag by
+/// its highest seven. Duplicating 32 bits serves both, and halves the space per row.
+fn widen_hash(hash: u32) -> u64 {
     u64::from(hash) * 0x1_0000_0001
 }
 
-/// A slot of the slab: what is at one key, or a link of the free list. At most 24 bytes, for there
-/// is one for every item.
+/// A slot of the slab: an item, a lock, or a link of the free list. It takes at most 24 bytes,
+/// because there is one for every item.
 #[derive(Debug)]
 pub(super) enum Row<T> {
     Item { hash: u32, item: Item<T> },
@@ -72,7 +73,7 @@ impl<T> Row<T> {
     fn hash(&self) -> u32 {
         match self {
             Row::Item { hash, .. } | Row::Lock { hash, .. } => *hash,
-            // Whatever it is, no index holds a vacant row; this one costs no branch.
+            // Never used: vacant rows are not indexed. Returning `next` avoids a branch.
             Row::Vacant { next } => *next,
         }
     }
@@ -91,16 +92,16 @@ impl<T> Row<T> {
         }
     }
 
-    /// Whether this is at the key of `item`.
-    fn is_at_key_of(&self, item: &Item<T>) -> bool {
+    /// Returns whether this row has the key of `item`.
+    fn has_key_of(&self, item: &Item<T>) -> bool {
         match self {
-            Row::Item { item: held, .. } => held.key_buf() == item.key_buf(),
+            Row::Item { item: stored, .. } => stored.key_buf() == item.key_buf(),
             Row::Lock { lock, .. } => **lock.key_buf() == *item.key_buf(),
             Row::Vacant { .. } => false,
         }
     }
 
-    /// The bytes of the key, in whose order rows are.
+    /// Returns the bytes of the key.
     fn key(&self) -> (&[u8], &[u8]) {
         match self {
             Row::Item { item, .. } => item.key_buf().bytes(),
@@ -118,131 +119,144 @@ impl<T> Row<T> {
     }
 }
 
-/// The end of the free list, and so never a row.
-const NO_ROW: u32 = u32::MAX;
+/// The end of the free list. It is never the number of a row.
+const NIL: u32 = u32::MAX;
 
-/// The most rows that a stripe can number.
-pub(super) const MAX_ROWS: usize = NO_ROW as usize;
+/// The largest number of rows in a stripe.
+pub(super) const MAX_ROWS: usize = NIL as usize;
 
-/// The items of one partition key, in order. Its rows know the key itself.
+/// The items of one partition in sort-key order. The partition key itself is stored only in the rows.
 #[derive(Debug)]
 struct Partition {
     hash: u32,
-    order: Order,
+    rows: SortedRows,
 }
 
-/// What a hash says of an item.
+impl Partition {
+    /// Returns whether this is the partition of `pk` (invariant 3).
+    #[inline]
+    fn has_key<T>(&self, rows: &[Row<T>], pk: &[u8]) -> bool {
+        let first = self.rows.first();
+        first.is_some_and(|row| rows[row as usize].key().0 == pk)
+    }
+}
+
+/// The result of a search by hash alone.
 #[derive(Debug)]
-pub(super) enum Likely<T> {
-    /// An item with the same hash, of this key unless two keys share it.
+pub(super) enum Probe<T> {
+    /// An item with the same hash. Its key is another one if two keys share the hash.
     Item(Item<T>),
-    /// Nothing is there.
-    Nothing,
-    /// Something that is no item has the same hash.
-    Unclear,
+    /// No row has the hash.
+    Vacant,
+    /// The first row with the hash is a lock.
+    Inconclusive,
 }
 
-/// Why a lock cannot be read.
+/// Why a lock cannot be read or created.
 #[derive(Debug, PartialEq)]
-pub(super) enum NoLock {
-    /// A live item is at its key.
-    Item,
-    /// The stripe is full.
-    Room,
+pub(super) enum LockError {
+    /// A live item has its key.
+    ItemExists,
+    StripeFull,
 }
 
-/// Rules that hold between calls, which `validate` checks in tests:
+/// Invariants between calls, which `validate` checks in tests:
 ///
-/// 1. Every row that is not vacant is in `by_key` once, under its hash; every vacant one is on the
+/// 1. Every row that is not vacant is in `by_key` once, under its hash. Every vacant row is in the
 ///    free list once.
-/// 2. Every item is in the order of its partition once. No lock is, so that a query need not step
-///    over them.
-/// 3. No partition is empty, so its first row tells its key.
-/// 4. Every row with a time to live is in `expiries` under it, and nothing else is.
-/// 5. `items` counts the items.
+/// 2. Every item is in the sorted rows of its partition once. Locks are not, so that a query does
+///    not have to skip them.
+/// 3. No partition is empty, so that its first row has its partition key.
+/// 4. `expiries` has every row with a time to live, and no other rows.
+/// 5. `item_count` is the number of items.
 #[derive(Debug)]
 pub(super) struct Stripe<T> {
     rows: Vec<Row<T>>,
-    vacant: u32,
+    free_head: u32,
     by_key: HashTable<u32>,
     partitions: HashTable<Partition>,
     expiries: BTreeSet<(u64, u32)>,
-    items: usize,
+    item_count: usize,
     hasher: KeyHasher,
     max_rows: usize,
 }
 
 impl<T> Stripe<T> {
-    /// An empty stripe with room for `capacity` rows before it grows, that never holds more than
+    /// Creates an empty stripe that reserves memory for `capacity` rows and never holds more than
     /// `max_rows`.
     pub(super) fn new(hasher: KeyHasher, capacity: usize, max_rows: usize) -> Self {
         let (mut rows, mut by_key) = (Vec::new(), HashTable::new());
-        // The capacity is a wish: where there is not that much memory, it comes to nothing.
+        // The capacity is a hint: an allocation failure is ignored.
         let capacity = capacity.min(max_rows);
         if rows.try_reserve(capacity).is_ok() {
             let _ = by_key.try_reserve(capacity, |_| 0);
         }
         Stripe {
             rows,
-            vacant: NO_ROW,
+            free_head: NIL,
             by_key,
             partitions: HashTable::new(),
             expiries: BTreeSet::new(),
-            items: 0,
+            item_count: 0,
             hasher,
             max_rows,
         }
     }
 
-    /// How many items there are, expired ones that were not removed yet included.
-    pub(super) fn items(&self) -> usize {
-        self.items
+    /// Returns the number of items, including expired ones that were not removed yet.
+    pub(super) fn item_count(&self) -> usize {
+        self.item_count
     }
 
-    /// Whether `more` rows can be added.
-    pub(super) fn has_room(&self, more: usize) -> bool {
-        self.by_key.len().saturating_add(more) <= self.max_rows
+    /// Returns whether `additional` rows can be added.
+    pub(super) fn has_capacity(&self, additional: usize) -> bool {
+        self.by_key.len().saturating_add(additional) <= self.max_rows
     }
 
     #[inline]
-    fn find(&self, at: &Address, key: Key<'_>) -> Option<u32> {
-        let row = self.first_at(at)?;
-        match self.rows[row as usize].has_key(key.bytes()) {
-            true => Some(row),
-            false => self.find_among_equal_hashes(at, key.bytes()),
+    fn find(&self, at: &Location, key: Key<'_>) -> Option<u32> {
+        let row = self.find_by_hash(at)?;
+        if self.rows[row as usize].has_key(key.bytes()) {
+            Some(row)
+        } else {
+            self.find_colliding(at, key.bytes())
         }
     }
 
-    /// The first row with this hash, which nearly always is the one at the address. The table's own
-    /// loop compares nothing but hashes so, which keeps it in registers.
+    /// Returns the first row with this hash, which nearly always has the right key. Comparing only
+    /// hashes keeps the table's probe loop in registers.
     #[inline]
-    fn first_at(&self, at: &Address) -> Option<u32> {
-        let is = |row: &u32| self.rows[*row as usize].hash() == at.row;
-        self.by_key.find(spread(at.row), is).copied()
-    }
-
-    #[cold]
-    fn find_among_equal_hashes(&self, at: &Address, bytes: (&[u8], &[u8])) -> Option<u32> {
-        let rows = &self.rows;
+    fn find_by_hash(&self, at: &Location) -> Option<u32> {
+        let same_hash = |row: &u32| self.rows[*row as usize].hash() == at.key_hash;
         self.by_key
-            .find(spread(at.row), |row| rows[*row as usize].has_key(bytes))
+            .find(widen_hash(at.key_hash), same_hash)
             .copied()
     }
 
-    /// What is most likely at the address, judged by its hash alone.
+    #[cold]
+    fn find_colliding(&self, at: &Location, bytes: (&[u8], &[u8])) -> Option<u32> {
+        let rows = &self.rows;
+        self.by_key
+            .find(widen_hash(at.key_hash), |row| {
+                rows[*row as usize].has_key(bytes)
+            })
+            .copied()
+    }
+
+    /// Searches by hash alone. The caller compares the key.
     #[inline]
-    pub(super) fn likely_item(&self, at: &Address) -> Likely<T> {
-        match self.first_at(at).map(|row| &self.rows[row as usize]) {
-            None => Likely::Nothing,
-            Some(Row::Item { item, .. }) => Likely::Item(item.clone()),
-            Some(_) => Likely::Unclear,
+    pub(super) fn probe(&self, at: &Location) -> Probe<T> {
+        match self.find_by_hash(at).map(|row| &self.rows[row as usize]) {
+            None => Probe::Vacant,
+            Some(Row::Item { item, .. }) => Probe::Item(item.clone()),
+            Some(_) => Probe::Inconclusive,
         }
     }
 
-    /// The item at `key` that is live at `now`. One that has expired is removed.
+    /// Returns the item at `key` if it is live at `now`. An expired item is removed.
     pub(super) fn live_item(
         &mut self,
-        at: &Address,
+        at: &Location,
         key: Key<'_>,
         now: u64,
         removed: &mut RemovedRows<T>,
@@ -256,38 +270,39 @@ impl<T> Stripe<T> {
         None
     }
 
-    /// Whether a live item is at `key`.
-    pub(super) fn has_item(&self, at: &Address, key: Key<'_>, now: u64) -> bool {
+    /// Returns whether `key` has a live item.
+    pub(super) fn has_item(&self, at: &Location, key: Key<'_>, now: u64) -> bool {
         let row = self.find(at, key);
         let item = row.and_then(|row| self.rows[row as usize].item());
         item.is_some_and(|item| item.is_live(now))
     }
 
-    /// The row of `lock` if it is live and has the same version.
-    pub(super) fn unchanged(&self, at: &Address, lock: &Lock, now: u64) -> Option<u32> {
-        // Whoever read the lock here shares its key with it.
-        let is_key_of = |held: &Lock| {
-            Arc::ptr_eq(held.key_buf(), lock.key_buf()) || held.key_buf() == lock.key_buf()
+    /// Returns the row of `lock` if the stored lock is live and has the same version.
+    pub(super) fn find_unchanged_lock(&self, at: &Location, lock: &Lock, now: u64) -> Option<u32> {
+        // A lock that was read from this database shares its key with the stored one.
+        let has_same_key = |stored: &Lock| {
+            Arc::ptr_eq(stored.key_buf(), lock.key_buf()) || stored.key_buf() == lock.key_buf()
         };
-        let mut row = self.first_at(at)?;
-        if !self.rows[row as usize].lock().is_some_and(is_key_of) {
-            row = self.find_among_equal_hashes(at, lock.key_buf().bytes())?;
+        let mut row = self.find_by_hash(at)?;
+        if !self.rows[row as usize].lock().is_some_and(has_same_key) {
+            row = self.find_colliding(at, lock.key_buf().bytes())?;
         }
-        let held = self.rows[row as usize].lock()?;
-        (held.version() == lock.version() && held.is_live(now)).then_some(row)
+        let stored = self.rows[row as usize].lock()?;
+        (stored.version() == lock.version() && stored.is_live(now)).then_some(row)
     }
 
-    /// Gives the lock in `row`, which [`unchanged`](Stripe::unchanged) found, its next version.
-    pub(super) fn renew(&mut self, row: u32, version: Version) {
+    /// Sets the version of the lock in `row`, which
+    /// [`find_unchanged_lock`](Stripe::find_unchanged_lock) found.
+    pub(super) fn set_lock_version(&mut self, row: u32, version: Version) {
         if let Row::Lock { lock, .. } = &mut self.rows[row as usize] {
             lock.set_version(version);
         }
     }
 
-    /// The live lock at `key`, unless it is to be refreshed.
+    /// Returns the lock at `key` if it is live and needs no refresh.
     #[inline]
-    pub(super) fn lasting_lock(&self, at: &Address, key: &Key<'_>, now: u64) -> Option<Lock> {
-        match &self.rows[self.first_at(at)? as usize] {
+    pub(super) fn get_lock_fast(&self, at: &Location, key: &Key<'_>, now: u64) -> Option<Lock> {
+        match &self.rows[self.find_by_hash(at)? as usize] {
             Row::Lock { lock, .. }
                 if lock.is_live(now)
                     && lock.refreshed_ttl(now) == lock.ttl()
@@ -299,33 +314,33 @@ impl<T> Stripe<T> {
         }
     }
 
-    /// The lock at `key`, made or refreshed if need be.
-    pub(super) fn lock(
+    /// Returns the lock at `key`, created or refreshed where necessary.
+    pub(super) fn create_or_refresh_lock(
         &mut self,
-        at: &Address,
+        at: &Location,
         key: Key<'_>,
         now: u64,
         version: impl FnOnce() -> Version,
         removed: &mut RemovedRows<T>,
-    ) -> Result<Lock, NoLock> {
+    ) -> Result<Lock, LockError> {
         if let Some(row) = self.find(at, key) {
             match &mut self.rows[row as usize] {
                 Row::Lock { lock, .. } if lock.is_live(now) => {
                     let (old, new) = (lock.ttl(), lock.refreshed_ttl(now));
                     lock.set_ttl(new);
                     let lock = Lock::clone(lock);
-                    self.expires_instead(row, Some(old), Some(new));
+                    self.update_expiry(row, Some(old), Some(new));
                     return Ok(lock);
                 }
-                Row::Item { item, .. } if item.is_live(now) => return Err(NoLock::Item),
+                Row::Item { item, .. } if item.is_live(now) => return Err(LockError::ItemExists),
                 _ => removed.push(self.remove_row(row)),
             }
         }
-        if !self.has_room(1) {
-            return Err(NoLock::Room);
+        if !self.has_capacity(1) {
+            return Err(LockError::StripeFull);
         }
         let lock = Lock::new(key, version(), now.saturating_add(Lock::LIFETIME));
-        let hash = at.row;
+        let hash = at.key_hash;
         self.add(Row::Lock {
             hash,
             lock: Box::new(lock.clone()),
@@ -333,40 +348,40 @@ impl<T> Stripe<T> {
         Ok(lock)
     }
 
-    /// Writes `item` over whatever is at its key, and hands that out. There must be room for one
-    /// more.
-    pub(super) fn put(&mut self, at: &Address, item: Item<T>) -> Option<Row<T>> {
-        let found = match self.first_at(at) {
-            Some(row) if !self.rows[row as usize].is_at_key_of(&item) => {
-                self.find_among_equal_hashes(at, item.key_buf().bytes())
+    /// Writes `item`, and returns the row that it replaces. The stripe must have capacity for one more
+    /// row.
+    pub(super) fn put(&mut self, at: &Location, item: Item<T>) -> Option<Row<T>> {
+        let found = match self.find_by_hash(at) {
+            Some(row) if !self.rows[row as usize].has_key_of(&item) => {
+                self.find_colliding(at, item.key_buf().bytes())
             }
             found => found,
         };
-        let hash = at.row;
+        let hash = at.key_hash;
         let new = Row::Item { hash, item };
         let Some(row) = found else {
             let row = self.add(new);
-            self.arrange(at.partition, row);
+            self.index_row(at.partition_hash, row);
             return None;
         };
         let ttl = new.ttl();
         let old = mem::replace(&mut self.rows[row as usize], new);
-        self.expires_instead(row, old.ttl(), ttl);
+        self.update_expiry(row, old.ttl(), ttl);
         if old.item().is_none() {
-            self.items += 1;
-            self.arrange(at.partition, row);
+            self.item_count += 1;
+            self.index_row(at.partition_hash, row);
         }
         Some(old)
     }
 
-    /// Removes what is at `key` and hands it out, if anything is.
-    pub(super) fn remove(&mut self, at: &Address, key: Key<'_>) -> Option<Row<T>> {
+    /// Removes the item or lock at `key`, and returns it.
+    pub(super) fn remove(&mut self, at: &Location, key: Key<'_>) -> Option<Row<T>> {
         let row = self.find(at, key)?;
         Some(self.remove_row(row))
     }
 
-    /// Removes at most `max` rows that have expired at `now`; returns how many it removed. Costs
-    /// what it removes, whatever else is stored.
+    /// Removes at most `max` rows that have expired at `now`, and returns how many it removed. The
+    /// cost is in proportion to that number.
     pub(super) fn remove_expired(
         &mut self,
         now: u64,
@@ -382,8 +397,8 @@ impl<T> Stripe<T> {
         max
     }
 
-    /// At most `max` live items of what `query` asks for, and whether there are more. Expired ones
-    /// that are met are removed.
+    /// Returns at most `max` live items that match `query`, and whether there are more. Expired items
+    /// on the way are removed.
     pub(super) fn select(
         &mut self,
         partition_hash: u64,
@@ -394,25 +409,26 @@ impl<T> Stripe<T> {
         removed: &mut RemovedRows<T>,
     ) -> (Vec<Item<T>>, bool) {
         let hash = partition_hash as u32;
-        let found = self.partitions.find(spread(hash), |partition| {
-            self.is_of(partition, query.pk.as_bytes())
+        let found = self.partitions.find(widen_hash(hash), |partition| {
+            partition.has_key(&self.rows, query.pk.as_bytes())
         });
-        let Some(Partition { order, .. }) = found else {
+        let Some(partition) = found else {
             return (Vec::new(), false);
         };
-        let (from, to) = self.bounds(order, query, after);
-        let max = max.min(order.count(from, to));
-        let blocks = order.slices(from, to);
-        let (items, expired, more) = match query.reverse {
-            false => self.live_items(blocks.map(|rows| rows.iter()), max, now),
-            true => self.live_items(blocks.rev().map(|rows| rows.iter().rev()), max, now),
+        let (from, to) = self.bounds(&partition.rows, query, after);
+        let max = max.min(partition.rows.count(from, to));
+        let blocks = partition.rows.slices(from, to);
+        let (items, expired, more) = if query.reverse {
+            self.live_items(blocks.rev().map(|rows| rows.iter().rev()), max, now)
+        } else {
+            self.live_items(blocks.map(|rows| rows.iter()), max, now)
         };
         removed.extend(expired.into_iter().map(|row| self.remove_row(row)));
         (items, more)
     }
 
-    /// At most `max` live items of the rows of `blocks`, the expired rows that are met, and whether
-    /// there are more.
+    /// Returns at most `max` live items of the rows of `blocks`, the expired rows on the way, and
+    /// whether there are more items.
     fn live_items<'r>(
         &self,
         blocks: impl Iterator<Item = impl Iterator<Item = &'r u32>>,
@@ -425,8 +441,8 @@ impl<T> Stripe<T> {
             for row in rows {
                 match self.rows[*row as usize].item() {
                     Some(item) if !item.is_live(now) => expired.push(*row),
-                    // Room is made before the clone. A push clones first, and what it keeps at hand
-                    // to undo that takes a sixth of this loop's instructions.
+                    // `extend_from_slice` reserves before it clones. `push(item.clone())` needs
+                    // cleanup code for the clone, which is a sixth of this loop's instructions.
                     Some(item) if items.len() < max => {
                         items.extend_from_slice(slice::from_ref(item));
                     }
@@ -438,22 +454,29 @@ impl<T> Stripe<T> {
         (items, expired, false)
     }
 
-    /// The places between which the rows of a query lie.
-    fn bounds(&self, order: &Order, query: &Query, after: Option<&str>) -> (Place, Place) {
+    /// Returns the positions between which the rows of a query lie.
+    fn bounds(
+        &self,
+        rows: &SortedRows,
+        query: &Query,
+        after: Option<&str>,
+    ) -> (Position, Position) {
         let prefix = query.prefix.as_bytes();
         let after = after.map(str::as_bytes);
         let (mut from, mut to) = match prefix {
-            [] => (order.start(), order.end()),
+            [] => (rows.start(), rows.end()),
             _ => (
-                order.place(|row| self.sk(row) < prefix),
-                // Up to the prefix's length: what is smaller, and what begins with it.
-                order.place(|row| start_of(self.sk(row), prefix.len()) <= prefix),
+                rows.partition_point(|row| self.sk(row) < prefix),
+                // Truncated to the prefix's length, a sort key that begins with the prefix is equal
+                // to it. So no upper bound has to be computed from the prefix.
+                rows.partition_point(|row| truncated(self.sk(row), prefix.len()) <= prefix),
             ),
         };
         if let Some(after) = after {
-            match query.reverse {
-                false => from = from.max(order.place(|row| self.sk(row) <= after)),
-                true => to = to.min(order.place(|row| self.sk(row) < after)),
+            if query.reverse {
+                to = to.min(rows.partition_point(|row| self.sk(row) < after));
+            } else {
+                from = from.max(rows.partition_point(|row| self.sk(row) <= after));
             }
         }
         (from, to)
@@ -463,18 +486,14 @@ impl<T> Stripe<T> {
         self.rows[row as usize].key().1
     }
 
-    fn is_of(&self, partition: &Partition, pk: &[u8]) -> bool {
-        let first = partition.order.first();
-        first.is_some_and(|row| self.rows[row as usize].key().0 == pk)
-    }
-
-    /// Puts `row` into the slab, the index, the expiries and the count; not into an order.
+    /// Adds `row` to the slab, the hash index, the expiries and the count, but not to the sorted rows
+    /// of a partition.
     fn add(&mut self, row: Row<T>) -> u32 {
         let (hash, ttl) = (row.hash(), row.ttl());
-        self.items += usize::from(row.item().is_some());
-        let number = match self.rows.get(self.vacant as usize) {
+        self.item_count += usize::from(row.item().is_some());
+        let number = match self.rows.get(self.free_head as usize) {
             Some(&Row::Vacant { next }) => {
-                let number = mem::replace(&mut self.vacant, next);
+                let number = mem::replace(&mut self.free_head, next);
                 self.rows[number as usize] = row;
                 number
             }
@@ -484,75 +503,76 @@ impl<T> Stripe<T> {
             }
         };
         let rows = &self.rows;
-        self.by_key.insert_unique(spread(hash), number, |row| {
-            spread(rows[*row as usize].hash())
+        self.by_key.insert_unique(widen_hash(hash), number, |row| {
+            widen_hash(rows[*row as usize].hash())
         });
-        self.expires_instead(number, None, ttl);
+        self.update_expiry(number, None, ttl);
         number
     }
 
-    /// Puts the item in `row` into the order of its partition.
-    fn arrange(&mut self, hash: u32, row: u32) {
+    /// Adds the item in `row` to the sorted rows of its partition.
+    fn index_row(&mut self, hash: u32, row: u32) {
         let rows = &self.rows;
         let (pk, sk) = rows[row as usize].key();
         let entry = self.partitions.entry(
-            spread(hash),
-            |partition| {
-                let first = partition.order.first();
-                first.is_some_and(|row| rows[row as usize].key().0 == pk)
-            },
-            |partition| spread(partition.hash),
+            widen_hash(hash),
+            |partition| partition.has_key(rows, pk),
+            |partition| widen_hash(partition.hash),
         );
         match entry {
             hashbrown::hash_table::Entry::Vacant(entry) => {
-                let order = Order::of(row);
-                entry.insert(Partition { hash, order });
+                let rows = SortedRows::new(row);
+                entry.insert(Partition { hash, rows });
             }
             hashbrown::hash_table::Entry::Occupied(mut entry) => {
-                let order = &mut entry.get_mut().order;
-                order.insert(row, |other| rows[other as usize].key().1.cmp(sk));
+                let sorted = &mut entry.get_mut().rows;
+                sorted.insert(row, |other| rows[other as usize].key().1.cmp(sk));
             }
         }
     }
 
-    /// Takes the item in `row` out of the order of its partition.
-    fn disarrange(&mut self, row: u32) {
+    /// Removes the item in `row` from the sorted rows of its partition.
+    fn unindex_row(&mut self, row: u32) {
         let rows = &self.rows;
         let (pk, sk) = rows[row as usize].key();
         let hash = self.hasher.hash_partition(pk) as u32;
-        let found = self.partitions.find_entry(spread(hash), |partition| {
-            let first = partition.order.first();
-            first.is_some_and(|row| rows[row as usize].key().0 == pk)
-        });
+        let found = self
+            .partitions
+            .find_entry(widen_hash(hash), |partition| partition.has_key(rows, pk));
         if let Ok(mut entry) = found {
-            let order = &mut entry.get_mut().order;
-            order.remove(|other| rows[other as usize].key().1.cmp(sk));
-            if order.is_empty() {
+            let sorted = &mut entry.get_mut().rows;
+            sorted.remove(|other| rows[other as usize].key().1.cmp(sk));
+            if sorted.is_empty() {
                 entry.remove();
             }
         }
     }
 
-    /// Takes `row` out of everything, and hands it out.
+    /// Removes `row` from the slab and all indexes, and returns it.
     fn remove_row(&mut self, row: u32) -> Row<T> {
         if self.rows[row as usize].item().is_some() {
-            self.disarrange(row);
-            self.items -= 1;
+            self.unindex_row(row);
+            self.item_count -= 1;
         }
         let hash = self.rows[row as usize].hash();
-        if let Ok(entry) = self.by_key.find_entry(spread(hash), |other| *other == row) {
+        if let Ok(entry) = self
+            .by_key
+            .find_entry(widen_hash(hash), |other| *other == row)
+        {
             entry.remove();
         }
-        let vacant = Row::Vacant { next: self.vacant };
+        let vacant = Row::Vacant {
+            next: self.free_head,
+        };
         let old = mem::replace(&mut self.rows[row as usize], vacant);
-        self.vacant = row;
-        self.expires_instead(row, old.ttl(), None);
+        self.free_head = row;
+        self.update_expiry(row, old.ttl(), None);
         old
     }
 
     /// Moves `row` in the index of expiries.
     #[inline]
-    fn expires_instead(&mut self, row: u32, old: Option<u64>, new: Option<u64>) {
+    fn update_expiry(&mut self, row: u32, old: Option<u64>, new: Option<u64>) {
         if old != new {
             self.move_expiry(row, old, new);
         }
@@ -568,8 +588,8 @@ impl<T> Stripe<T> {
     }
 }
 
-fn start_of(bytes: &[u8], most: usize) -> &[u8] {
-    bytes.get(..most).unwrap_or(bytes)
+fn truncated(bytes: &[u8], len: usize) -> &[u8] {
+    bytes.get(..len).unwrap_or(bytes)
 }
 
 #[cfg(test)]

@@ -1,4 +1,3 @@
-use super::MemoryDb;
 use crate::sync::thread::{self, JoinHandle};
 use crate::{Error, Result};
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
@@ -6,14 +5,15 @@ use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-/// A thread that drops what has expired in a [`MemoryDb`], now and again.
+/// A thread that periodically removes the expired items and locks of a
+/// [`MemoryDb`](crate::MemoryDb).
 ///
-/// Dropping the handle stops the thread and waits until it has ended; a purge that is under way is
-/// finished first. The thread keeps the database alive. A value whose `Drop` panics ends neither
-/// the thread nor the sweeping.
+/// Dropping the handle stops the thread and waits until it has ended. A purge that is in progress
+/// is completed first. The thread keeps the database alive. A value whose `Drop` panics does not
+/// stop the thread.
 ///
-/// The pauses are real time, whatever clock the database has; what has expired is judged by the
-/// database's clock.
+/// The pauses are real time, even if the database has another clock. The database's clock decides
+/// which items have expired.
 ///
 /// ```
 /// use atomic_db::{MemoryDb, Sweeper};
@@ -21,38 +21,32 @@ use std::time::Duration;
 ///
 /// let db = MemoryDb::<String>::new();
 /// let sweeper = Sweeper::start(&db, Duration::from_secs(60))?;
-/// // ... expired items are dropped once a minute ...
+/// // ... expired items are removed once a minute ...
 /// drop(sweeper);
 /// # Ok::<(), atomic_db::Error>(())
 /// ```
 #[derive(Debug)]
-#[must_use = "dropping the handle stops the sweeping"]
+#[must_use = "dropping the handle stops the thread"]
 pub struct Sweeper {
-    /// Nothing is ever sent: that the other end is gone is the message.
+    /// Never used to send: dropping it signals the thread to stop.
     stop: Option<Sender<Infallible>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Sweeper {
-    /// Starts a thread that purges `db` each time that `every` has passed.
-    ///
-    /// # Errors
-    ///
-    /// - [`Error::InvalidInput`]: `every` is zero. No thread was started.
-    /// - [`Error::Backend`]: the operating system has no thread to give.
-    pub fn start<T: Send + Sync + 'static>(db: &MemoryDb<T>, every: Duration) -> Result<Self> {
+    /// Starts a thread that calls `purge` each time that `every` has passed.
+    pub(super) fn spawn(every: Duration, purge: impl Fn() + Send + 'static) -> Result<Self> {
         if every.is_zero() {
             return Err(Error::InvalidInput(
-                "a sweeper cannot purge without any pause: `every` is zero".into(),
+                "a sweeper needs a pause between purges: `every` is zero".into(),
             ));
         }
         let (stop, stopped) = bounded(0);
-        let db = db.clone();
         let sweep = move || {
             while stopped.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
-                // A value's `Drop` may panic. The database is whole then, and what is left is
-                // purged next time.
-                let _ = catch_unwind(AssertUnwindSafe(|| db.purge_expired()));
+                // A value's `Drop` may panic. The database is consistent even then, and the
+                // remaining rows are purged next time.
+                let _ = catch_unwind(AssertUnwindSafe(&purge));
             }
         };
         let thread = thread::Builder::new()
@@ -70,9 +64,9 @@ impl Drop for Sweeper {
     fn drop(&mut self) {
         self.stop = None;
         if let Some(thread) = self.thread.take() {
-            // The handle may live in a value of the database, and be dropped by the thread itself.
+            // A value in the database may own the handle, so the thread itself may drop it.
             if thread.thread().id() != thread::current().id() {
-                // The thread catches every panic, so there is no outcome to tell.
+                // The thread catches every panic, so there is no outcome to report.
                 let _ = thread.join();
             }
         }
