@@ -1,41 +1,56 @@
-//! The cache: picks shards, takes one mutex at a time, and asks the database behind while it holds
-//! none.
+//! The LRU cache in front of another database.
 //!
-//! Everything that begins in a shard ends there, also if the database behind panics: a [`Fill`] and
-//! a [`Writing`] end themselves when they are dropped.
+//! - `mod.rs`: [`LruCache`], which selects shards, locks them, and calls the inner database.
+//! - `builder.rs`: the options.
+//! - `shard.rs`: the capacity of one shard, and the fills and writes that are in flight. It never sees
+//!   a mutex, a clock or the inner database.
+//! - `list.rs`: entries in the order of their last use, with a hash index.
+//!
+//! # Lock order
+//!
+//! A call holds at most one shard at a time. It holds none while it calls the inner database, asks
+//! the clock or drops an item (guarantee 22). So neither order nor nesting of locks has to be
+//! considered, not even those of the inner database.
+//!
+//! Fills and writes are guards, [`PendingFill`] and [`PendingWrite`], which end in the shard when they
+//! are dropped. So they end even if the inner database fails or panics.
 
+mod builder;
 mod list;
 mod shard;
+
+pub use builder::LruCacheBuilder;
 
 use crate::batch::BatchRef;
 use crate::hash::KeyHasher;
 use crate::sharding::{MAX_SHARDS, available_cores};
 use crate::sync::{Arc, Mutex, MutexGuard};
-use crate::{AtomicDb, Batch, Clock, Item, Key, Lock, Page, Query, Result, SystemClock, Version};
-use shard::{DroppedItems, Look, Shard, Ticket};
+use crate::{AtomicDb, Batch, Clock, Item, Key, Lock, Page, Query, Result, Version};
+use shard::{Lookup, RemovedItems, Shard, Ticket};
 use smallvec::SmallVec;
 use std::fmt;
 
-/// Keeps the most recently used items of another database at hand.
+/// Caches the most recently used items of another database.
 ///
-/// A handle: clones share one cache. When it is full, the least recently used item leaves.
+/// This is a handle: clones share one cache. When the cache is full, the least recently used item is
+/// evicted.
 ///
-/// # What it promises
+/// # Guarantees
 ///
-/// - A read that starts after a write through this cache has finished never returns what was there
-///   before it, also when fills, writes, races and failures overlap (it is linearizable per key).
-///   After a write that failed, or whose outcome is unknown, its keys are not cached.
-/// - [`get_many`](AtomicDb::get_many) through it sees one instant if it does so in the database
-///   behind: should items that were at hand change while the others are fetched, all are read anew.
+/// - A read that starts after a write through this cache completed never returns an older value, even
+///   when fills, writes, conflicts and failures overlap: the cache is linearizable per key. After a
+///   write that failed, or whose outcome is unknown, its keys are not cached.
+/// - [`get_many`](AtomicDb::get_many) is a snapshot if it is one in the inner database: if a cached
+///   item changes while the others are fetched, all of them are read again.
 /// - Locks, [`get_fresh`](AtomicDb::get_fresh), [`query`](AtomicDb::query),
-///   [`page`](AtomicDb::page) and [`stream`](AtomicDb::stream) always go to the database behind.
-///   Absent items are not remembered.
-/// - Times to live are honoured, by the cache's own clock: give it the one of the database behind.
+///   [`page`](AtomicDb::page) and [`stream`](AtomicDb::stream) always bypass the cache. Misses are
+///   not cached: there is no negative caching.
+/// - Times to live are honoured, by the cache's own clock. Give it the clock of the inner database.
 ///
-/// # What it does not promise
+/// # Limits
 ///
-/// Writers that go round it, in this process or another, are not seen until the item leaves the
-/// cache. They can cause an old read, but never a lost update as long as updates read with
+/// Writes that bypass the cache, in this process or another, are not visible until the entry is
+/// evicted. They can cause a stale read, but never a lost update, as long as updates read with
 /// [`get_fresh`](AtomicDb::get_fresh) under a lock, as [`transact`](crate::AtomicDbExt::transact)
 /// does.
 ///
@@ -45,59 +60,63 @@ use std::fmt;
 /// let db = LruCache::new(MemoryDb::new(), 1_000);
 /// db.inner().set(&[Item::new("user#1", "name", "Ada")])?;
 /// db.get(Key::new("user#1", "name"))?; // fetched
-/// db.get(Key::new("user#1", "name"))?; // at hand
+/// db.get(Key::new("user#1", "name"))?; // cached
 ///
 /// let stats = db.stats();
 /// assert_eq!((stats.hits, stats.misses, stats.entries), (1, 1, 1));
 /// # Ok::<(), atomic_db::Error>(())
 /// ```
 pub struct LruCache<D: AtomicDb> {
-    shared: Arc<Shared<D>>,
+    shared: Arc<CacheState<D>>,
 }
 
-struct Shared<D: AtomicDb> {
+struct CacheState<D: AtomicDb> {
     inner: D,
-    /// A power of two of them.
+    /// Their number is a power of two.
     shards: Box<[Mutex<Shard<D::Data>>]>,
     hasher: KeyHasher,
     clock: Arc<dyn Clock>,
 }
 
-/// What a cache has done so far, and what it holds.
+/// The counters of an [`LruCache`], and the number of its entries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CacheStats {
-    /// Items that were answered from the cache.
+    /// Items that were read from the cache.
     pub hits: u64,
-    /// Items that were asked for and had to be looked for in the database behind.
+    /// Keys that were read from the inner database, because they were not cached.
     pub misses: u64,
-    /// Items that left because the cache was full.
+    /// Items that were removed because the cache was full.
     pub evictions: u64,
-    /// Items in the cache now.
+    /// Items that are cached now.
     pub entries: usize,
 }
 
+/// By default, a cache has no shards with a smaller capacity.
+const MIN_SHARD_CAPACITY: usize = 1_024;
+
 impl<D: AtomicDb> LruCache<D> {
-    /// A cache of at most `capacity` items in front of `db`. With a capacity of zero it caches
-    /// nothing.
+    /// Creates a cache of at most `capacity` items in front of `db`. With a capacity of zero nothing
+    /// is cached.
     #[must_use]
     pub fn new(db: D, capacity: usize) -> Self {
         LruCache::builder(db).capacity(capacity).build()
     }
 
-    /// A cache with shards or a clock of your own.
+    /// Returns a builder, which sets the capacity, the number of shards and the clock.
     #[must_use]
     pub fn builder(db: D) -> LruCacheBuilder<D> {
         LruCacheBuilder::new(db)
     }
 
-    /// The database behind. Writing to it directly goes round the cache.
+    /// Returns the inner database. Writes to it bypass the cache.
     #[must_use]
     pub fn inner(&self) -> &D {
         &self.shared.inner
     }
 
-    /// What the cache has done so far. The shards are read one after another.
+    /// Returns the counters of the cache. The shards are read one after another, so the counters are
+    /// not a snapshot.
     #[must_use]
     pub fn stats(&self) -> CacheStats {
         let mut stats = CacheStats::default();
@@ -112,7 +131,7 @@ impl<D: AtomicDb> LruCache<D> {
         stats
     }
 
-    /// Forgets the item at `key`, so that the next read of it asks the database behind.
+    /// Removes `key` from the cache, so that the next read of it goes to the inner database.
     ///
     /// ```
     /// use atomic_db::{AtomicDb, Item, Key, LruCache, MemoryDb};
@@ -129,13 +148,13 @@ impl<D: AtomicDb> LruCache<D> {
     /// ```
     pub fn invalidate(&self, key: Key<'_>) {
         let hash = self.shared.hasher.hash_key(key);
-        let mut removed = DroppedItems::new();
+        let mut removed = RemovedItems::new();
         self.shard(hash).invalidate(hash, key, &mut removed);
     }
 
-    /// Forgets everything. The counts in [`stats`](LruCache::stats) go on.
+    /// Removes all items from the cache. The counters in [`stats`](LruCache::stats) are kept.
     pub fn clear(&self) {
-        let mut removed = DroppedItems::new();
+        let mut removed = RemovedItems::new();
         for shard in &self.shared.shards {
             shard.lock().clear(&mut removed);
         }
@@ -150,9 +169,9 @@ impl<D: AtomicDb> LruCache<D> {
 
     #[cold]
     fn get_or_fetch(&self, hash: u64, key: Key<'_>) -> Result<Option<Item<D::Data>>> {
-        match self.look(hash, key) {
-            Found::Hit(item, _) => Ok(Some(item)),
-            Found::Miss(fill) => {
+        match self.get_or_fill(hash, key) {
+            HitOrFill::Hit(item, _) => Ok(Some(item)),
+            HitOrFill::Fill(fill) => {
                 let item = self.shared.inner.get(key)?;
                 fill.succeed(item.clone());
                 Ok(item)
@@ -160,83 +179,85 @@ impl<D: AtomicDb> LruCache<D> {
         }
     }
 
-    /// What is at hand for `key`, live, and else a fill that has begun.
-    fn look(&self, hash: u64, key: Key<'_>) -> Found<'_, D> {
-        let look = self.shard(hash).look(hash, key);
-        match look {
-            Look::Miss(ticket) => Found::Miss(Fill::of(self, ticket)),
+    /// Returns the live cached item at `key`, or begins a fill.
+    fn get_or_fill(&self, hash: u64, key: Key<'_>) -> HitOrFill<'_, D> {
+        let lookup = self.shard(hash).lookup(hash, key);
+        match lookup {
+            Lookup::Miss(ticket) => HitOrFill::Fill(PendingFill::new(self, ticket)),
             // The clock is asked only for items that can expire, and after unlocking.
-            Look::Hit(item, stamp)
+            Lookup::Hit(item, generation)
                 if item.ttl().is_none() || item.is_live(self.shared.clock.epoch_seconds()) =>
             {
-                Found::Hit(item, Standing { hash, stamp })
+                HitOrFill::Hit(item, HitToken { hash, generation })
             }
-            Look::Hit(expired, stamp) => {
-                let mut removed = DroppedItems::new();
-                let ticket = self.shard(hash).look_past(hash, key, stamp, &mut removed);
-                let fill = Fill::of(self, ticket);
-                // The fill ends itself should one of these panic.
+            Lookup::Hit(expired, generation) => {
+                let mut removed = RemovedItems::new();
+                let ticket = self
+                    .shard(hash)
+                    .discard_expired(hash, key, generation, &mut removed);
+                let fill = PendingFill::new(self, ticket);
+                // If one of these panics, dropping `fill` ends it.
                 drop(removed);
                 drop(expired);
-                Found::Miss(fill)
+                HitOrFill::Fill(fill)
             }
         }
     }
 
-    /// Runs `act`, which writes each of `keys` in the database behind: the item that goes with it,
-    /// or none. What it wrote is at hand afterwards if it succeeded.
+    /// Runs `op`, which writes to the inner database: the given item at each of `keys`, or no item
+    /// where it is `None`. The items are cached afterwards if `op` succeeded.
     fn write<'k, R>(
         &self,
         keys: impl Iterator<Item = (Key<'k>, Option<&'k Item<D::Data>>)>,
-        act: impl FnOnce(&D) -> Result<R>,
+        op: impl FnOnce(&D) -> Result<R>,
     ) -> Result<R>
     where
         D::Data: 'k,
     {
-        let begun = keys.map(|(key, item)| Writing::begin(self, key, item.cloned()));
-        let writing: SmallVec<[Writing<'_, D>; 4]> = begun.collect();
-        let result = act(&self.shared.inner)?;
-        writing.into_iter().for_each(Writing::succeed);
+        let begun = keys.map(|(key, item)| PendingWrite::begin(self, key, item.cloned()));
+        let writes: SmallVec<[PendingWrite<'_, D>; 4]> = begun.collect();
+        let result = op(&self.shared.inner)?;
+        writes.into_iter().for_each(PendingWrite::succeed);
         Ok(result)
     }
 
     fn apply(
         &self,
         writes: &BatchRef<'_, D::Data>,
-        act: impl FnOnce(&D) -> Result<Version>,
+        op: impl FnOnce(&D) -> Result<Version>,
     ) -> Result<Version> {
         let items = writes.sets.iter().chain(writes.creates);
         let deletes = writes.deletes.iter().map(|key| (key.as_key(), None));
-        self.write(items.map(written).chain(deletes), act)
+        self.write(items.map(key_and_item).chain(deletes), op)
     }
 }
 
-fn written<T>(item: &Item<T>) -> (Key<'_>, Option<&Item<T>>) {
+fn key_and_item<T>(item: &Item<T>) -> (Key<'_>, Option<&Item<T>>) {
     (item.key(), Some(item))
 }
 
-/// What a look-up finds.
-enum Found<'a, D: AtomicDb> {
-    Hit(Item<D::Data>, Standing),
-    Miss(Fill<'a, D>),
+/// A live cached item, or a fill that has begun.
+enum HitOrFill<'a, D: AtomicDb> {
+    Hit(Item<D::Data>, HitToken),
+    Fill(PendingFill<'a, D>),
 }
 
-/// What it takes to find out whether a hit has stayed at hand since.
-struct Standing {
+/// Identifies a hit, to check later whether the entry is still cached.
+struct HitToken {
     hash: u64,
-    stamp: u64,
+    generation: u64,
 }
 
-/// A read of the database behind that is under way.
-struct Fill<'a, D: AtomicDb> {
+/// A read of the inner database that is in flight.
+struct PendingFill<'a, D: AtomicDb> {
     cache: &'a LruCache<D>,
     /// `None` once it has ended.
     ticket: Option<Ticket>,
 }
 
-impl<'a, D: AtomicDb> Fill<'a, D> {
-    fn of(cache: &'a LruCache<D>, ticket: Ticket) -> Self {
-        Fill {
+impl<'a, D: AtomicDb> PendingFill<'a, D> {
+    fn new(cache: &'a LruCache<D>, ticket: Ticket) -> Self {
+        PendingFill {
             cache,
             ticket: Some(ticket),
         }
@@ -248,40 +269,40 @@ impl<'a, D: AtomicDb> Fill<'a, D> {
 
     fn end(&mut self, item: Option<Item<D::Data>>) {
         if let Some(ticket) = self.ticket.take() {
-            let mut removed = DroppedItems::new();
+            let mut removed = RemovedItems::new();
             let mut shard = self.cache.shard(ticket.hash());
             shard.end_fill(ticket, item, &mut removed);
         }
     }
 }
 
-impl<D: AtomicDb> Drop for Fill<'_, D> {
+impl<D: AtomicDb> Drop for PendingFill<'_, D> {
     fn drop(&mut self) {
         self.end(None);
     }
 }
 
-/// A write to the database behind that is under way.
-struct Writing<'a, D: AtomicDb> {
+/// A write to the inner database that is in flight.
+struct PendingWrite<'a, D: AtomicDb> {
     cache: &'a LruCache<D>,
     /// `None` once it has ended.
     ticket: Option<Ticket>,
     item: Option<Item<D::Data>>,
 }
 
-impl<'a, D: AtomicDb> Writing<'a, D> {
+impl<'a, D: AtomicDb> PendingWrite<'a, D> {
     fn begin(cache: &'a LruCache<D>, key: Key<'_>, item: Option<Item<D::Data>>) -> Self {
         let hash = cache.shared.hasher.hash_key(key);
-        let mut removed = DroppedItems::new();
+        let mut removed = RemovedItems::new();
         let ticket = cache.shard(hash).begin_write(hash, key, &mut removed);
-        let writing = Writing {
+        let write = PendingWrite {
             cache,
             ticket: Some(ticket),
             item,
         };
-        // The write ends itself should this panic.
+        // If this panics, dropping `write` ends it.
         drop(removed);
-        writing
+        write
     }
 
     fn succeed(mut self) {
@@ -291,14 +312,14 @@ impl<'a, D: AtomicDb> Writing<'a, D> {
 
     fn end(&mut self, item: Option<Item<D::Data>>) {
         if let Some(ticket) = self.ticket.take() {
-            let mut removed = DroppedItems::new();
+            let mut removed = RemovedItems::new();
             let mut shard = self.cache.shard(ticket.hash());
             shard.end_write(ticket, item, &mut removed);
         }
     }
 }
 
-impl<D: AtomicDb> Drop for Writing<'_, D> {
+impl<D: AtomicDb> Drop for PendingWrite<'_, D> {
     fn drop(&mut self) {
         self.end(None);
     }
@@ -311,7 +332,7 @@ impl<D: AtomicDb> AtomicDb for LruCache<D> {
     #[inline]
     fn get(&self, key: Key<'_>) -> Result<Option<Item<Self::Data>>> {
         let hash = self.shared.hasher.hash_key(key);
-        let hit = self.shard(hash).hit(hash, &key);
+        let hit = self.shard(hash).get_fast(hash, &key);
         match hit {
             Some(item) => Ok(Some(item)),
             None => self.get_or_fetch(hash, key),
@@ -324,54 +345,57 @@ impl<D: AtomicDb> AtomicDb for LruCache<D> {
 
     fn get_many(&self, keys: &[Key<'_>]) -> Result<Vec<Option<Item<Self::Data>>>> {
         let mut items = Vec::with_capacity(keys.len());
-        let mut hits: SmallVec<[(Key<'_>, Standing); 8]> = SmallVec::new();
-        let mut fills: SmallVec<[(usize, Fill<'_, D>); 4]> = SmallVec::new();
+        let mut hits: SmallVec<[(Key<'_>, HitToken); 8]> = SmallVec::new();
+        let mut fills: SmallVec<[(usize, PendingFill<'_, D>); 4]> = SmallVec::new();
         let mut missing: SmallVec<[Key<'_>; 8]> = SmallVec::new();
-        for (place, key) in keys.iter().enumerate() {
+        for (index, key) in keys.iter().enumerate() {
             let hash = self.shared.hasher.hash_key(*key);
-            items.push(match self.look(hash, *key) {
-                Found::Hit(item, standing) => {
-                    hits.push((*key, standing));
+            items.push(match self.get_or_fill(hash, *key) {
+                HitOrFill::Hit(item, token) => {
+                    hits.push((*key, token));
                     Some(item)
                 }
-                Found::Miss(fill) => {
-                    fills.push((place, fill));
+                HitOrFill::Fill(fill) => {
+                    fills.push((index, fill));
                     missing.push(*key);
                     None
                 }
             });
         }
-        let fetched = match missing.is_empty() {
-            true => Vec::new(),
-            false => self.shared.inner.get_many(&missing)?,
+        let fetched = if missing.is_empty() {
+            Vec::new()
+        } else {
+            self.shared.inner.get_many(&missing)?
         };
-        // What has stood from before the fetch until after it was there at the fetch's instant; so
-        // it is asked before the fills are stored and may evict it. A single answer needs no other
-        // to agree with.
-        let stands = |(key, standing): &(Key<'_>, Standing)| {
-            let shard = self.shard(standing.hash);
-            shard.stands(standing.hash, *key, standing.stamp)
+        // Entries that were cached both before and after the fetch were valid when it ran, so the
+        // result is a snapshot. This is checked before the fills are stored, which may evict the
+        // entries. A single key needs no check.
+        let still_cached = |(key, token): &(Key<'_>, HitToken)| {
+            let shard = self.shard(token.hash);
+            shard.is_current(token.hash, *key, token.generation)
         };
-        let agree = keys.len() == 1 || hits.iter().all(stands);
-        for ((place, fill), item) in fills.into_iter().zip(fetched) {
+        let is_snapshot = keys.len() == 1 || hits.iter().all(still_cached);
+        for ((index, fill), item) in fills.into_iter().zip(fetched) {
             fill.succeed(item.clone());
-            items[place] = item;
+            items[index] = item;
         }
-        match agree {
-            true => Ok(items),
-            false => self.shared.inner.get_many(keys),
+        if is_snapshot {
+            Ok(items)
+        } else {
+            self.shared.inner.get_many(keys)
         }
     }
 
     fn get_lock(&self, key: Key<'_>) -> Result<Lock> {
         let lock = self.shared.inner.get_lock(key)?;
-        // Where a lock is, there is no item any more, whatever this cache's own clock says.
+        // The key of a lock has no item (guarantee 4), even if the item that it had is live by this
+        // cache's own clock. After the call, because a fill may store that item until then.
         self.invalidate(key);
         Ok(lock)
     }
 
     fn set(&self, items: &[Item<Self::Data>]) -> Result<()> {
-        self.write(items.iter().map(written), |inner| inner.set(items))
+        self.write(items.iter().map(key_and_item), |inner| inner.set(items))
     }
 
     fn commit(&self, batch: &Batch<Self::Data>) -> Result<Version> {
@@ -388,7 +412,7 @@ impl<D: AtomicDb> AtomicDb for LruCache<D> {
     }
 
     fn set_atomic(&self, items: &[Item<Self::Data>], locks: &[Lock]) -> Result<Version> {
-        let written = items.iter().map(written);
+        let written = items.iter().map(key_and_item);
         self.write(written, |inner| inner.set_atomic(items, locks))
     }
 
@@ -409,7 +433,7 @@ impl<D: AtomicDb> Clone for LruCache<D> {
     }
 }
 
-/// Shows how the cache is set up and the database behind, and none of the items.
+/// Shows the configuration and the inner database, and none of the items.
 impl<D: AtomicDb + fmt::Debug> fmt::Debug for LruCache<D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LruCache")
@@ -420,76 +444,22 @@ impl<D: AtomicDb + fmt::Debug> fmt::Debug for LruCache<D> {
     }
 }
 
-/// Sets up an [`LruCache`].
-///
-/// # Defaults
-///
-/// A capacity of 1,024 items, the [`SystemClock`], and as many shards as four per core, but none
-/// with fewer than 1,024 items: up to 2,047 items there is one shard, and eviction is exactly least
-/// recently used. With several, it is so within each.
-///
-/// ```
-/// use atomic_db::{LruCache, ManualClock, MemoryDb};
-///
-/// let clock = ManualClock::new(1_700_000_000);
-/// let db: MemoryDb<String> = MemoryDb::builder().clock(clock.clone()).build();
-/// let cached = LruCache::builder(db).capacity(50_000).shards(1).clock(clock).build();
-/// assert_eq!(cached.stats().entries, 0);
-/// ```
-#[derive(Debug)]
-pub struct LruCacheBuilder<D> {
-    inner: D,
-    capacity: usize,
-    shards: Option<usize>,
-    clock: Arc<dyn Clock>,
-}
-
 impl<D: AtomicDb> LruCacheBuilder<D> {
-    fn new(inner: D) -> Self {
-        LruCacheBuilder {
-            inner,
-            capacity: 1_024,
-            shards: None,
-            clock: Arc::new(SystemClock),
-        }
-    }
-
-    /// How many items the cache holds at most, over all its shards. Zero caches nothing.
-    #[must_use]
-    pub fn capacity(mut self, items: usize) -> Self {
-        self.capacity = items;
-        self
-    }
-
-    /// How many shards the items are spread over, each under a mutex of its own: rounded up to a
-    /// power of two, but not more than there are items to hold. One makes eviction exactly least
-    /// recently used over all items; more of them let more threads read at once.
-    #[must_use]
-    pub fn shards(mut self, shards: usize) -> Self {
-        self.shards = Some(shards);
-        self
-    }
-
-    /// The clock that times to live are judged by: the one of the database behind.
-    #[must_use]
-    pub fn clock(mut self, clock: impl Clock + 'static) -> Self {
-        self.clock = Arc::new(clock);
-        self
-    }
-
-    /// The cache.
+    /// Creates the cache.
     #[must_use]
     pub fn build(self) -> LruCache<D> {
-        const ROOMY: usize = 1_024;
         let shards = match self.shards {
             Some(shards) => shards.clamp(1, MAX_SHARDS).next_power_of_two(),
-            None => power_of_two_within((4 * available_cores()).min(self.capacity / ROOMY)),
+            None => {
+                let fitting = self.capacity / MIN_SHARD_CAPACITY;
+                prev_power_of_two((4 * available_cores()).min(fitting))
+            }
         };
-        let shards = shards.min(power_of_two_within(self.capacity));
+        let shards = shards.min(prev_power_of_two(self.capacity));
         let (each, rest) = (self.capacity / shards, self.capacity % shards);
         let capacities = (0..shards).map(|number| each + usize::from(number < rest));
         LruCache {
-            shared: Arc::new(Shared {
+            shared: Arc::new(CacheState {
                 shards: capacities
                     .map(|capacity| Mutex::new(Shard::new(capacity)))
                     .collect(),
@@ -501,34 +471,39 @@ impl<D: AtomicDb> LruCacheBuilder<D> {
     }
 }
 
-/// The largest power of two that is at most `most`, or one.
-fn power_of_two_within(most: usize) -> usize {
-    1 << most.max(1).ilog2()
+/// Returns the largest power of two that is at most `max`, or one.
+fn prev_power_of_two(max: usize) -> usize {
+    1 << max.max(1).ilog2()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::with_timeout;
     use crate::{ManualClock, MemoryDb};
     use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::time::Duration;
 
     const KEY: Key<'static> = Key::new("pk", "sk");
+    const TIMEOUT: Duration = Duration::from_secs(60);
 
     #[test]
-    fn a_fill_or_a_write_that_is_given_up_leaves_no_mark() {
-        let cache = LruCache::new(MemoryDb::<u32>::new(), 10);
-        let hash = cache.shared.hasher.hash_key(KEY);
-        let under_way = || cache.shard(hash).under_way();
-        let Found::Miss(fill) = cache.look(hash, KEY) else {
-            panic!("something is cached");
-        };
-        assert_eq!(under_way(), 1);
-        drop(fill);
-        assert_eq!(under_way(), 0);
-        let writing = Writing::begin(&cache, KEY, None);
-        assert_eq!(under_way(), 1);
-        drop(writing);
-        assert_eq!(under_way(), 0);
+    fn a_fill_or_a_write_that_is_dropped_is_no_longer_in_flight() {
+        with_timeout(TIMEOUT, |_| {
+            let cache = LruCache::new(MemoryDb::<u32>::new(), 10);
+            let hash = cache.shared.hasher.hash_key(KEY);
+            let in_flight = || cache.shard(hash).in_flight_count();
+            let HitOrFill::Fill(fill) = cache.get_or_fill(hash, KEY) else {
+                panic!("an item is cached");
+            };
+            assert_eq!(in_flight(), 1);
+            drop(fill);
+            assert_eq!(in_flight(), 0);
+            let write = PendingWrite::begin(&cache, KEY, None);
+            assert_eq!(in_flight(), 1);
+            drop(write);
+            assert_eq!(in_flight(), 0);
+        });
     }
 
     struct PanicsOnDrop;
@@ -540,26 +515,30 @@ mod tests {
     }
 
     #[test]
-    fn an_expired_item_whose_drop_panics_leaves_no_mark() {
-        let clock = ManualClock::new(1_000);
-        let cache = LruCache::builder(MemoryDb::new())
-            .clock(clock.clone())
-            .build();
-        let item = Item::new(KEY.pk, KEY.sk, PanicsOnDrop).expires_at(u64::MAX - 1);
-        cache.set(&[item]).unwrap();
-        // The last handle is the cache's own.
-        cache.inner().delete(&[KEY]).unwrap();
-        clock.set(u64::MAX);
-        let got = catch_unwind(AssertUnwindSafe(|| cache.get(KEY).is_ok()));
-        assert!(got.is_err());
-        assert_eq!(
-            cache.shard(cache.shared.hasher.hash_key(KEY)).under_way(),
-            0
-        );
+    fn a_fill_is_no_longer_in_flight_if_the_drop_of_an_expired_item_panics() {
+        with_timeout(TIMEOUT, |_| {
+            let clock = ManualClock::new(1_000);
+            let cache = LruCache::builder(MemoryDb::new())
+                .clock(clock.clone())
+                .build();
+            let item = Item::new(KEY.pk, KEY.sk, PanicsOnDrop).expires_at(u64::MAX - 1);
+            cache.set(&[item]).unwrap();
+            // The cache has the last handle.
+            cache.inner().delete(&[KEY]).unwrap();
+            clock.set(u64::MAX);
+            let got = catch_unwind(AssertUnwindSafe(|| cache.get(KEY).is_ok()));
+            assert!(got.is_err());
+            assert_eq!(
+                cache
+                    .shard(cache.shared.hasher.hash_key(KEY))
+                    .in_flight_count(),
+                0
+            );
+        });
     }
 
     #[test]
-    fn a_large_cache_has_four_shards_per_core_unless_told_otherwise() {
+    fn default_shard_count_of_a_large_cache_is_four_per_core() {
         let cores = available_cores();
         let builder = LruCache::builder(MemoryDb::<u32>::new());
         let cache = builder.capacity(1 << 30).build();
@@ -569,30 +548,32 @@ mod tests {
     }
 
     #[test]
-    fn the_capacity_is_shared_out_whole_and_no_shard_is_without() {
-        for (capacity, shards, expected) in [
-            (0, Some(8), 1),
-            (1, Some(8), 1),
-            (3, Some(8), 2),
-            (7, Some(3), 4),
-            (100, Some(0), 1),
-            (2_047, None, 1),
-        ] {
-            let mut builder = LruCache::builder(MemoryDb::<u32>::new()).capacity(capacity);
-            if let Some(shards) = shards {
-                builder = builder.shards(shards);
+    fn capacity_is_fully_distributed_and_no_shard_is_empty() {
+        with_timeout(TIMEOUT, |_| {
+            for (capacity, shards, expected) in [
+                (0, Some(8), 1),
+                (1, Some(8), 1),
+                (3, Some(8), 2),
+                (7, Some(3), 4),
+                (100, Some(0), 1),
+                (2_047, None, 1),
+            ] {
+                let mut builder = LruCache::builder(MemoryDb::<u32>::new()).capacity(capacity);
+                if let Some(shards) = shards {
+                    builder = builder.shards(shards);
+                }
+                let cache = builder.build();
+                assert_eq!(
+                    cache.shared.shards.len(),
+                    expected,
+                    "{capacity}, {shards:?}"
+                );
+                for number in 0..200 * expected {
+                    let sk = number.to_string();
+                    cache.set(&[Item::new("pk", sk, 0)]).unwrap();
+                }
+                assert_eq!(cache.stats().entries, capacity.min(200 * expected));
             }
-            let cache = builder.build();
-            assert_eq!(
-                cache.shared.shards.len(),
-                expected,
-                "{capacity}, {shards:?}"
-            );
-            for number in 0..200 * expected {
-                let sk = number.to_string();
-                cache.set(&[Item::new("pk", sk, 0)]).unwrap();
-            }
-            assert_eq!(cache.stats().entries, capacity.min(200 * expected));
-        }
+        });
     }
 }

@@ -1,35 +1,36 @@
-//! One shard of the cache: capacity and in-flight marks.
+//! One shard of the cache: its capacity, and the fills and writes that are in flight.
 //!
-//! Plain `&mut self` code that never sees a mutex, a clock or the database behind. What it removes
-//! it hands out, for the caller to drop after unlocking.
+//! Plain `&mut self` code that never sees a mutex, a clock or the inner database. Removed items are
+//! handed to the caller as [`RemovedItems`], which drops them after unlocking.
 
-use super::list::{Keyed, List, MAX_ENTRIES};
+use super::list::{Keyed, LruList, MAX_ENTRIES};
 use crate::deferred_drop::DeferredDrop;
 use crate::{Item, Key};
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry as Slot;
 
-/// Items that left the shard, kept alive until no mutex is held.
-pub(super) type DroppedItems<T> = DeferredDrop<Item<T>>;
+/// Removed items, kept alive until no mutex is held.
+pub(super) type RemovedItems<T> = DeferredDrop<Item<T>>;
 
-/// Rules that hold between calls, and together make the shard linearizable per key as long as every
-/// writer goes through it:
+/// Invariants between calls. Together they make the shard linearizable per key, as long as all writes
+/// go through it (guarantee 19):
 ///
-/// 1. While a write of a key is under way, the key has no entry: the write takes it out when it
-///    begins, and nothing is stored meanwhile.
-/// 2. A fill is stored only if no write of its key was under way when it began, or began since.
-/// 3. A write that succeeded is stored only if no other write of its key was under way at any time
-///    since it began: otherwise nobody knows which came last.
+/// 1. A key has no entry while a write of it is in flight. The write removes the entry when it
+///    begins, and no entry is stored until it ends.
+/// 2. A fill is stored only if no write of its key was in flight when it began, and none has begun
+///    since.
+/// 3. A successful write is stored only if no other write of its key was in flight at any time since
+///    it began. Otherwise the order of the writes is unknown.
 ///
-/// So an entry is what the database behind holds, for as long as it is there.
+/// So an entry is equal to the item in the inner database for as long as it is cached.
 #[derive(Debug)]
 pub(super) struct Shard<T> {
-    list: List<Entry<T>>,
+    list: LruList<Entry<T>>,
     capacity: usize,
-    marks: HashTable<Mark>,
-    /// Given to the next entry. An entry that is taken out and stored again has another stamp, so
-    /// the same stamp means that the entry was there throughout.
-    stamp: u64,
+    in_flight: HashTable<InFlight>,
+    /// The generation of the next entry. An entry that is removed and stored again has another one,
+    /// so an entry with the same generation has been cached throughout.
+    generation: u64,
     hits: u64,
     misses: u64,
     evictions: u64,
@@ -38,7 +39,7 @@ pub(super) struct Shard<T> {
 #[derive(Debug)]
 struct Entry<T> {
     item: Item<T>,
-    stamp: u64,
+    generation: u64,
 }
 
 impl<T> Keyed for Entry<T> {
@@ -50,25 +51,26 @@ impl<T> Keyed for Entry<T> {
     }
 }
 
-/// What is under way for the keys of one hash. Two keys that share all 64 bits of it share a mark:
-/// one of them may then go uncached for once, which is harmless, and a mark need not keep its key.
+/// The fills and writes of the keys with one hash. Two keys that share all 64 bits share the record.
+/// One of them may then not be cached, which is harmless, and the record does not need the key.
 #[derive(Debug)]
-struct Mark {
+struct InFlight {
     hash: u64,
     fills: u32,
     writes: u32,
-    /// Counts the writes that began, and whatever else makes a fill under way stale.
+    /// Incremented by every write that begins and by every invalidation: each makes the fills that
+    /// are in flight outdated.
     epoch: u64,
 }
 
-/// A fill or a write that is under way.
+/// A fill or a write that is in flight.
 #[derive(Debug)]
-#[must_use = "what begins must end, or its mark stays for ever"]
+#[must_use = "a ticket that is never ended leaks its in-flight record"]
 pub(super) struct Ticket {
     hash: u64,
     epoch: u64,
-    /// No (other) write was under way when it began.
-    alone: bool,
+    /// No other write was in flight when it began.
+    exclusive: bool,
 }
 
 impl Ticket {
@@ -77,23 +79,23 @@ impl Ticket {
     }
 }
 
-/// What a look-up finds.
+/// The result of a lookup.
 #[derive(Debug)]
-pub(super) enum Look<T> {
-    /// An item, whose time to live was not looked at, and its stamp.
+pub(super) enum Lookup<T> {
+    /// A cached item, which may have expired, and the generation of its entry.
     Hit(Item<T>, u64),
-    /// Nothing, so that a fill has begun.
+    /// The key is not cached, and a fill has begun.
     Miss(Ticket),
 }
 
 impl<T> Shard<T> {
-    /// An empty shard that holds at most `capacity` items, or none if that is zero.
+    /// Creates an empty shard that holds at most `capacity` items.
     pub(super) fn new(capacity: usize) -> Self {
         Shard {
-            list: List::new(),
+            list: LruList::new(),
             capacity: capacity.min(MAX_ENTRIES),
-            marks: HashTable::new(),
-            stamp: 0,
+            in_flight: HashTable::new(),
+            generation: 0,
             hits: 0,
             misses: 0,
             evictions: 0,
@@ -104,25 +106,26 @@ impl<T> Shard<T> {
         self.list.len()
     }
 
-    /// Hits, misses and evictions.
+    /// Returns the number of hits, misses and evictions.
     pub(super) fn counts(&self) -> (u64, u64, u64) {
         (self.hits, self.misses, self.evictions)
     }
 
-    /// The item at `key`, which becomes the most recently used one; or else begins a fill.
-    pub(super) fn look(&mut self, hash: u64, key: Key<'_>) -> Look<T> {
+    /// Returns the item at `key`, and makes it the most recently used one. Begins a fill if it is not
+    /// cached.
+    pub(super) fn lookup(&mut self, hash: u64, key: Key<'_>) -> Lookup<T> {
         if let Some(entry) = self.list.touch(hash, &key) {
             self.hits += 1;
-            return Look::Hit(entry.item.clone(), entry.stamp);
+            return Lookup::Hit(entry.item.clone(), entry.generation);
         }
         self.misses += 1;
-        Look::Miss(self.begin_fill(hash))
+        Lookup::Miss(self.begin_fill(hash))
     }
 
-    /// The item at `key` if there is one that cannot expire, which becomes the most recently used
-    /// one. Otherwise there is a [`look`](Shard::look) to come.
+    /// Returns the item at `key` if it is cached and cannot expire, and makes it the most recently
+    /// used one. Otherwise the caller calls [`lookup`](Shard::lookup).
     #[inline]
-    pub(super) fn hit(&mut self, hash: u64, key: &Key<'_>) -> Option<Item<T>> {
+    pub(super) fn get_fast(&mut self, hash: u64, key: &Key<'_>) -> Option<Item<T>> {
         let entry = self.list.touch(hash, key)?;
         if entry.item.ttl().is_some() {
             return None;
@@ -131,47 +134,48 @@ impl<T> Shard<T> {
         Some(entry.item.clone())
     }
 
-    /// Takes back a hit on an entry that turned out to have expired, and begins a fill instead.
-    pub(super) fn look_past(
+    /// Counts a hit on an expired entry as a miss, removes that entry, and begins a fill.
+    pub(super) fn discard_expired(
         &mut self,
         hash: u64,
         key: Key<'_>,
-        stamp: u64,
-        removed: &mut DroppedItems<T>,
+        generation: u64,
+        removed: &mut RemovedItems<T>,
     ) -> Ticket {
         self.hits -= 1;
         self.misses += 1;
-        if self.stands(hash, key, stamp) {
-            self.take_out(hash, key, removed);
+        if self.is_current(hash, key, generation) {
+            self.remove(hash, key, removed);
         }
         self.begin_fill(hash)
     }
 
-    /// Whether the entry with this stamp is still there.
-    pub(super) fn stands(&self, hash: u64, key: Key<'_>, stamp: u64) -> bool {
+    /// Returns whether the entry of this generation is still cached.
+    pub(super) fn is_current(&self, hash: u64, key: Key<'_>, generation: u64) -> bool {
         let entry = self.list.peek(hash, &key);
-        entry.is_some_and(|entry| entry.stamp == stamp)
+        entry.is_some_and(|entry| entry.generation == generation)
     }
 
     fn begin_fill(&mut self, hash: u64) -> Ticket {
-        let mark = self.mark(hash);
-        mark.fills += 1;
+        let in_flight = self.in_flight_entry(hash);
+        in_flight.fills += 1;
         Ticket {
             hash,
-            epoch: mark.epoch,
-            alone: mark.writes == 0,
+            epoch: in_flight.epoch,
+            exclusive: in_flight.writes == 0,
         }
     }
 
-    /// Ends a fill that read `item` from the database behind, or none.
+    /// Ends a fill that read `item` from the inner database. `None` if there was no item or the read
+    /// failed.
     pub(super) fn end_fill(
         &mut self,
         ticket: Ticket,
         item: Option<Item<T>>,
-        removed: &mut DroppedItems<T>,
+        removed: &mut RemovedItems<T>,
     ) {
-        let current = self.unmark(&ticket, |mark| mark.fills -= 1);
-        self.store_if(current, ticket.hash, item, removed);
+        let current = self.finish(&ticket, |in_flight| in_flight.fills -= 1);
+        self.insert_if_current(current, ticket.hash, item, removed);
     }
 
     /// Begins a write of the item at `key`.
@@ -179,60 +183,65 @@ impl<T> Shard<T> {
         &mut self,
         hash: u64,
         key: Key<'_>,
-        removed: &mut DroppedItems<T>,
+        removed: &mut RemovedItems<T>,
     ) -> Ticket {
-        self.take_out(hash, key, removed);
-        let mark = self.mark(hash);
-        mark.writes += 1;
-        mark.epoch += 1;
+        self.remove(hash, key, removed);
+        let in_flight = self.in_flight_entry(hash);
+        in_flight.writes += 1;
+        in_flight.epoch += 1;
         Ticket {
             hash,
-            epoch: mark.epoch,
-            alone: mark.writes == 1,
+            epoch: in_flight.epoch,
+            exclusive: in_flight.writes == 1,
         }
     }
 
-    /// Ends a write that put `item` into the database behind; none if it deleted one, failed, or
-    /// nobody knows.
+    /// Ends a write that wrote `item` to the inner database. `None` if it deleted the item, failed, or
+    /// its outcome is unknown.
     pub(super) fn end_write(
         &mut self,
         ticket: Ticket,
         item: Option<Item<T>>,
-        removed: &mut DroppedItems<T>,
+        removed: &mut RemovedItems<T>,
     ) {
-        let current = self.unmark(&ticket, |mark| mark.writes -= 1);
-        self.store_if(current, ticket.hash, item, removed);
+        let current = self.finish(&ticket, |in_flight| in_flight.writes -= 1);
+        self.insert_if_current(current, ticket.hash, item, removed);
     }
 
-    /// Takes out the item at `key`; fills and writes of it that are under way store nothing.
-    pub(super) fn invalidate(&mut self, hash: u64, key: Key<'_>, removed: &mut DroppedItems<T>) {
-        self.take_out(hash, key, removed);
-        if let Some(mark) = self.marks.find_mut(hash, |mark| mark.hash == hash) {
-            mark.epoch += 1;
+    /// Removes the item at `key`. Fills and writes of it that are in flight store nothing.
+    pub(super) fn invalidate(&mut self, hash: u64, key: Key<'_>, removed: &mut RemovedItems<T>) {
+        self.remove(hash, key, removed);
+        let found = self
+            .in_flight
+            .find_mut(hash, |in_flight| in_flight.hash == hash);
+        if let Some(in_flight) = found {
+            in_flight.epoch += 1;
         }
     }
 
-    /// Takes out everything; fills and writes that are under way store nothing.
-    pub(super) fn clear(&mut self, removed: &mut DroppedItems<T>) {
-        while let Some(entry) = self.list.remove_oldest() {
+    /// Removes all items. Fills and writes that are in flight store nothing.
+    pub(super) fn clear(&mut self, removed: &mut RemovedItems<T>) {
+        while let Some(entry) = self.list.remove_tail() {
             removed.push(entry.item);
         }
-        for mark in self.marks.iter_mut() {
-            mark.epoch += 1;
+        for in_flight in self.in_flight.iter_mut() {
+            in_flight.epoch += 1;
         }
     }
 
-    /// How many hashes have fills or writes under way.
+    /// Returns how many hashes have fills or writes in flight.
     #[cfg(test)]
-    pub(super) fn under_way(&self) -> usize {
-        self.marks.len()
+    pub(super) fn in_flight_count(&self) -> usize {
+        self.in_flight.len()
     }
 
-    fn mark(&mut self, hash: u64) -> &mut Mark {
-        let slot = self
-            .marks
-            .entry(hash, |mark| mark.hash == hash, |mark| mark.hash);
-        let slot = slot.or_insert_with(|| Mark {
+    fn in_flight_entry(&mut self, hash: u64) -> &mut InFlight {
+        let slot = self.in_flight.entry(
+            hash,
+            |in_flight| in_flight.hash == hash,
+            |in_flight| in_flight.hash,
+        );
+        let slot = slot.or_insert_with(|| InFlight {
             hash,
             fills: 0,
             writes: 0,
@@ -241,49 +250,52 @@ impl<T> Shard<T> {
         slot.into_mut()
     }
 
-    /// Takes a fill or a write off its mark; returns whether what it knows is current.
-    fn unmark(&mut self, ticket: &Ticket, end: impl FnOnce(&mut Mark)) -> bool {
+    /// Removes a fill or a write from its in-flight record, and returns whether its item may be stored
+    /// (invariants 2 and 3).
+    fn finish(&mut self, ticket: &Ticket, end: impl FnOnce(&mut InFlight)) -> bool {
         let hash = ticket.hash;
-        let slot = self
-            .marks
-            .entry(hash, |mark| mark.hash == hash, |mark| mark.hash);
+        let slot = self.in_flight.entry(
+            hash,
+            |in_flight| in_flight.hash == hash,
+            |in_flight| in_flight.hash,
+        );
         let Slot::Occupied(mut slot) = slot else {
             return false;
         };
-        let mark = slot.get_mut();
-        end(mark);
-        let current = ticket.alone && mark.epoch == ticket.epoch;
-        if mark.fills == 0 && mark.writes == 0 {
+        let in_flight = slot.get_mut();
+        end(in_flight);
+        let current = ticket.exclusive && in_flight.epoch == ticket.epoch;
+        if in_flight.fills == 0 && in_flight.writes == 0 {
             slot.remove();
         }
         current
     }
 
-    fn store_if(
+    fn insert_if_current(
         &mut self,
         current: bool,
         hash: u64,
         item: Option<Item<T>>,
-        removed: &mut DroppedItems<T>,
+        removed: &mut RemovedItems<T>,
     ) {
         let Some(item) = item else { return };
         if !current || self.capacity == 0 {
             removed.push(item);
             return;
         }
-        // Two fills may end one after the other.
-        self.take_out(hash, item.key(), removed);
+        // A concurrent fill may already have stored an entry.
+        self.remove(hash, item.key(), removed);
         if self.list.len() == self.capacity {
-            let evicted = self.list.remove_oldest();
+            let evicted = self.list.remove_tail();
             removed.extend(evicted.map(|entry| entry.item));
             self.evictions += 1;
         }
-        let stamp = self.stamp;
-        self.stamp += 1;
-        self.list.insert(hash, Entry { item, stamp });
+        let generation = self.generation;
+        self.generation += 1;
+        self.list.insert(hash, Entry { item, generation });
     }
 
-    fn take_out(&mut self, hash: u64, key: Key<'_>, removed: &mut DroppedItems<T>) {
+    fn remove(&mut self, hash: u64, key: Key<'_>, removed: &mut RemovedItems<T>) {
         let entry = self.list.remove(hash, &key);
         removed.extend(entry.map(|entry| entry.item));
     }
@@ -300,33 +312,33 @@ mod tests {
         Item::new(KEY.pk, KEY.sk, data)
     }
 
-    /// What the shard answers, without counting it or beginning a fill.
+    /// Returns the cached data, without counting a hit or beginning a fill.
     fn cached(shard: &Shard<u32>) -> Option<u32> {
         let entry = shard.list.peek(HASH, &KEY);
         entry.and_then(|entry| entry.item.data().copied())
     }
 
     fn begin_fill(shard: &mut Shard<u32>) -> Ticket {
-        match shard.look(HASH, KEY) {
-            Look::Miss(ticket) => ticket,
-            Look::Hit(item, _) => panic!("{item:?} is cached"),
+        match shard.lookup(HASH, KEY) {
+            Lookup::Miss(ticket) => ticket,
+            Lookup::Hit(item, _) => panic!("{item:?} is cached"),
         }
     }
 
     fn begin_write(shard: &mut Shard<u32>) -> Ticket {
-        shard.begin_write(HASH, KEY, &mut DroppedItems::new())
+        shard.begin_write(HASH, KEY, &mut RemovedItems::new())
     }
 
     fn end_fill(shard: &mut Shard<u32>, ticket: Ticket, data: u32) {
-        shard.end_fill(ticket, Some(item(data)), &mut DroppedItems::new());
+        shard.end_fill(ticket, Some(item(data)), &mut RemovedItems::new());
     }
 
     fn end_write(shard: &mut Shard<u32>, ticket: Ticket, data: Option<u32>) {
-        shard.end_write(ticket, data.map(item), &mut DroppedItems::new());
+        shard.end_write(ticket, data.map(item), &mut RemovedItems::new());
     }
 
     #[test]
-    fn a_fill_and_a_write_that_meet_nobody_are_stored() {
+    fn a_fill_and_a_write_without_concurrent_calls_are_stored() {
         let mut shard = Shard::new(2);
         let fill = begin_fill(&mut shard);
         end_fill(&mut shard, fill, 1);
@@ -335,11 +347,11 @@ mod tests {
         assert_eq!(
             cached(&shard),
             None,
-            "an entry outlived the beginning of a write"
+            "an entry is cached while a write is in flight"
         );
         end_write(&mut shard, write, Some(2));
         assert_eq!(cached(&shard), Some(2));
-        assert_eq!(shard.under_way(), 0);
+        assert_eq!(shard.in_flight_count(), 0);
     }
 
     #[test]
@@ -364,11 +376,11 @@ mod tests {
             Some(2),
             "a late fill replaced a newer write"
         );
-        assert_eq!(shard.under_way(), 0);
+        assert_eq!(shard.in_flight_count(), 0);
     }
 
     #[test]
-    fn a_fill_that_began_after_a_write_had_ended_is_stored_though_older_fills_are_under_way() {
+    fn a_fill_that_began_after_a_write_ended_is_stored_even_if_older_fills_are_in_flight() {
         for old_ends_last in [true, false] {
             let mut shard = Shard::new(2);
             let old = begin_fill(&mut shard);
@@ -384,12 +396,12 @@ mod tests {
                 end_fill(&mut shard, new, 2);
             }
             assert_eq!(cached(&shard), Some(2));
-            assert_eq!(shard.under_way(), 0);
+            assert_eq!(shard.in_flight_count(), 0);
         }
     }
 
     #[test]
-    fn writes_that_overlap_are_not_stored_whichever_ends_last() {
+    fn overlapping_writes_are_not_stored_whichever_ends_last() {
         for first_ends_last in [true, false] {
             let mut shard = Shard::new(2);
             let first = begin_write(&mut shard);
@@ -402,7 +414,7 @@ mod tests {
             end_write(&mut shard, a, Some(1));
             end_write(&mut shard, b, Some(2));
             assert_eq!(cached(&shard), None);
-            assert_eq!(shard.under_way(), 0);
+            assert_eq!(shard.in_flight_count(), 0);
         }
     }
 
@@ -417,50 +429,50 @@ mod tests {
     }
 
     #[test]
-    fn what_is_under_way_when_a_key_is_invalidated_or_the_shard_cleared_is_not_stored() {
+    fn a_fill_in_flight_is_not_stored_after_invalidate_or_clear() {
         let mut shard = Shard::new(2);
         let fill = begin_fill(&mut shard);
-        shard.invalidate(HASH, KEY, &mut DroppedItems::new());
+        shard.invalidate(HASH, KEY, &mut RemovedItems::new());
         end_fill(&mut shard, fill, 1);
         assert_eq!(cached(&shard), None);
 
         let fill = begin_fill(&mut shard);
-        shard.clear(&mut DroppedItems::new());
+        shard.clear(&mut RemovedItems::new());
         end_fill(&mut shard, fill, 1);
         assert_eq!(cached(&shard), None);
-        assert_eq!(shard.under_way(), 0);
+        assert_eq!(shard.in_flight_count(), 0);
     }
 
     #[test]
-    fn an_entry_that_was_taken_out_and_stored_again_does_not_stand() {
+    fn an_entry_that_was_removed_and_stored_again_has_another_generation() {
         let mut shard = Shard::new(2);
         let same = item(1);
         let fill = begin_fill(&mut shard);
-        shard.end_fill(fill, Some(same.clone()), &mut DroppedItems::new());
-        let Look::Hit(_, stamp) = shard.look(HASH, KEY) else {
+        shard.end_fill(fill, Some(same.clone()), &mut RemovedItems::new());
+        let Lookup::Hit(_, generation) = shard.lookup(HASH, KEY) else {
             panic!("the item is not cached");
         };
-        assert!(shard.stands(HASH, KEY, stamp));
+        assert!(shard.is_current(HASH, KEY, generation));
         let write = begin_write(&mut shard);
-        shard.end_write(write, Some(same), &mut DroppedItems::new());
-        assert!(!shard.stands(HASH, KEY, stamp));
+        shard.end_write(write, Some(same), &mut RemovedItems::new());
+        assert!(!shard.is_current(HASH, KEY, generation));
     }
 
     #[test]
-    fn looking_past_an_entry_that_has_expired_leaves_the_one_that_replaced_it() {
+    fn discarding_an_expired_entry_leaves_the_one_that_replaced_it() {
         let mut shard = Shard::new(2);
         let write = begin_write(&mut shard);
         end_write(&mut shard, write, Some(1));
-        let Look::Hit(_, expired) = shard.look(HASH, KEY) else {
+        let Lookup::Hit(_, expired) = shard.lookup(HASH, KEY) else {
             panic!("the item is not cached");
         };
         let write = begin_write(&mut shard);
         end_write(&mut shard, write, Some(2));
-        let fill = shard.look_past(HASH, KEY, expired, &mut DroppedItems::new());
+        let fill = shard.discard_expired(HASH, KEY, expired, &mut RemovedItems::new());
         assert_eq!(cached(&shard), Some(2));
         assert_eq!(shard.counts(), (0, 1, 0));
         end_fill(&mut shard, fill, 2);
-        assert_eq!(shard.under_way(), 0);
+        assert_eq!(shard.in_flight_count(), 0);
     }
 
     #[test]
@@ -469,27 +481,30 @@ mod tests {
         for data in [1, 2] {
             let fill = begin_fill(&mut shard);
             end_fill(&mut shard, fill, data);
-            assert!(matches!(shard.look(HASH, KEY), Look::Hit(..)));
-            assert!(matches!(shard.look(HASH, KEY), Look::Hit(..)));
+            assert!(matches!(shard.lookup(HASH, KEY), Lookup::Hit(..)));
+            assert!(matches!(shard.lookup(HASH, KEY), Lookup::Hit(..)));
             let other =
-                shard.begin_write(HASH + 1, Key::new("pk", "other"), &mut DroppedItems::new());
+                shard.begin_write(HASH + 1, Key::new("pk", "other"), &mut RemovedItems::new());
             let item = Item::new("pk", "other", data);
-            shard.end_write(other, Some(item), &mut DroppedItems::new());
+            shard.end_write(other, Some(item), &mut RemovedItems::new());
         }
         assert_eq!(shard.counts(), (4, 2, 3));
     }
 
     #[test]
-    fn the_least_recently_used_item_is_evicted_and_handed_out() {
+    fn the_least_recently_used_item_is_evicted_and_returned() {
         let mut shard = Shard::new(2);
-        let mut removed = DroppedItems::new();
+        let mut removed = RemovedItems::new();
         let mut write = |shard: &mut Shard<u32>, hash: u64, sk: &str| {
-            let ticket = shard.begin_write(hash, Key::new("pk", sk), &mut DroppedItems::new());
+            let ticket = shard.begin_write(hash, Key::new("pk", sk), &mut RemovedItems::new());
             shard.end_write(ticket, Some(Item::new("pk", sk, 0)), &mut removed);
         };
         write(&mut shard, 1, "a");
         write(&mut shard, 2, "b");
-        assert!(matches!(shard.look(1, Key::new("pk", "a")), Look::Hit(..)));
+        assert!(matches!(
+            shard.lookup(1, Key::new("pk", "a")),
+            Lookup::Hit(..)
+        ));
         write(&mut shard, 3, "c");
         assert_eq!(
             removed.values().iter().map(Item::sk).collect::<Vec<_>>(),
