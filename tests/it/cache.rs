@@ -1,7 +1,7 @@
-//! The cache in the ways of failures, panics, late answers and other caches.
+//! The cache under failures, panics, late results and writes that bypass it.
 
-use crate::common::{Call, Gate, HANG_LIMIT, Hooked, Moment, data};
-use atomic_db::testing::with_timeout;
+use crate::common::{Call, Gate, HANG_LIMIT, HookedDb, Moment, data};
+use atomic_db::testing::{run_concurrently, with_timeout};
 use atomic_db::{
     AtomicDb, AtomicDbExt, Batch, Error, Item, Key, LruCache, ManualClock, MemoryDb, Query, Result,
 };
@@ -18,37 +18,37 @@ fn item(key: Key<'_>, data: u32) -> Item<u32> {
     Item::new(key.pk, key.sk, data)
 }
 
-/// How an inner call goes wrong.
+/// How an inner call fails.
 #[derive(Clone, Copy, Debug)]
 enum Fault {
-    /// Nothing has happened.
-    Refused,
-    /// It has happened, and the answer is lost.
-    AnswerLost,
+    /// It returns an error, and nothing has happened.
+    Rejected,
+    /// It has happened, and its result is lost.
+    ResultLost,
     PanicBefore,
     PanicAfter,
 }
 
 const FAULTS: [Fault; 4] = [
-    Fault::Refused,
-    Fault::AnswerLost,
+    Fault::Rejected,
+    Fault::ResultLost,
     Fault::PanicBefore,
     Fault::PanicAfter,
 ];
 
-/// The call that goes wrong next, and how.
-type Next = Arc<Mutex<Option<(Call, Fault)>>>;
+/// The call that fails next, and how.
+type NextFault = Arc<Mutex<Option<(Call, Fault)>>>;
 
-/// A database that goes wrong at the next call of a kind, and where that is chosen.
-fn faulty() -> (Hooked<MemoryDb<u32>>, Next) {
-    let next = Next::default();
+/// Returns a database in which a fault can be injected.
+fn faulty() -> (HookedDb<MemoryDb<u32>>, NextFault) {
+    let next = NextFault::default();
     let fault = Arc::clone(&next);
-    let db = Hooked::new(MemoryDb::new(), move |called, moment| {
+    let db = HookedDb::new(MemoryDb::new(), move |called, moment| {
         let mut next = fault.lock().unwrap();
         let due = match (*next, moment) {
             (Some((call, fault)), moment) if call == called => match (fault, moment) {
-                (Fault::Refused | Fault::PanicBefore, Moment::Before) => Some(fault),
-                (Fault::AnswerLost | Fault::PanicAfter, Moment::After) => Some(fault),
+                (Fault::Rejected | Fault::PanicBefore, Moment::Before) => Some(fault),
+                (Fault::ResultLost | Fault::PanicAfter, Moment::After) => Some(fault),
                 _ => None,
             },
             _ => None,
@@ -57,8 +57,8 @@ fn faulty() -> (Hooked<MemoryDb<u32>>, Next) {
         *next = None;
         drop(next);
         match due {
-            Fault::Refused => Err(Error::Backend("refused".into())),
-            Fault::AnswerLost => Err(Error::OutcomeUnknown("lost".into())),
+            Fault::Rejected => Err(Error::Backend("rejected".into())),
+            Fault::ResultLost => Err(Error::OutcomeUnknown("lost".into())),
             Fault::PanicBefore | Fault::PanicAfter => panic!("inner"),
         }
     });
@@ -71,7 +71,7 @@ type Write = (
     fn(&dyn AtomicDb<Data = u32>) -> Result<()>,
 );
 
-/// Ways to write 2 at `KEY` and `OTHER`, or nothing.
+/// Returns calls that write 2 at `KEY` and `OTHER`, or delete both.
 fn writes() -> Vec<Write> {
     fn both() -> [Item<u32>; 2] {
         [item(KEY, 2), item(OTHER, 2)]
@@ -106,8 +106,8 @@ fn after_a_write_that_failed_or_panicked_its_keys_are_not_cached() {
             *next.lock().unwrap() = Some((call, fault));
             let outcome = catch_unwind(AssertUnwindSafe(|| write(&db)));
             match (fault, outcome) {
-                (Fault::Refused, Ok(Err(Error::Backend(_)))) => {}
-                (Fault::AnswerLost, Ok(Err(Error::OutcomeUnknown(_)))) => {}
+                (Fault::Rejected, Ok(Err(Error::Backend(_)))) => {}
+                (Fault::ResultLost, Ok(Err(Error::OutcomeUnknown(_)))) => {}
                 (Fault::PanicBefore | Fault::PanicAfter, Err(_)) => {}
                 (_, outcome) => panic!("{name}, {fault:?}: {outcome:?}"),
             }
@@ -121,7 +121,7 @@ fn after_a_write_that_failed_or_panicked_its_keys_are_not_cached() {
                     "{name}, {fault:?}"
                 );
             }
-            // And all is as before: the keys can be filled and written.
+            // The keys can be filled and written as before.
             db.set(&[item(KEY, 3)]).unwrap();
             let before = db.stats().hits;
             assert_eq!(data(&db, KEY), Some(3), "{name}, {fault:?}");
@@ -131,7 +131,7 @@ fn after_a_write_that_failed_or_panicked_its_keys_are_not_cached() {
 }
 
 #[test]
-fn a_read_that_failed_or_panicked_leaves_nothing_behind() {
+fn after_a_read_that_failed_or_panicked_the_keys_can_be_cached() {
     for call in [Call::Get, Call::GetMany] {
         for fault in FAULTS {
             let (inner, next) = faulty();
@@ -156,11 +156,11 @@ fn a_read_that_failed_or_panicked_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_late_fill_never_brings_back_what_a_write_has_replaced() {
+fn a_late_fill_never_replaces_a_newer_write() {
     for call in [Call::Get, Call::GetMany] {
         for (name, _, write) in writes() {
             with_timeout(HANG_LIMIT, move |_| {
-                let (inner, gate) = Gate::before_or_after(MemoryDb::new(), call, Moment::After);
+                let (inner, gate) = Gate::new(MemoryDb::new(), call, Moment::After);
                 let db = LruCache::new(inner, 10);
                 db.inner().set(&[item(KEY, 1), item(OTHER, 1)]).unwrap();
                 let reader = {
@@ -170,11 +170,11 @@ fn a_late_fill_never_brings_back_what_a_write_has_replaced() {
                         _ => db.get_many(&[OTHER, KEY]).map(drop),
                     })
                 };
-                gate.arrived.recv().unwrap();
+                gate.wait_until_reached();
                 write(&db).unwrap();
                 let expected = data(&db.inner().inner, KEY);
                 assert_ne!(expected, Some(1));
-                gate.go_on.send(()).unwrap();
+                gate.open();
                 reader.join().unwrap().unwrap();
                 for _ in 0..2 {
                     let found = db.get_many(&[KEY, OTHER]).unwrap();
@@ -191,11 +191,11 @@ fn a_late_fill_never_brings_back_what_a_write_has_replaced() {
 }
 
 #[test]
-fn what_is_read_while_a_write_is_under_way_is_not_cached() {
+fn items_read_while_a_write_is_in_flight_are_not_cached() {
     for moment in [Moment::Before, Moment::After] {
         for (name, call, write) in writes() {
             with_timeout(HANG_LIMIT, move |_| {
-                let (inner, gate) = Gate::before_or_after(MemoryDb::new(), call, moment);
+                let (inner, gate) = Gate::new(MemoryDb::new(), call, moment);
                 let db = LruCache::new(inner, 10);
                 db.inner()
                     .inner
@@ -206,13 +206,13 @@ fn what_is_read_while_a_write_is_under_way_is_not_cached() {
                     let db = db.clone();
                     thread::spawn(move || write(&db))
                 };
-                gate.arrived.recv().unwrap();
+                gate.wait_until_reached();
                 let now = data(&db.inner().inner, KEY);
                 assert_eq!(now == Some(1), moment == Moment::Before);
                 assert_eq!(data(&db, KEY), now, "{name}");
                 db.get_many(&[KEY, OTHER]).unwrap();
                 assert_eq!(db.stats().entries, 0, "{name}");
-                gate.go_on.send(()).unwrap();
+                gate.open();
                 writer.join().unwrap().unwrap();
                 let expected = data(&db.inner().inner, KEY);
                 assert_ne!(expected, Some(1));
@@ -223,19 +223,19 @@ fn what_is_read_while_a_write_is_under_way_is_not_cached() {
 }
 
 #[test]
-fn of_two_writes_that_overlap_the_cache_keeps_neither_that_came_first() {
+fn the_cache_keeps_no_older_one_of_two_overlapping_writes() {
     for moment in [Moment::Before, Moment::After] {
         for (name, call, write) in writes() {
             with_timeout(HANG_LIMIT, move |_| {
-                let (inner, gate) = Gate::before_or_after(MemoryDb::new(), call, moment);
+                let (inner, gate) = Gate::new(MemoryDb::new(), call, moment);
                 let db = LruCache::new(inner, 10);
                 let writer = {
                     let db = db.clone();
                     thread::spawn(move || write(&db))
                 };
-                gate.arrived.recv().unwrap();
+                gate.wait_until_reached();
                 db.set(&[item(KEY, 7), item(OTHER, 7)]).unwrap();
-                gate.go_on.send(()).unwrap();
+                gate.open();
                 writer.join().unwrap().unwrap();
                 for key in [KEY, OTHER] {
                     let expected = data(&db.inner().inner, key);
@@ -248,16 +248,16 @@ fn of_two_writes_that_overlap_the_cache_keeps_neither_that_came_first() {
 }
 
 #[test]
-fn what_is_under_way_when_the_cache_forgets_is_not_cached() {
-    type Forget = fn(&LruCache<Hooked<MemoryDb<u32>>>);
-    let forget: [(&str, Forget); 2] = [
+fn fills_and_writes_in_flight_are_not_cached_after_invalidate_or_clear() {
+    type Invalidation = fn(&LruCache<HookedDb<MemoryDb<u32>>>);
+    let invalidations: [(&str, Invalidation); 2] = [
         ("invalidate", |db| db.invalidate(KEY)),
         ("clear", LruCache::clear),
     ];
-    for (name, forget) in forget {
+    for (name, invalidate) in invalidations {
         for call in [Call::Get, Call::Set] {
             with_timeout(HANG_LIMIT, move |_| {
-                let (inner, gate) = Gate::before_or_after(MemoryDb::new(), call, Moment::After);
+                let (inner, gate) = Gate::new(MemoryDb::new(), call, Moment::After);
                 let db = LruCache::new(inner, 10);
                 db.inner().inner.set(&[item(KEY, 1)]).unwrap();
                 let worker = {
@@ -267,11 +267,11 @@ fn what_is_under_way_when_the_cache_forgets_is_not_cached() {
                         _ => db.set(&[item(KEY, 1)]),
                     })
                 };
-                gate.arrived.recv().unwrap();
-                // Somebody goes round the cache, and says so.
+                gate.wait_until_reached();
+                // A write bypasses the cache, and the key is invalidated.
                 db.inner().inner.set(&[item(KEY, 2)]).unwrap();
-                forget(&db);
-                gate.go_on.send(()).unwrap();
+                invalidate(&db);
+                gate.open();
                 worker.join().unwrap().unwrap();
                 assert_eq!(data(&db, KEY), Some(2), "{name} during {call:?}");
             });
@@ -280,9 +280,9 @@ fn what_is_under_way_when_the_cache_forgets_is_not_cached() {
 }
 
 #[test]
-fn a_get_many_through_the_cache_sees_one_instant_though_a_write_comes_in_between() {
+fn get_many_is_a_snapshot_even_if_a_cached_item_changes_during_the_fetch() {
     with_timeout(HANG_LIMIT, |_| {
-        let (inner, gate) = Gate::before_or_after(MemoryDb::new(), Call::GetMany, Moment::Before);
+        let (inner, gate) = Gate::new(MemoryDb::new(), Call::GetMany, Moment::Before);
         let db = LruCache::new(inner, 10);
         db.inner().set(&[item(KEY, 1), item(OTHER, 1)]).unwrap();
         assert_eq!(data(&db, KEY), Some(1));
@@ -290,18 +290,18 @@ fn a_get_many_through_the_cache_sees_one_instant_though_a_write_comes_in_between
             let db = db.clone();
             thread::spawn(move || db.get_many(&[KEY, OTHER]).unwrap())
         };
-        // It has one of them at hand and is about to fetch the other.
-        gate.arrived.recv().unwrap();
+        // One of them is cached, and the call is about to fetch the other.
+        gate.wait_until_reached();
         db.commit(&Batch::new().set(item(KEY, 2)).set(item(OTHER, 2)))
             .unwrap();
-        gate.go_on.send(()).unwrap();
+        gate.open();
         let found = reader.join().unwrap();
         assert_eq!(found, [Some(item(KEY, 2)), Some(item(OTHER, 2))]);
     });
 }
 
 #[test]
-fn what_must_be_fresh_is_never_answered_from_the_cache() {
+fn fresh_reads_locks_and_queries_bypass_the_cache() {
     let db = LruCache::new(MemoryDb::new(), 10);
     db.set(&[item(KEY, 1)]).unwrap();
     let lock = db.get_lock(LOCK).unwrap();
@@ -309,7 +309,7 @@ fn what_must_be_fresh_is_never_answered_from_the_cache() {
         .inner()
         .set_atomic(&[item(KEY, 2)], from_ref(&lock))
         .unwrap();
-    assert_eq!(data(&db, KEY), Some(1), "a plain read may be old");
+    assert_eq!(data(&db, KEY), Some(1), "get returns the cached item");
     assert_eq!(db.get_fresh(KEY).unwrap(), Some(item(KEY, 2)));
     assert_eq!(db.get_lock(LOCK).unwrap().version(), version);
     assert_eq!(db.query(&Query::new("pk")).unwrap(), [item(KEY, 2)]);
@@ -323,13 +323,13 @@ fn what_must_be_fresh_is_never_answered_from_the_cache() {
 }
 
 #[test]
-fn a_failed_commit_through_the_cache_takes_only_its_own_items_out_of_it() {
+fn a_failed_commit_removes_only_its_own_items_from_the_cache() {
     let db = LruCache::new(MemoryDb::new(), 10);
     db.set(&[item(KEY, 1), item(OTHER, 1)]).unwrap();
     let lock = db.get_lock(LOCK).unwrap();
     db.set_atomic(&[], from_ref(&lock)).unwrap();
-    let lost = db.set_atomic(&[item(KEY, 2)], &[lock]).unwrap_err();
-    assert!(lost.is_race_condition());
+    let conflict = db.set_atomic(&[item(KEY, 2)], &[lock]).unwrap_err();
+    assert!(conflict.is_race_condition());
     assert_eq!(db.stats().entries, 1);
     assert_eq!(data(&db, KEY), Some(1));
     assert_eq!(data(&db, OTHER), Some(1));
@@ -342,22 +342,18 @@ fn no_update_is_lost_through_two_caches_over_one_database() {
     const EACH: u32 = 50;
     let inner = MemoryDb::new();
     let caches = [(); 2].map(|()| LruCache::new(inner.clone(), 10));
-    thread::scope(|scope| {
-        for worker in 0..4 {
-            let db = &caches[worker % 2];
-            scope.spawn(move || {
-                for _ in 0..EACH {
-                    // Brings an entry into this cache, which the other one's writes make old.
-                    db.get(KEY).unwrap();
-                    let retry = atomic_db::Retry::new().attempts(u32::MAX);
-                    db.transact_with(&retry, |tx| {
-                        tx.lock(LOCK)?;
-                        let old = tx.get(KEY)?.and_then(Item::into_data).unwrap_or(0);
-                        tx.set(item(KEY, old + 1))
-                    })
-                    .unwrap();
-                }
-            });
+    run_concurrently(4, |worker| {
+        let db = &caches[worker % 2];
+        for _ in 0..EACH {
+            // Caches an entry, which the writes through the other cache make stale.
+            db.get(KEY).unwrap();
+            let retry = atomic_db::Retry::new().attempts(u32::MAX);
+            db.transact_with(&retry, |tx| {
+                tx.lock(LOCK)?;
+                let old = tx.get(KEY)?.and_then(Item::into_data).unwrap_or(0);
+                tx.set(item(KEY, old + 1))
+            })
+            .unwrap();
         }
     });
     assert_eq!(data(&inner, KEY), Some(4 * EACH));
@@ -368,7 +364,7 @@ fn no_update_is_lost_through_two_caches_over_one_database() {
 }
 
 #[test]
-fn absent_items_are_not_remembered() {
+fn misses_are_not_cached() {
     let db = LruCache::new(MemoryDb::new(), 10);
     assert_eq!(data(&db, KEY), None);
     assert_eq!(db.stats().entries, 0);
@@ -424,10 +420,10 @@ fn handles_share_one_cache() {
 }
 
 #[test]
-fn a_get_many_of_more_keys_than_the_cache_holds_asks_for_what_is_missing_once() {
-    let asked = Arc::new(Mutex::new(0));
-    let counted = Arc::clone(&asked);
-    let db = Hooked::new(MemoryDb::new(), move |call, moment| {
+fn get_many_of_more_keys_than_the_capacity_fetches_the_misses_once() {
+    let fetches = Arc::new(Mutex::new(0));
+    let counted = Arc::clone(&fetches);
+    let db = HookedDb::new(MemoryDb::new(), move |call, moment| {
         *counted.lock().unwrap() += u32::from((call, moment) == (Call::GetMany, Moment::Before));
         Ok(())
     });
@@ -437,25 +433,25 @@ fn a_get_many_of_more_keys_than_the_cache_holds_asks_for_what_is_missing_once() 
         let item = Item::new("pk", sk, number as u32);
         cache.set(&[item]).unwrap();
     }
-    // The last two are at hand, and the others will push them out.
+    // The last two are cached, and the others will evict them.
     let keys: Vec<Key<'_>> = sks.iter().rev().map(|sk| Key::new("pk", sk)).collect();
-    let answers = cache.get_many(&keys).unwrap();
-    let answers: Vec<u32> = answers
+    let found = cache.get_many(&keys).unwrap();
+    let found: Vec<u32> = found
         .into_iter()
         .flatten()
         .filter_map(Item::into_data)
         .collect();
-    assert_eq!(answers, [5, 4, 3, 2, 1, 0]);
+    assert_eq!(found, [5, 4, 3, 2, 1, 0]);
     assert_eq!(cache.stats().hits, 2);
     assert_eq!(
-        *asked.lock().unwrap(),
+        *fetches.lock().unwrap(),
         1,
-        "everything was read a second time"
+        "the misses were fetched more than once"
     );
 }
 
 #[test]
-fn an_entry_that_has_expired_counts_as_a_miss() {
+fn an_expired_entry_counts_as_a_miss() {
     let clock = ManualClock::new(1_000);
     let db = MemoryDb::builder().clock(clock.clone()).build();
     let cache = LruCache::builder(db).clock(clock.clone()).build();
@@ -468,7 +464,7 @@ fn an_entry_that_has_expired_counts_as_a_miss() {
 }
 
 #[test]
-fn a_lock_that_is_made_where_an_item_was_leaves_no_item_in_the_cache() {
+fn get_lock_removes_an_item_that_has_expired_in_the_inner_database() {
     // The cache's own clock is behind the one of the database.
     let clock = ManualClock::new(1_000);
     let db = MemoryDb::builder().clock(clock.clone()).build();
@@ -480,7 +476,34 @@ fn a_lock_that_is_made_where_an_item_was_leaves_no_item_in_the_cache() {
 }
 
 #[test]
-fn the_figures_of_all_shards_are_added_up() {
+fn an_item_cached_while_get_lock_is_in_flight_does_not_stay_at_the_locks_key() {
+    with_timeout(HANG_LIMIT, |_| {
+        // The cache's own clock is behind the one of the database.
+        let clock = ManualClock::new(1_000);
+        let inner = MemoryDb::builder().clock(clock.clone()).build();
+        let (inner, gate) = Gate::new(inner, Call::GetLock, Moment::Before);
+        let cache = LruCache::builder(inner)
+            .clock(ManualClock::new(1_000))
+            .build();
+        let expiring = item(KEY, 1).expires_at(1_010);
+        cache.inner().set(&[expiring]).unwrap();
+        let locker = {
+            let cache = cache.clone();
+            thread::spawn(move || cache.get_lock(KEY))
+        };
+        gate.wait_until_reached();
+        // The item is still live, and a fill caches it.
+        assert_eq!(data(&cache, KEY), Some(1));
+        assert_eq!(cache.stats().entries, 1);
+        clock.set(1_011);
+        gate.open();
+        locker.join().unwrap().unwrap();
+        assert_eq!(data(&cache, KEY), None);
+    });
+}
+
+#[test]
+fn stats_are_the_sums_over_all_shards() {
     const ITEMS: u64 = 400;
     let db = LruCache::builder(MemoryDb::new())
         .capacity(8)

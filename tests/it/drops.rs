@@ -1,5 +1,5 @@
-//! A caller's own code runs while nothing is held: values whose `Drop` calls the database or
-//! panics, the sweeper, and calls from async code.
+//! User code runs while no mutex is held (guarantee 22): values whose `Drop` calls the database or
+//! panics, clocks that call it, the sweeper, and calls from async code.
 
 use crate::common::{HANG_LIMIT, data};
 use atomic_db::testing::with_timeout;
@@ -12,12 +12,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::time::Duration;
 
-/// Data that does something when it is dropped.
+/// Data that calls a function when it is dropped.
 struct OnDrop(Box<dyn Fn() + Send + Sync>);
 
 impl OnDrop {
-    fn new(act: impl Fn() + Send + Sync + 'static) -> Self {
-        OnDrop(Box::new(act))
+    fn new(callback: impl Fn() + Send + Sync + 'static) -> Self {
+        OnDrop(Box::new(callback))
     }
 }
 
@@ -31,22 +31,22 @@ const KEY: Key<'static> = Key::new("pk", "value");
 const LOCK: Key<'static> = Key::new("pk", "lock");
 const NOW: u64 = 1_000_000;
 
-fn bare(sk: &str) -> Item<OnDrop> {
+fn empty_item(sk: &str) -> Item<OnDrop> {
     Item::without_data("pk", sk)
 }
 
-/// Calls every method of the trait, on keys of its own.
+/// Calls every method of the trait, mostly on keys that no test uses.
 fn call_everything(db: &impl AtomicDb<Data = OnDrop>) {
     let (key, lock_key) = (Key::new("pk", "own"), Key::new("pk", "own lock"));
     db.get(KEY).unwrap();
     db.get_fresh(KEY).unwrap();
     db.get_many(&[KEY, key, LOCK]).unwrap();
-    db.set(&[bare("own")]).unwrap();
+    db.set(&[empty_item("own")]).unwrap();
     let lock = db.get_lock(lock_key).unwrap();
     let version = db
         .commit(&Batch::new().lock(lock.clone()).delete(key))
         .unwrap();
-    db.set_atomic(&[bare("own")], &[lock.with_version(version)])
+    db.set_atomic(&[empty_item("own")], &[lock.with_version(version)])
         .unwrap();
     assert_eq!(db.query(&Query::new("pk").prefix("own")).unwrap().len(), 1);
     db.page(&Query::new("pk"), None).unwrap();
@@ -56,79 +56,78 @@ fn call_everything(db: &impl AtomicDb<Data = OnDrop>) {
 
 fn clock_and_db() -> (ManualClock, MemoryDb<OnDrop>) {
     let clock = ManualClock::new(NOW);
-    // All keys meet under one mutex.
+    // All keys are in one stripe.
     let db = MemoryDb::builder().stripes(1).clock(clock.clone()).build();
     (clock, db)
 }
 
-type Way<D> = (&'static str, fn(&D, &ManualClock));
+/// A name, and a function that removes the value at `KEY`.
+type Removal<D> = (&'static str, fn(&D, &ManualClock));
 
-/// The ways in which the value at `KEY`, which lives until `NOW`, can leave a database.
-fn ways_out() -> Vec<Way<MemoryDb<OnDrop>>> {
-    fn later(clock: &ManualClock) {
+/// Returns all calls that remove the value at `KEY`, which is live until `NOW`, from a database.
+fn removals() -> Vec<Removal<MemoryDb<OnDrop>>> {
+    fn expire(clock: &ManualClock) {
         clock.set(NOW + 1);
     }
     vec![
-        ("set", |db, _| db.set(&[bare("value")]).unwrap()),
+        ("set", |db, _| db.set(&[empty_item("value")]).unwrap()),
         ("set, twice in one call", |db, _| {
-            db.set(&[bare("value"), bare("value")]).unwrap();
+            db.set(&[empty_item("value"), empty_item("value")]).unwrap();
         }),
         ("set_atomic", |db, _| {
             let lock = db.get_lock(LOCK).unwrap();
-            db.set_atomic(&[bare("value")], &[lock]).unwrap();
+            db.set_atomic(&[empty_item("value")], &[lock]).unwrap();
         }),
         ("commit with a set", |db, _| {
-            db.commit(&Batch::new().set(bare("value"))).unwrap();
+            db.commit(&Batch::new().set(empty_item("value"))).unwrap();
         }),
         ("commit with a delete", |db, _| {
             db.commit(&Batch::new().delete(KEY)).unwrap();
         }),
-        (
-            "commit with a creation over what has expired",
-            |db, clock| {
-                later(clock);
-                db.commit(&Batch::new().create(bare("value"))).unwrap();
-            },
-        ),
+        ("commit with a create over an expired item", |db, clock| {
+            expire(clock);
+            db.commit(&Batch::new().create(empty_item("value")))
+                .unwrap();
+        }),
         ("transact", |db, _| {
             db.transact(|tx| {
                 tx.lock(LOCK)?;
-                tx.set(bare("value"))
+                tx.set(empty_item("value"))
             })
             .unwrap();
         }),
         ("delete", |db, _| db.delete(&[KEY, KEY]).unwrap()),
         ("purge_expired", |db, clock| {
-            later(clock);
+            expire(clock);
             assert_eq!(db.purge_expired(), 1);
         }),
         ("len", |db, clock| {
-            later(clock);
+            expire(clock);
             assert_eq!(db.len(), 0);
         }),
         ("get", |db, clock| {
-            later(clock);
+            expire(clock);
             assert!(db.get(KEY).unwrap().is_none());
         }),
         ("get_many", |db, clock| {
-            later(clock);
+            expire(clock);
             assert!(db.get_many(&[KEY, KEY]).unwrap()[1].is_none());
         }),
-        ("get_lock where it was", |db, clock| {
-            later(clock);
+        ("get_lock at its key", |db, clock| {
+            expire(clock);
             db.get_lock(KEY).unwrap();
         }),
         ("query", |db, clock| {
-            later(clock);
+            expire(clock);
             assert!(db.query(&Query::new("pk")).unwrap().is_empty());
         }),
         ("page", |db, clock| {
-            later(clock);
+            expire(clock);
             let page = db.page(&Query::new("pk").reverse(), None).unwrap();
             assert!(page.items.is_empty());
         }),
         ("stream", |db, clock| {
-            later(clock);
+            expire(clock);
             assert_eq!(db.stream(Query::new("pk")).count(), 0);
         }),
     ]
@@ -136,36 +135,37 @@ fn ways_out() -> Vec<Way<MemoryDb<OnDrop>>> {
 
 type Cached = LruCache<MemoryDb<OnDrop>>;
 
-/// The ways in which the value at `KEY`, which only the cache still holds, can leave it.
-fn ways_out_of_the_cache() -> Vec<Way<Cached>> {
+/// Returns all calls that remove the value at `KEY`, which only the cache still has, from the cache.
+fn removals_from_the_cache() -> Vec<Removal<Cached>> {
     vec![
         ("evicted by a set", |db, _| {
-            db.set(&[bare("other")]).unwrap();
+            db.set(&[empty_item("other")]).unwrap();
         }),
         ("evicted by a get", |db, _| {
-            db.inner().set(&[bare("other")]).unwrap();
+            db.inner().set(&[empty_item("other")]).unwrap();
             db.get(Key::new("pk", "other")).unwrap();
         }),
         ("evicted by a get_many", |db, _| {
-            db.inner().set(&[bare("other")]).unwrap();
+            db.inner().set(&[empty_item("other")]).unwrap();
             db.get_many(&[KEY, Key::new("pk", "other")]).unwrap();
         }),
-        ("set", |db, _| db.set(&[bare("value")]).unwrap()),
+        ("set", |db, _| db.set(&[empty_item("value")]).unwrap()),
         ("set among others", |db, _| {
-            db.set(&["a", "value", "b"].map(bare)).unwrap();
+            db.set(&["a", "value", "b"].map(empty_item)).unwrap();
         }),
         ("set_atomic", |db, _| {
             let lock = db.get_lock(LOCK).unwrap();
-            db.set_atomic(&[bare("value")], &[lock]).unwrap();
+            db.set_atomic(&[empty_item("value")], &[lock]).unwrap();
         }),
-        ("a set_atomic that loses", |db, _| {
+        ("a set_atomic that fails with a conflict", |db, _| {
             let lock = db.get_lock(LOCK).unwrap();
             db.delete(&[LOCK]).unwrap();
-            let lost = db.set_atomic(&[bare("value")], &[lock]).unwrap_err();
-            assert!(lost.is_race_condition());
+            let conflict = db.set_atomic(&[empty_item("value")], &[lock]).unwrap_err();
+            assert!(conflict.is_race_condition());
         }),
         ("commit", |db, _| {
-            db.commit(&Batch::new().create(bare("value"))).unwrap();
+            db.commit(&Batch::new().create(empty_item("value")))
+                .unwrap();
         }),
         ("delete", |db, _| db.delete(&[KEY]).unwrap()),
         ("invalidate", |db, _| db.invalidate(KEY)),
@@ -181,8 +181,8 @@ fn ways_out_of_the_cache() -> Vec<Way<Cached>> {
     ]
 }
 
-/// A cache of one item that alone holds `value`.
-fn holding(value: OnDrop) -> (ManualClock, Cached) {
+/// Returns a cache of one item that alone has `value`.
+fn cache_with(value: OnDrop) -> (ManualClock, Cached) {
     let (clock, inner) = clock_and_db();
     let cache = LruCache::builder(inner).capacity(1).clock(clock.clone());
     let db = cache.build();
@@ -194,8 +194,8 @@ fn holding(value: OnDrop) -> (ManualClock, Cached) {
 }
 
 #[test]
-fn a_value_that_leaves_the_database_may_call_it_from_its_drop() {
-    for (way, leave) in ways_out() {
+fn the_drop_of_a_removed_value_may_call_the_database() {
+    for (name, remove) in removals() {
         with_timeout(HANG_LIMIT, move |_| {
             let (clock, db) = clock_and_db();
             let drops = Arc::new(AtomicUsize::new(0));
@@ -208,16 +208,16 @@ fn a_value_that_leaves_the_database_may_call_it_from_its_drop() {
             });
             db.set(&[Item::new(KEY.pk, KEY.sk, value).expires_at(NOW)])
                 .unwrap();
-            leave(&db, &clock);
-            assert_eq!(drops.load(Ordering::Relaxed), 1, "{way}");
+            remove(&db, &clock);
+            assert_eq!(drops.load(Ordering::Relaxed), 1, "{name}");
             call_everything(&db);
         });
     }
 }
 
 #[test]
-fn a_value_that_leaves_the_cache_may_call_it_from_its_drop() {
-    for (way, leave) in ways_out_of_the_cache() {
+fn the_drop_of_a_removed_value_may_call_the_cache() {
+    for (name, remove) in removals_from_the_cache() {
         with_timeout(HANG_LIMIT, move |_| {
             let drops = Arc::new(AtomicUsize::new(0));
             let slot = Arc::new(Mutex::new(None::<Cached>));
@@ -230,10 +230,10 @@ fn a_value_that_leaves_the_cache_may_call_it_from_its_drop() {
                 db.clear();
                 count.fetch_add(1, Ordering::Relaxed);
             });
-            let (clock, db) = holding(value);
+            let (clock, db) = cache_with(value);
             *slot.lock().unwrap() = Some(db.clone());
-            leave(&db, &clock);
-            assert_eq!(drops.load(Ordering::Relaxed), 1, "{way}");
+            remove(&db, &clock);
+            assert_eq!(drops.load(Ordering::Relaxed), 1, "{name}");
             call_everything(&db);
         });
     }
@@ -241,41 +241,41 @@ fn a_value_that_leaves_the_cache_may_call_it_from_its_drop() {
 
 #[test]
 fn a_value_whose_drop_panics_leaves_the_database_usable() {
-    for (way, leave) in ways_out() {
+    for (name, remove) in removals() {
         with_timeout(HANG_LIMIT, move |_| {
             let (clock, db) = clock_and_db();
             let value = OnDrop::new(|| panic!("dropped"));
             db.set(&[Item::new(KEY.pk, KEY.sk, value).expires_at(NOW)])
                 .unwrap();
-            let panicked = catch_unwind(AssertUnwindSafe(|| leave(&db, &clock)));
-            assert!(panicked.is_err(), "{way}");
+            let panicked = catch_unwind(AssertUnwindSafe(|| remove(&db, &clock)));
+            assert!(panicked.is_err(), "{name}");
             call_everything(&db);
             db.delete(&[KEY, LOCK]).unwrap();
-            assert!(db.is_empty(), "{way}");
-            db.set(&[bare("value")]).unwrap();
-            assert_eq!(db.len(), 1, "{way}");
+            assert!(db.is_empty(), "{name}");
+            db.set(&[empty_item("value")]).unwrap();
+            assert_eq!(db.len(), 1, "{name}");
         });
     }
 }
 
 #[test]
 fn a_value_whose_drop_panics_leaves_the_cache_usable() {
-    for (way, leave) in ways_out_of_the_cache() {
+    for (name, remove) in removals_from_the_cache() {
         with_timeout(HANG_LIMIT, move |_| {
-            let (clock, db) = holding(OnDrop::new(|| panic!("dropped")));
-            let panicked = catch_unwind(AssertUnwindSafe(|| leave(&db, &clock)));
-            assert!(panicked.is_err(), "{way}");
+            let (clock, db) = cache_with(OnDrop::new(|| panic!("dropped")));
+            let panicked = catch_unwind(AssertUnwindSafe(|| remove(&db, &clock)));
+            assert!(panicked.is_err(), "{name}");
             call_everything(&db);
-            // The keys concerned can be cached as before.
+            // The keys can be cached as before.
             for sk in ["value", "other", "a", "b"] {
                 let key = Key::new("pk", sk);
-                db.set(&[bare(sk)]).unwrap();
+                db.set(&[empty_item(sk)]).unwrap();
                 let before = db.stats();
-                assert!(db.get(key).unwrap().is_some(), "{way}");
+                assert!(db.get(key).unwrap().is_some(), "{name}");
                 assert_eq!(
                     db.stats().hits,
                     before.hits + 1,
-                    "{way}: {sk} is not cached"
+                    "{name}: {sk} is not cached"
                 );
                 db.clear();
                 db.get(key).unwrap();
@@ -283,7 +283,7 @@ fn a_value_whose_drop_panics_leaves_the_cache_usable() {
                 assert_eq!(
                     db.stats().hits,
                     before.hits + 2,
-                    "{way}: {sk} is not filled"
+                    "{name}: {sk} is not filled"
                 );
             }
         });
@@ -291,7 +291,7 @@ fn a_value_whose_drop_panics_leaves_the_cache_usable() {
 }
 
 #[test]
-fn a_sweeper_drops_what_has_expired() {
+fn a_sweeper_removes_expired_items() {
     let (clock, db) = clock_and_db();
     let (dropped, drops) = mpsc::channel();
     let value = OnDrop::new(move || dropped.send(()).unwrap());
@@ -299,7 +299,7 @@ fn a_sweeper_drops_what_has_expired() {
         .unwrap();
     clock.set(NOW + 1);
     let sweeper = Sweeper::start(&db, Duration::from_millis(1)).unwrap();
-    drops.recv_timeout(Duration::from_secs(60)).unwrap();
+    drops.recv_timeout(HANG_LIMIT).unwrap();
     drop(sweeper);
     assert_eq!(db.purge_expired(), 0);
 }
@@ -313,7 +313,7 @@ fn dropping_a_sweeper_ends_its_thread() {
             let value = OnDrop::new(move || dropped.send(()).unwrap());
             db.set(&[Item::new("pk", "value", value)]).unwrap();
             drop(Sweeper::start(&db, every).unwrap());
-            // Its thread holds a handle, so this is the last one only if the thread has ended.
+            // The thread has a handle. This is the last one only if the thread has ended.
             drop(db);
             drops.try_recv().expect("the database is still alive");
         });
@@ -326,7 +326,7 @@ fn dropping_a_sweeper_ends_its_thread() {
 }
 
 #[test]
-fn a_sweeper_may_be_dropped_by_a_value_that_it_sweeps() {
+fn a_sweeper_may_be_dropped_by_a_value_that_it_removes() {
     with_timeout(HANG_LIMIT, |_| {
         let (clock, db) = clock_and_db();
         let slot = Arc::new(Mutex::new(None::<Sweeper>));
@@ -346,7 +346,7 @@ fn a_sweeper_may_be_dropped_by_a_value_that_it_sweeps() {
         clock.set(NOW + 1);
         assert_eq!(end.recv(), Ok("sweeper"));
         drop(db);
-        // The thread ends too, and lets go of the last handle.
+        // The thread ends, and drops the last handle.
         assert_eq!(end.recv(), Ok("database"));
     });
 }
@@ -375,15 +375,15 @@ fn a_sweeper_goes_on_after_a_value_whose_drop_panics() {
     });
 }
 
-/// A transaction that loses one race, so that it pauses on the system's clock.
-fn increment_after_a_race(db: &impl AtomicDb<Data = u64>) {
-    let mut races = 1;
+/// Runs a transaction that fails with one conflict, so that it pauses on the system clock.
+fn increment_after_a_conflict(db: &impl AtomicDb<Data = u64>) {
+    let mut conflicts = 1;
     db.transact(|tx| {
         let lock = tx.lock(LOCK)?;
         let old = tx.get(KEY)?.and_then(Item::into_data).unwrap_or(0);
-        if races > 0 {
-            races -= 1;
-            // Should this lose itself, somebody else has made the race.
+        if conflicts > 0 {
+            conflicts -= 1;
+            // If this fails, another thread has caused the conflict.
             let _ = db.set_atomic(&[], &[lock]);
         }
         tx.set(Item::new(KEY.pk, KEY.sk, old + 1))
@@ -392,10 +392,10 @@ fn increment_after_a_race(db: &impl AtomicDb<Data = u64>) {
 }
 
 #[tokio::test]
-async fn every_call_may_be_made_on_the_thread_of_an_async_runtime() {
+async fn every_call_may_be_made_on_an_async_runtimes_thread() {
     let db = LruCache::new(MemoryDb::new(), 10);
     let sweeper = Sweeper::start(db.inner(), Duration::from_millis(1)).unwrap();
-    increment_after_a_race(&db);
+    increment_after_a_conflict(&db);
     assert_eq!(data(&db, KEY), Some(1));
     let mut stream = db.stream(Query::new("pk"));
     assert!(stream.next().is_some());
@@ -408,12 +408,12 @@ async fn every_call_may_be_made_on_the_thread_of_an_async_runtime() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn handles_are_shared_by_blocking_tasks() {
+async fn blocking_tasks_share_handles() {
     let db = LruCache::new(MemoryDb::new(), 10);
     let tasks: Vec<_> = (0..4)
         .map(|_| {
             let db = db.clone();
-            tokio::task::spawn_blocking(move || increment_after_a_race(&db))
+            tokio::task::spawn_blocking(move || increment_after_a_conflict(&db))
         })
         .collect();
     for task in tasks {
@@ -422,18 +422,18 @@ async fn handles_are_shared_by_blocking_tasks() {
     assert_eq!(data(&db, KEY), Some(4));
 }
 
-/// A clock that asks a database each time that it is asked itself.
+/// A clock that calls a database each time that it is asked.
 #[derive(Debug, Default)]
-struct Asking {
+struct ReentrantClock {
     db: OnceLock<LruCache<MemoryDb<u32>>>,
     asked: AtomicUsize,
 }
 
-impl Clock for Asking {
+impl Clock for ReentrantClock {
     fn now(&self) -> Duration {
         self.asked.fetch_add(1, Ordering::Relaxed);
         if let Some(db) = self.db.get() {
-            // Neither the item nor the deletion needs the time, or this would go round for ever.
+            // Neither the item nor the deletion needs the time. Otherwise this would recurse forever.
             db.get(Key::new("pk", "timeless")).unwrap();
             db.inner().get(Key::new("pk", "timeless")).unwrap();
             db.delete(&[Key::new("pk", "none")]).unwrap();
@@ -445,9 +445,9 @@ impl Clock for Asking {
 }
 
 #[test]
-fn a_clock_may_ask_the_database_that_asks_it() {
+fn a_clock_may_call_the_database_that_asks_it() {
     with_timeout(HANG_LIMIT, |_| {
-        let clock = Arc::new(Asking::default());
+        let clock = Arc::new(ReentrantClock::default());
         let db = MemoryDb::builder()
             .stripes(1)
             .clock(Arc::clone(&clock))
@@ -472,7 +472,7 @@ fn a_clock_may_ask_the_database_that_asks_it() {
             &|| assert!(db.inner().len() <= 2),
         ];
         for (number, call) in calls.iter().enumerate() {
-            // Live, and then expired.
+            // A live item, and an expired one.
             for ttl in [2_000, 999] {
                 db.inner().set(&[timed(ttl)]).unwrap();
                 db.invalidate(key);
@@ -480,7 +480,7 @@ fn a_clock_may_ask_the_database_that_asks_it() {
                 call();
                 call();
                 let asked = clock.asked.load(Ordering::Relaxed) - before;
-                assert!(asked > 0, "call {number} asked no clock");
+                assert!(asked > 0, "call {number} did not ask the clock");
             }
         }
     });

@@ -11,6 +11,7 @@ mod dynamodb;
 mod guarantees;
 #[cfg(not(mutants))]
 mod histories;
+mod prefixes;
 #[cfg(feature = "redb")]
 mod redb;
 mod reference_model;

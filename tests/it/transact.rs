@@ -1,6 +1,6 @@
 //! Transactions: the order of their calls, their retries, and the state that they leave.
 
-use crate::common::{Call, Hooked, Moment, Pauses, data};
+use crate::common::{Call, HookedDb, Moment, RecordingClock, data};
 use atomic_db::{
     AtomicDb, AtomicDbExt, Batch, Error, Item, Key, LruCache, MemoryDb, Result, Retry, Transaction,
 };
@@ -382,11 +382,11 @@ fn always_conflict(retry: &Retry, mut during: impl FnMut(u32)) -> (Error, u32) {
 #[test]
 fn attempts_are_bounded_and_the_last_conflict_is_the_source() {
     for (attempts, expected) in [(0, 1), (1, 1), (2, 2), (7, 7)] {
-        let pauses = Pauses::default();
+        let pauses = RecordingClock::default();
         let retry = Retry::new().attempts(attempts).clock(pauses.clone());
         let (error, runs) = always_conflict(&retry, |_| ());
         assert_eq!(runs, expected);
-        assert_eq!(pauses.take().len() as u32, expected - 1);
+        assert_eq!(pauses.take_pauses().len() as u32, expected - 1);
         assert!(error.is_race_condition() && error.is_retryable());
         match error {
             Error::RetriesExhausted { attempts, source } => {
@@ -398,14 +398,14 @@ fn attempts_are_bounded_and_the_last_conflict_is_the_source() {
             other => panic!("{other:?}"),
         }
     }
-    let pauses = Pauses::default();
+    let pauses = RecordingClock::default();
     let (_, runs) = always_conflict(&Retry::default().clock(pauses.clone()), |_| ());
     assert_eq!(runs, 32);
 }
 
 #[test]
 fn pauses_are_random_up_to_a_ceiling_that_doubles() {
-    let pauses = Pauses::default();
+    let pauses = RecordingClock::default();
     let retry = Retry::new()
         .attempts(8)
         .backoff(Duration::from_millis(1), Duration::from_millis(10))
@@ -416,7 +416,7 @@ fn pauses_are_random_up_to_a_ceiling_that_doubles() {
     for _ in 0..60 {
         let before = atomic_db::Clock::now(&pauses);
         always_conflict(&retry, |_| ());
-        let recorded = pauses.take();
+        let recorded = pauses.take_pauses();
         assert_eq!(recorded.len(), 7);
         for (number, (pause, ceiling)) in recorded.iter().zip(ceilings).enumerate() {
             assert!(*pause <= ceiling, "pause {number} is {pause:?}");
@@ -442,7 +442,7 @@ fn pauses_are_random_up_to_a_ceiling_that_doubles() {
 
 #[test]
 fn no_attempt_starts_after_the_deadline() {
-    let pauses = Pauses::default();
+    let pauses = RecordingClock::default();
     let retry = Retry::new()
         .attempts(u32::MAX)
         .deadline(Duration::from_secs(10))
@@ -456,12 +456,12 @@ fn no_attempt_starts_after_the_deadline() {
 
     // Time passes within the pauses, which are cut short.
     for _ in 0..20 {
-        pauses.take();
+        pauses.take_pauses();
         let long = retry
             .clone()
             .backoff(Duration::from_secs(3_600), Duration::from_secs(3_600));
         let (error, runs) = always_conflict(&long, |_| ());
-        let recorded = pauses.take();
+        let recorded = pauses.take_pauses();
         assert!(matches!(error, Error::RetriesExhausted { attempts, .. } if attempts == runs));
         assert_eq!(recorded.len() as u32, runs - 1);
         assert!(recorded.iter().sum::<Duration>() <= Duration::from_secs(10));
@@ -474,7 +474,7 @@ fn no_attempt_starts_after_the_deadline() {
 
 #[test]
 fn an_attempt_may_succeed_after_the_deadline() {
-    let pauses = Pauses::default();
+    let pauses = RecordingClock::default();
     let retry = Retry::new()
         .deadline(Duration::from_secs(1))
         .clock(pauses.clone());
@@ -490,7 +490,7 @@ fn an_attempt_may_succeed_after_the_deadline() {
 
 #[test]
 fn a_retry_policy_of_the_largest_values_does_not_panic() {
-    let pauses = Pauses::default();
+    let pauses = RecordingClock::default();
     let retry = Retry::new()
         .attempts(100)
         .deadline(Duration::MAX)
@@ -511,7 +511,7 @@ fn only_conflicts_are_retried() {
         || Error::Backend("broken".into()),
     ];
     for error in error {
-        let db = Hooked::new(MemoryDb::new(), move |call, moment| match (call, moment) {
+        let db = HookedDb::new(MemoryDb::new(), move |call, moment| match (call, moment) {
             (Call::Commit, Moment::Before) => Err(error()),
             _ => Ok(()),
         });
@@ -530,7 +530,7 @@ fn only_conflicts_are_retried() {
 fn a_transaction_calls_the_database_for_its_locks_its_reads_and_one_commit() {
     let calls = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&calls);
-    let db = Hooked::new(MemoryDb::new(), move |call, moment| {
+    let db = HookedDb::new(MemoryDb::new(), move |call, moment| {
         assert!(matches!(
             call,
             Call::GetLock | Call::GetFresh | Call::Commit

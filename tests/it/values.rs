@@ -1,6 +1,6 @@
 //! Items, locks, keys, versions, batches, streams and clocks, each on its own.
 
-use crate::common::{Call, Hooked, Moment};
+use crate::common::{Call, HookedDb, Moment};
 use atomic_db::{
     AtomicDb, Batch, Clock, Error, Item, Key, Lock, ManualClock, MemoryDb, Query, SystemClock,
     Version, VersionGenerator,
@@ -178,7 +178,7 @@ fn text_that_is_not_a_version_is_refused() {
 fn a_stream_reads_no_page_after_its_limit_is_reached() {
     let pages = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&pages);
-    let db = Hooked::new(MemoryDb::new(), move |call, moment| {
+    let db = HookedDb::new(MemoryDb::new(), move |call, moment| {
         if (call, moment) == (Call::Page, Moment::Before) {
             counted.fetch_add(1, Ordering::Relaxed);
         }
