@@ -22,7 +22,7 @@ pub(super) struct LruList<E> {
     free_head: u32,
 }
 
-/// An entry that has its own key.
+/// An entry that stores its own key.
 pub(super) trait Keyed {
     type Key<'k>: Copy;
 
@@ -40,7 +40,7 @@ struct Node<E> {
     next: u32,
 }
 
-/// It is never the number of a node.
+/// The null link. It is never the number of a node.
 const NIL: u32 = u32::MAX;
 
 /// The largest number of entries in a list.

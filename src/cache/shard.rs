@@ -178,7 +178,7 @@ impl<T> Shard<T> {
         self.insert_if_current(current, ticket.hash, item, removed);
     }
 
-    /// Begins a write of the item at `key`.
+    /// Begins a write of the item at `key`, and removes its entry (invariant 1).
     pub(super) fn begin_write(
         &mut self,
         hash: u64,

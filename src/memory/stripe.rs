@@ -119,7 +119,7 @@ impl<T> Row<T> {
     }
 }
 
-/// The end of the free list. It is never the number of a row.
+/// The null link of the free list. It is never the number of a row.
 const NIL: u32 = u32::MAX;
 
 /// The largest number of rows in a stripe.

@@ -223,7 +223,7 @@ fn items_read_while_a_write_is_in_flight_are_not_cached() {
 }
 
 #[test]
-fn the_cache_keeps_no_older_one_of_two_overlapping_writes() {
+fn overlapping_writes_leave_no_older_value_in_the_cache() {
     for moment in [Moment::Before, Moment::After] {
         for (name, call, write) in writes() {
             with_timeout(HANG_LIMIT, move |_| {
