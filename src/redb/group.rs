@@ -1,199 +1,204 @@
-//! Group commit: one of the callers that wait does the work of all, and tells each what came of it.
+//! Group commit: of the callers that wait, one executes the requests of all and reports each result.
+//! Nothing here depends on files or on redb.
 //!
-//! It knows nothing of files. Whoever comes while nobody leads is the *leader*: it does its own work
-//! and takes all that waits, in the order of arrival, and what comes while it takes; ends it all as
-//! one, hands the lead to the first of those who came after that, and tells each caller its own
-//! answer. There is no thread of its own.
+//! A caller that arrives while there is no leader becomes the *leader*. It takes its own request and
+//! all queued ones, in the order of arrival, including those that arrive while it takes them. It
+//! executes them as one, hands leadership to the first caller that is still queued, and then delivers
+//! the results. There is no background thread.
 //!
 //! # Locks
 //!
-//! 1. A queue's mutex is held to add or take work, a seat's to leave or take what it is told; no call
-//!    ever holds two. Work is done and dropped while none is held.
-//! 2. `led` is set exactly while somebody leads, or has been told to. Work is in the queue only then,
-//!    so nobody waits without a leader.
-//! 3. A leader that ends, by an answer or by a panic, has handed over, and has told every seat that it
-//!    took: `Shift`'s `Drop` sees to both.
+//! The queue's mutex is held to add or take requests, and a waiter's mutex to set or take its signal.
+//! No thread holds two of them, and none is held while requests are executed or dropped.
+//!
+//! # Invariants
+//!
+//! 1. `has_leader` is set exactly while a caller leads or has been signalled to lead.
+//! 2. The queue is empty while `has_leader` is not set, so no caller waits without a leader.
+//! 3. When a leader ends, even by a panic, it has handed off its leadership and signalled every waiter
+//!    whose request it took.
 
 use crate::sync::{Arc, Condvar, Mutex, thread};
 use std::collections::VecDeque;
 use std::vec;
 
-/// Work of type `W` that is done together, and answered one by one with an `R`.
-pub(super) struct Group<W, R> {
-    queue: Mutex<Queue<W, R>>,
-    patience: u32,
+/// Executes requests of type `Q` in groups, with one response of type `R` for each.
+pub(super) struct GroupCommit<Q, R> {
+    queue: Mutex<Queue<Q, R>>,
+    max_yields: u32,
 }
 
-struct Queue<W, R> {
-    waiting: VecDeque<(W, Arc<Seat<W, R>>)>,
-    led: bool,
-    /// How many others the next leader may hope for: of those who were served last, and may be back
-    /// soon, and those who waited meanwhile, all but one, which is the next leader.
-    expected: usize,
+struct Queue<Q, R> {
+    waiting: VecDeque<(Q, Arc<Waiter<Q, R>>)>,
+    has_leader: bool,
+    /// The number of followers that the next leader expects: the callers of the last group, which may
+    /// return soon, and the callers that are still queued, less the next leader itself.
+    expected_followers: usize,
 }
 
-/// Where one caller waits.
-struct Seat<W, R> {
-    told: Mutex<Told<W, R>>,
-    wake: Condvar,
+/// Where one caller waits for a response or for leadership.
+struct Waiter<Q, R> {
+    signal: Mutex<Signal<Q, R>>,
+    condvar: Condvar,
 }
 
-enum Told<W, R> {
-    Nothing,
-    /// To lead, with its own work.
-    Lead(W),
-    Answer(R),
+enum Signal<Q, R> {
+    Pending,
+    /// The caller becomes the leader, and gets its request back.
+    Lead(Q),
+    Done(R),
 }
 
-impl<W, R> Group<W, R> {
-    /// A leader that finds the queue empty yields to other threads, up to `patience` times in all, for
-    /// as long as fewer have come than may be hoped for: callers who were answered together come back
-    /// together, and a leader who did not wait for them would leave them out. A caller who is alone
-    /// never waits, for then there is no other to hope for.
+impl<Q, R> GroupCommit<Q, R> {
+    /// Creates a group commit whose leaders yield up to `max_yields` times.
     ///
-    /// Eight threads on two cores, on a disk that syncs in 0.25 ms, make groups of 7.8 with 64 yields.
-    /// One group takes 0.75 ms: 0.63 in redb's commit, 0.07 in writing what is drawn, which hides most
-    /// of the waiting, and 0.04 until the next leader begins; that the last leader tells the others for
-    /// 0.03 ms of it delays nobody who leads.
-    pub(super) fn new(patience: u32) -> Self {
-        Group {
+    /// A leader that finds the queue empty yields to other threads while fewer followers than expected
+    /// have arrived. Callers whose requests were executed together tend to return together, and a
+    /// leader that did not wait for them would miss them. A lone caller never waits, because it
+    /// expects no followers.
+    pub(super) fn new(max_yields: u32) -> Self {
+        GroupCommit {
             queue: Mutex::new(Queue {
                 waiting: VecDeque::new(),
-                led: false,
-                expected: 0,
+                has_leader: false,
+                expected_followers: 0,
             }),
-            patience,
+            max_yields,
         }
     }
 
-    /// Does `work`, with whatever else waits, and returns what came of it.
+    /// Executes `request`, with others that are queued, and returns its response.
     ///
-    /// `apply` is called at most once, on this thread if it leads: it draws the work of all, its own
-    /// first and the others' in the order of arrival, and returns the answers in the same order. What
-    /// it does not draw is for the next leader. Whoever it gives no answer, because it panicked or
-    /// returned too few, is given an `unanswered`.
-    pub(super) fn run(
+    /// `execute` is called at most once, on this thread and only if it leads. It takes requests from
+    /// the iterator, its own first and then those of followers in the order of arrival, and returns
+    /// the responses in the same order. Requests that it does not take are left for the next leader.
+    /// A caller whose request was taken without a response, because `execute` panicked or returned too
+    /// few, receives `no_response()`.
+    pub(super) fn submit(
         &self,
-        work: W,
-        apply: impl FnOnce(&mut dyn Iterator<Item = W>) -> Vec<R>,
-        unanswered: impl Fn() -> R,
+        request: Q,
+        execute: impl FnOnce(&mut dyn Iterator<Item = Q>) -> Vec<R>,
+        no_response: impl Fn() -> R,
     ) -> R {
-        let work = match self.join(work) {
-            Ok(work) => work,
-            Err(seat) => match seat.wait() {
-                Ok(answer) => return answer,
-                Err(work) => work,
+        let request = match self.enqueue(request) {
+            Ok(request) => request,
+            Err(waiter) => match waiter.wait() {
+                Ok(response) => return response,
+                Err(request) => request,
             },
         };
-        let mut shift = Shift {
+        let mut leader = Leader {
             group: self,
-            own: Some(work),
-            seats: Vec::new(),
-            patience: self.patience,
-            answers: Vec::new().into_iter(),
-            unanswered: &unanswered,
+            request: Some(request),
+            followers: Vec::new(),
+            yields_left: self.max_yields,
+            responses: Vec::new().into_iter(),
+            no_response: &no_response,
         };
-        shift.answers = apply(&mut shift.by_ref().fuse()).into_iter();
-        shift.answer()
+        leader.responses = execute(&mut leader.by_ref().fuse()).into_iter();
+        leader.next_response()
     }
 
-    /// The work back if its caller is to lead, or else where to wait.
-    fn join(&self, work: W) -> Result<W, Arc<Seat<W, R>>> {
+    /// Returns the request if its caller becomes the leader, and the waiter of the queued request
+    /// otherwise (invariant 2).
+    fn enqueue(&self, request: Q) -> Result<Q, Arc<Waiter<Q, R>>> {
         let mut queue = self.queue.lock();
-        if !std::mem::replace(&mut queue.led, true) {
-            return Ok(work);
+        if !std::mem::replace(&mut queue.has_leader, true) {
+            return Ok(request);
         }
-        let seat = Arc::new(Seat::new());
-        queue.waiting.push_back((work, Arc::clone(&seat)));
-        Err(seat)
+        let waiter = Arc::new(Waiter::new());
+        queue.waiting.push_back((request, Arc::clone(&waiter)));
+        Err(waiter)
     }
 
-    /// Ends a lead that served so many others: the first who waits takes it over, if anybody does.
-    fn hand_over(&self, others: usize) {
+    /// Ends the leadership of a caller that had this many `followers`: the first queued caller becomes
+    /// the leader, if there is one (invariant 1).
+    fn hand_off(&self, followers: usize) {
         let mut queue = self.queue.lock();
-        queue.expected = others + queue.waiting.len();
+        queue.expected_followers = followers + queue.waiting.len();
         let next = queue.waiting.pop_front();
-        queue.led = next.is_some();
+        queue.has_leader = next.is_some();
         drop(queue);
-        if let Some((work, seat)) = next {
-            seat.tell(Told::Lead(work));
+        if let Some((request, waiter)) = next {
+            waiter.notify(Signal::Lead(request));
         }
     }
 }
 
-impl<W, R> Seat<W, R> {
+impl<Q, R> Waiter<Q, R> {
     fn new() -> Self {
-        Seat {
-            told: Mutex::new(Told::Nothing),
-            wake: Condvar::default(),
+        Waiter {
+            signal: Mutex::new(Signal::Pending),
+            condvar: Condvar::default(),
         }
     }
 
-    fn tell(&self, what: Told<W, R>) {
-        *self.told.lock() = what;
-        self.wake.notify_one();
+    fn notify(&self, signal: Signal<Q, R>) {
+        *self.signal.lock() = signal;
+        self.condvar.notify_one();
     }
 
-    /// The answer, or the caller's own work if it is to lead.
-    fn wait(&self) -> Result<R, W> {
-        let mut told = self.told.lock();
+    /// Waits for the response, or for the caller's own request if it becomes the leader.
+    fn wait(&self) -> Result<R, Q> {
+        let mut signal = self.signal.lock();
         loop {
-            match std::mem::replace(&mut *told, Told::Nothing) {
-                Told::Answer(answer) => return Ok(answer),
-                Told::Lead(work) => return Err(work),
-                Told::Nothing => told = self.wake.wait(told),
+            match std::mem::replace(&mut *signal, Signal::Pending) {
+                Signal::Done(response) => return Ok(response),
+                Signal::Lead(request) => return Err(request),
+                Signal::Pending => signal = self.condvar.wait(signal),
             }
         }
     }
 }
 
-/// One leader's turn, from its own work to the telling of the others; the work, one by one.
-struct Shift<'a, W, R, U: Fn() -> R> {
-    group: &'a Group<W, R>,
-    own: Option<W>,
-    /// Whose work was drawn after the leader's own.
-    seats: Vec<Arc<Seat<W, R>>>,
-    patience: u32,
-    answers: vec::IntoIter<R>,
-    unanswered: &'a U,
+/// One caller's leadership, and the iterator over the requests of its group.
+struct Leader<'a, Q, R, F: Fn() -> R> {
+    group: &'a GroupCommit<Q, R>,
+    request: Option<Q>,
+    /// The waiters whose requests were taken after the leader's own.
+    followers: Vec<Arc<Waiter<Q, R>>>,
+    yields_left: u32,
+    responses: vec::IntoIter<R>,
+    no_response: &'a F,
 }
 
-impl<W, R, U: Fn() -> R> Shift<'_, W, R, U> {
-    fn answer(&mut self) -> R {
-        self.answers.next().unwrap_or_else(self.unanswered)
+impl<Q, R, F: Fn() -> R> Leader<'_, Q, R, F> {
+    fn next_response(&mut self) -> R {
+        self.responses.next().unwrap_or_else(self.no_response)
     }
 }
 
-impl<W, R, U: Fn() -> R> Iterator for Shift<'_, W, R, U> {
-    type Item = W;
+impl<Q, R, F: Fn() -> R> Iterator for Leader<'_, Q, R, F> {
+    type Item = Q;
 
-    fn next(&mut self) -> Option<W> {
-        if let Some(own) = self.own.take() {
-            return Some(own);
+    fn next(&mut self) -> Option<Q> {
+        if let Some(request) = self.request.take() {
+            return Some(request);
         }
         loop {
             let mut queue = self.group.queue.lock();
-            if let Some((work, seat)) = queue.waiting.pop_front() {
+            if let Some((request, waiter)) = queue.waiting.pop_front() {
                 drop(queue);
-                self.seats.push(seat);
-                return Some(work);
+                self.followers.push(waiter);
+                return Some(request);
             }
-            if self.seats.len() >= queue.expected {
+            if self.followers.len() >= queue.expected_followers {
                 return None;
             }
             drop(queue);
-            self.patience = self.patience.checked_sub(1)?;
+            self.yields_left = self.yields_left.checked_sub(1)?;
             thread::yield_now();
         }
     }
 }
 
-/// The next one may begin, and its disk may work, while those who were served are still being told.
-impl<W, R, U: Fn() -> R> Drop for Shift<'_, W, R, U> {
+/// Keeps invariant 3. The hand-off comes first, so that the next leader can begin its I/O while the
+/// responses are delivered.
+impl<Q, R, F: Fn() -> R> Drop for Leader<'_, Q, R, F> {
     fn drop(&mut self) {
-        self.group.hand_over(self.seats.len());
-        for seat in std::mem::take(&mut self.seats) {
-            seat.tell(Told::Answer(self.answer()));
+        self.group.hand_off(self.followers.len());
+        for waiter in std::mem::take(&mut self.followers) {
+            waiter.notify(Signal::Done(self.next_response()));
         }
     }
 }
@@ -204,161 +209,177 @@ mod tests {
     use super::*;
     use std::panic::{AssertUnwindSafe, catch_unwind};
     use std::sync::mpsc;
+    use std::time::Duration;
 
-    type Numbers = Group<u32, Option<u32>>;
-    type Works<'a> = &'a mut dyn Iterator<Item = u32>;
+    type Group = GroupCommit<u32, Option<u32>>;
+    type Requests<'a> = &'a mut dyn Iterator<Item = u32>;
 
-    /// Doubles all that it draws, and keeps what it was given.
-    fn doubled(group: &Numbers, number: u32, seen: &Mutex<Vec<Vec<u32>>>) -> Option<u32> {
-        let apply = |numbers: Works| {
-            let numbers: Vec<u32> = numbers.collect();
-            let answers = numbers.iter().map(|number| Some(number * 2)).collect();
-            seen.lock().push(numbers);
-            answers
+    /// Fails instead of hanging if `body` deadlocks.
+    fn with_timeout(body: impl FnOnce() + Send + 'static) {
+        crate::testing::with_timeout(Duration::from_secs(60), |_| body());
+    }
+
+    /// Submits `number`. A leader doubles all requests of its group, and adds the group to `groups`.
+    fn double(group: &Group, number: u32, groups: &Mutex<Vec<Vec<u32>>>) -> Option<u32> {
+        let execute = |requests: Requests| {
+            let requests: Vec<u32> = requests.collect();
+            let responses = requests.iter().map(|number| Some(number * 2)).collect();
+            groups.lock().push(requests);
+            responses
         };
-        group.run(number, apply, || None)
+        group.submit(number, execute, || None)
     }
 
-    fn waiting(group: &Numbers) -> usize {
-        group.queue.lock().waiting.len()
-    }
-
-    /// Holds the lead until `count` others wait, then ends it with `end`.
-    fn lead_until_others_wait<R>(group: &Numbers, count: usize, end: impl FnOnce() -> R) -> R {
-        while waiting(group) < count {
+    fn wait_for_queued(group: &Group, count: usize) {
+        while group.queue.lock().waiting.len() < count {
             thread::yield_now();
         }
-        end()
     }
 
     #[test]
-    fn a_caller_alone_does_its_own_work() {
-        let (group, seen) = (Numbers::new(0), Mutex::new(Vec::new()));
-        assert_eq!(doubled(&group, 1, &seen), Some(2));
-        assert_eq!(doubled(&group, 2, &seen), Some(4));
-        assert_eq!(*seen.lock(), [[1], [2]]);
+    fn a_lone_caller_executes_its_own_request() {
+        with_timeout(|| {
+            let (group, groups) = (Group::new(0), Mutex::new(Vec::new()));
+            assert_eq!(double(&group, 1, &groups), Some(2));
+            assert_eq!(double(&group, 2, &groups), Some(4));
+            assert_eq!(*groups.lock(), [[1], [2]]);
+        });
     }
 
     #[test]
-    fn all_who_wait_are_served_at_once_in_the_order_of_arrival() {
-        let (group, seen) = (Numbers::new(0), Mutex::new(Vec::new()));
-        let (leads, led) = mpsc::channel();
-        thread::scope(|scope| {
-            scope.spawn(|| {
-                let apply = |_: Works| {
-                    leads.send(()).unwrap();
-                    lead_until_others_wait(&group, 5, || vec![Some(0)])
-                };
-                assert_eq!(group.run(0, apply, || None), Some(0));
-            });
-            led.recv().unwrap();
-            for number in 1..=5 {
-                let (group, seen) = (&group, &seen);
-                scope.spawn(move || assert_eq!(doubled(group, number, seen), Some(2 * number)));
-                // When the last of them waits, the leader ends, and they may all be gone at once.
-                while number < 5 && waiting(group) < number as usize {
-                    thread::yield_now();
+    fn all_queued_requests_are_executed_as_one_group_in_the_order_of_arrival() {
+        with_timeout(|| {
+            let (group, groups) = (Group::new(0), Mutex::new(Vec::new()));
+            let (lead, leads) = mpsc::channel();
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    let execute = |_: Requests| {
+                        lead.send(()).unwrap();
+                        wait_for_queued(&group, 5);
+                        vec![Some(0)]
+                    };
+                    assert_eq!(group.submit(0, execute, || None), Some(0));
+                });
+                leads.recv().unwrap();
+                for number in 1..=5 {
+                    let (group, groups) = (&group, &groups);
+                    scope.spawn(move || {
+                        assert_eq!(double(group, number, groups), Some(2 * number));
+                    });
+                    // The leader ends when the fifth is queued, and the queue may be empty at once.
+                    if number < 5 {
+                        wait_for_queued(group, number as usize);
+                    }
                 }
-            }
-        });
-        assert_eq!(*seen.lock(), [[1, 2, 3, 4, 5]]);
-    }
-
-    #[test]
-    fn what_comes_while_a_leader_draws_is_drawn_too() {
-        let group = Numbers::new(0);
-        let (leads, led) = mpsc::channel();
-        thread::scope(|scope| {
-            scope.spawn(|| {
-                let apply = |numbers: Works| {
-                    let mut drawn = vec![numbers.next()];
-                    leads.send(()).unwrap();
-                    lead_until_others_wait(&group, 1, || drawn.extend(numbers.map(Some)));
-                    drawn
-                };
-                assert_eq!(group.run(1, apply, || None), Some(1));
             });
-            led.recv().unwrap();
-            let apply = |_: Works| panic!("somebody else leads");
-            assert_eq!(group.run(2, apply, || None), Some(2));
+            assert_eq!(*groups.lock(), [[1, 2, 3, 4, 5]]);
         });
     }
 
     #[test]
-    fn a_leader_waits_for_those_who_were_served_last() {
-        let group = &Numbers::new(u32::MAX);
-        let (leads, led) = mpsc::channel();
-        let (draws, drawing) = mpsc::channel();
-        thread::scope(|scope| {
-            scope.spawn(move || {
-                let apply = |_: Works| {
-                    leads.send(()).unwrap();
-                    lead_until_others_wait(group, 1, || vec![Some(0)])
-                };
-                assert_eq!(group.run(0, apply, || None), Some(0));
-                // It is back when the next leader has begun.
-                drawing.recv().unwrap();
-                let apply = |_: Works| panic!("somebody else leads");
-                assert_eq!(group.run(2, apply, || None), Some(2));
+    fn a_request_that_arrives_while_the_leader_takes_requests_joins_its_group() {
+        with_timeout(|| {
+            let group = Group::new(0);
+            let (lead, leads) = mpsc::channel();
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    let execute = |requests: Requests| {
+                        let mut taken = vec![requests.next()];
+                        lead.send(()).unwrap();
+                        wait_for_queued(&group, 1);
+                        taken.extend(requests.map(Some));
+                        taken
+                    };
+                    assert_eq!(group.submit(1, execute, || None), Some(1));
+                });
+                leads.recv().unwrap();
+                let execute = |_: Requests| panic!("another caller leads");
+                assert_eq!(group.submit(2, execute, || None), Some(2));
             });
-            led.recv().unwrap();
-            let apply = |numbers: Works| {
-                let mut drawn = vec![numbers.next()];
-                draws.send(()).unwrap();
-                drawn.extend(numbers.map(Some));
-                drawn
-            };
-            assert_eq!(group.run(1, apply, || None), Some(1));
         });
     }
 
     #[test]
-    fn a_leader_that_panics_leaves_nobody_waiting() {
-        let (group, seen) = (Numbers::new(0), Mutex::new(Vec::new()));
-        let (leads, led) = mpsc::channel();
-        thread::scope(|scope| {
-            scope.spawn(|| {
-                // It draws nothing: what comes meanwhile is for the next leader.
-                let apply = |_: Works| {
-                    leads.send(()).unwrap();
-                    lead_until_others_wait(&group, 3, || vec![Some(0)])
+    fn a_leader_waits_for_the_callers_of_the_last_group() {
+        with_timeout(|| {
+            let group = &Group::new(u32::MAX);
+            let (lead, leads) = mpsc::channel();
+            let (take, takes) = mpsc::channel();
+            thread::scope(|scope| {
+                scope.spawn(move || {
+                    let execute = |_: Requests| {
+                        lead.send(()).unwrap();
+                        wait_for_queued(group, 1);
+                        vec![Some(0)]
+                    };
+                    assert_eq!(group.submit(0, execute, || None), Some(0));
+                    // Returns when the next leader has begun.
+                    takes.recv().unwrap();
+                    let execute = |_: Requests| panic!("another caller leads");
+                    assert_eq!(group.submit(2, execute, || None), Some(2));
+                });
+                leads.recv().unwrap();
+                let execute = |requests: Requests| {
+                    let mut taken = vec![requests.next()];
+                    take.send(()).unwrap();
+                    taken.extend(requests.map(Some));
+                    taken
                 };
-                group.run(0, apply, || None)
+                assert_eq!(group.submit(1, execute, || None), Some(1));
             });
-            led.recv().unwrap();
-            let panics = scope.spawn(|| {
-                let apply = |numbers: Works| {
-                    assert_eq!(numbers.count(), 3);
-                    panic!("the leader fails")
-                };
-                let run = || group.run(1, apply, || None);
-                catch_unwind(AssertUnwindSafe(run)).is_err()
-            });
-            while waiting(&group) < 1 {
-                thread::yield_now();
-            }
-            let followers = [2, 3].map(|number| {
-                let (group, seen) = (&group, &seen);
-                scope.spawn(move || doubled(group, number, seen))
-            });
-            assert!(panics.join().unwrap(), "its panic was swallowed");
-            for follower in followers {
-                assert_eq!(follower.join().unwrap(), None);
-            }
         });
-        assert_eq!(doubled(&group, 4, &seen), Some(8));
     }
 
     #[test]
-    fn whoever_is_given_no_answer_is_told_so() {
-        let group = Numbers::new(0);
-        assert_eq!(group.run(1, |_: Works| Vec::new(), || None), None);
-        let too_many = |_: Works| vec![Some(1), Some(2)];
-        assert_eq!(group.run(1, too_many, || None), Some(1));
+    fn a_leader_that_panics_leaves_no_caller_waiting() {
+        with_timeout(|| {
+            let (group, groups) = (Group::new(0), Mutex::new(Vec::new()));
+            let (lead, leads) = mpsc::channel();
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    // It takes no request, so the queued ones are left for the next leader.
+                    let execute = |_: Requests| {
+                        lead.send(()).unwrap();
+                        wait_for_queued(&group, 3);
+                        vec![Some(0)]
+                    };
+                    group.submit(0, execute, || None)
+                });
+                leads.recv().unwrap();
+                let panics = scope.spawn(|| {
+                    let execute = |requests: Requests| {
+                        assert_eq!(requests.count(), 3);
+                        panic!("an injected panic")
+                    };
+                    let submit = || group.submit(1, execute, || None);
+                    catch_unwind(AssertUnwindSafe(submit)).is_err()
+                });
+                wait_for_queued(&group, 1);
+                let followers = [2, 3].map(|number| {
+                    let (group, groups) = (&group, &groups);
+                    scope.spawn(move || double(group, number, groups))
+                });
+                assert!(panics.join().unwrap(), "the leader's panic was swallowed");
+                for follower in followers {
+                    assert_eq!(follower.join().unwrap(), None);
+                }
+            });
+            assert_eq!(double(&group, 4, &groups), Some(8));
+        });
+    }
+
+    #[test]
+    fn a_caller_without_a_response_receives_no_response() {
+        with_timeout(|| {
+            let group = Group::new(0);
+            assert_eq!(group.submit(1, |_: Requests| Vec::new(), || None), None);
+            let too_many = |_: Requests| vec![Some(1), Some(2)];
+            assert_eq!(group.submit(1, too_many, || None), Some(1));
+        });
     }
 }
 
-/// Every order of few callers, or very many orders of more.
+/// All interleavings of two callers (loom), or many random and PCT schedules of four (shuttle).
 #[cfg(test)]
 #[cfg(any(loom, shuttle))]
 mod model {
@@ -391,62 +412,64 @@ mod model {
         }
     }
 
-    /// Every caller's work is done once and each is told its own answer, whoever leads; all in the
-    /// order in which they were applied.
+    /// Whichever caller leads, every request is executed once and every caller receives its own
+    /// response.
     #[test]
-    fn every_caller_is_told_its_own_answer_once() {
+    fn every_caller_receives_its_own_response_once() {
         explore(|| {
-            let group = Shared::new(Group::<u32, (u32, u32)>::new(1));
-            let applied = Shared::new(Mutex::new(Vec::<u32>::new()));
-            let run = |number: u32| {
-                let (group, applied) = (Shared::clone(&group), Shared::clone(&applied));
+            let group = Shared::new(GroupCommit::<u32, (u32, u32)>::new(1));
+            let executed = Shared::new(Mutex::new(Vec::<u32>::new()));
+            let submit = |number: u32| {
+                let (group, executed) = (Shared::clone(&group), Shared::clone(&executed));
                 move || {
-                    let apply = |works: &mut dyn Iterator<Item = u32>| {
-                        let works: Vec<u32> = works.collect();
-                        let mut applied = applied.lock();
-                        let first = applied.len() as u32;
-                        applied.extend(&works);
-                        (first..).zip(works).collect()
+                    let execute = |requests: &mut dyn Iterator<Item = u32>| {
+                        let requests: Vec<u32> = requests.collect();
+                        let mut executed = executed.lock();
+                        let first = executed.len() as u32;
+                        executed.extend(&requests);
+                        (first..).zip(requests).collect()
                     };
-                    group.run(number, apply, || panic!("unanswered"))
+                    group.submit(number, execute, || panic!("no response"))
                 }
             };
-            let others: Vec<_> = (1..CALLERS).map(|number| spawn(run(number))).collect();
-            let mut answers = vec![run(0)()];
-            answers.extend(others.into_iter().map(|other| other.join().unwrap()));
-            let mut applied = applied.lock().clone();
-            for (place, number) in &answers {
-                assert_eq!(applied[*place as usize], *number);
+            let others: Vec<_> = (1..CALLERS).map(|number| spawn(submit(number))).collect();
+            let mut responses = vec![submit(0)()];
+            responses.extend(others.into_iter().map(|other| other.join().unwrap()));
+            let mut executed = executed.lock().clone();
+            for (index, number) in &responses {
+                assert_eq!(executed[*index as usize], *number);
             }
-            applied.sort_unstable();
-            assert_eq!(applied, (0..CALLERS).collect::<Vec<_>>());
+            executed.sort_unstable();
+            assert_eq!(executed, (0..CALLERS).collect::<Vec<_>>());
         });
     }
 
-    /// A leader that panics leaves nobody waiting, and who comes later is served.
+    /// A leader that panics leaves no caller waiting, and later requests are executed.
     #[test]
-    fn nobody_waits_for_a_leader_that_panicked() {
+    fn no_caller_waits_for_a_leader_that_panicked() {
         explore(|| {
-            let group = Shared::new(Group::<bool, bool>::new(0));
-            let run = |panics: bool| {
+            let group = Shared::new(GroupCommit::<bool, bool>::new(0));
+            let submit = |panics: bool| {
                 let group = Shared::clone(&group);
                 move || {
-                    let apply = |works: &mut dyn Iterator<Item = bool>| {
-                        let done = |panics| match panics {
-                            true => resume_unwind(Box::new("planted")),
-                            false => true,
+                    let execute = |requests: &mut dyn Iterator<Item = bool>| {
+                        let execute_one = |panics| {
+                            if panics {
+                                resume_unwind(Box::new("an injected panic"))
+                            }
+                            true
                         };
-                        works.map(done).collect()
+                        requests.map(execute_one).collect()
                     };
-                    let run = || group.run(panics, apply, || false);
-                    catch_unwind(AssertUnwindSafe(run)).ok()
+                    let submit = || group.submit(panics, execute, || false);
+                    catch_unwind(AssertUnwindSafe(submit)).ok()
                 }
             };
-            let other = spawn(run(false));
-            let planted = run(true)();
-            assert_ne!(planted, Some(true), "the work that panics was done");
+            let other = spawn(submit(false));
+            let panicked = submit(true)();
+            assert_ne!(panicked, Some(true), "the request that panics was executed");
             other.join().unwrap();
-            assert_eq!(run(false)(), Some(true));
+            assert_eq!(submit(false)(), Some(true));
         });
     }
 }

@@ -1,14 +1,47 @@
-//! The database in one file: encodes and decodes what callers bring and ask for, and leaves the
-//! reading to `file`, the writing to `write`, and the waiting to `group`.
+//! A database in one file: encodes and decodes items, and maps results to the errors of the crate.
 //!
-//! No code of a caller runs while a lock of ours or a transaction of redb's is held: data is encoded
-//! before its work joins the group, decoded after what was read has been copied out, and the clock is
-//! asked before either.
+//! | file | contents |
+//! | --- | --- |
+//! | `builder` | options and their setters |
+//! | `encoding` | the format of the file: its tables, keys and values |
+//! | `file` | an open file: opening it, its transactions, closing it |
+//! | `read` | what is read from a file |
+//! | `request` | what callers submit to the group commit, and what they receive |
+//! | `group` | the group commit, which does not depend on files |
+//! | `write` | applies the requests of a group in one transaction |
+//! | `tables` | applies one request within a transaction |
+//! | `error` | what errors and panics of redb mean |
+//!
+//! # Lock order
+//!
+//! 1. **The handle** of the file, a read-write lock. Each transaction holds it for reading until its
+//!    end. `compact` and `check_integrity` hold it for writing, and closing takes the file out of it.
+//!    No thread locks it twice, because a second read would deadlock with a writer that waits in
+//!    between.
+//! 2. **redb's write transaction**, of which there is one at a time. Only the leader of the group
+//!    begins one, so it never waits for another.
+//! 3. **The queue's mutex** of the group. The leader locks it for each request that it takes, while it
+//!    holds the handle for reading and the write transaction. Nothing is locked while it is held. A
+//!    caller that queues its request, and a leader that hands off, hold nothing else.
+//! 4. **A waiter's mutex.** It is locked only while nothing else is held, and nothing is locked while
+//!    it is held. A follower that waits has released it.
+//!
+//! So the order is handle, write transaction, queue; the queue and a waiter are never held together.
+//! Between two requests a leader may yield, a bounded number of times, while it holds the handle and
+//! the write transaction. It waits for no other caller.
+//!
+//! No user code runs while any of these is held (guarantee 22): data is encoded before its request is
+//! submitted, and decoded after its row was copied out; the clock is read outside of transactions. The
+//! exception is a `StorageBackend` that is given to `open_with`, which redb calls within transactions.
 
 mod builder;
+mod encoding;
+mod error;
 mod file;
 mod group;
-mod rows;
+mod read;
+mod request;
+mod tables;
 mod write;
 
 pub use builder::{Durability, RedbDbBuilder};
@@ -19,22 +52,23 @@ use crate::sync::Arc;
 use crate::{
     AtomicDb, Batch, Clock, Error, Item, Key, Lock, Page, Query, Result, Version, VersionGenerator,
 };
-use file::{File, FoundLock, Row, Stored};
-use group::Group;
-use rows::RowKey;
+use encoding::RowKey;
+use file::File;
+use group::GroupCommit;
+use read::{EncodedItem, LockState, QueryRow};
+use request::{EncodedBatch, Outcome, Response, WriteError, WriteRequest};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fmt;
 use std::marker::PhantomData;
 use std::path::Path;
-use write::{Answer, Change, Failure, Outcome, Work};
 
-/// A database in one file on disk, for command-line tools and services on one machine. What a call
-/// has written survives the end of the process, `kill -9` and a power cut.
+/// A database in one file on disk, for command-line tools and for services on one machine. A write
+/// that has returned survives the end of the process, `kill -9` and power loss.
 ///
-/// A handle: clones are handles to the same open file, which is closed when the last of them is
-/// dropped. One process at a time has it open for writing, or any number for
-/// [reading only](RedbDbBuilder::read_only).
+/// This is a handle: clones share one open file, which is closed when the last of them is dropped.
+/// Either one process has the file open for writing, or any number have it open
+/// [read-only](RedbDbBuilder::read_only).
 ///
 /// ```
 /// use atomic_db::{AtomicDb, Item, Key, RedbDb};
@@ -58,52 +92,64 @@ use write::{Answer, Change, Failure, Outcome, Work};
 /// # Ok::<(), atomic_db::Error>(())
 /// ```
 ///
-/// # What it promises
+/// # Guarantees
 ///
-/// All of [`AtomicDb`]'s contract. One [`query`](AtomicDb::query), one
-/// [`get_many`](AtomicDb::get_many) and one [`page`](AtomicDb::page) each see one instant; a
-/// [`stream`](AtomicDb::stream) sees one instant per page and holds nothing between two. Reads run
-/// beside writers, and neither waits for the other. A [`set`](AtomicDb::set) or
-/// [`delete`](AtomicDb::delete) is all or nothing as a whole, not for each item alone.
+/// `RedbDb` keeps the whole contract of [`AtomicDb`]. In addition:
 ///
-/// Versions of one lock grow from one run to the next, also if the clock was set back between them:
-/// the file keeps the latest one. Versions that no lock has had are unique by chance
-/// alone, see [`VersionGenerator`].
+/// - One [`query`](AtomicDb::query), one [`get_many`](AtomicDb::get_many) and one
+///   [`page`](AtomicDb::page) are each a snapshot (guarantee 7). A [`stream`](AtomicDb::stream) reads
+///   one page at a time: each page is a snapshot, and nothing is held between pages (guarantee 6).
+/// - Reads and writes do not wait for each other.
+/// - A [`set`](AtomicDb::set) or a [`delete`](AtomicDb::delete) is atomic as a whole, not only per
+///   item.
+/// - Each new version of a lock is greater than the ones before, even after the file was closed and
+///   the clock was set back: the file stores the latest version. A version that no lock has had, which
+///   a commit without locks returns, is unique with very high probability; see [`VersionGenerator`].
 ///
-/// # Writing together
+/// # Group commit
 ///
-/// Writes wait for the disk, and those that wait together are written together: the caller who
-/// comes first takes all that wait, judges and applies each on its own in the order of arrival, and
-/// makes them durable at once; then each is told its own outcome. So a race is lost by one and not
-/// by its neighbours, and eight threads write several times as much as one. There is no thread in
-/// the background.
+/// Writes wait for the disk, so concurrent ones are committed together. The first writer becomes the
+/// leader: it validates and applies all queued writes in the order of arrival, in one transaction, and
+/// commits them with one sync. Each caller then receives its own result. A conflict in one write does
+/// not affect the others. Several threads therefore write several times as much as one. There is no
+/// background thread.
 ///
-/// # When the file fails
+/// # Errors
 ///
-/// - [`Unavailable`](Error::Unavailable): somebody else has the file open. Nothing happened.
-/// - [`Backend`](Error::Backend): it could not be read, or what is in it cannot be understood.
-///   Nothing was written.
-/// - [`OutcomeUnknown`](Error::OutcomeUnknown): the disk failed, or was full, when the write was to
-///   be made durable. All of it was written, or nothing. Everyone whose write was in the same
-///   transaction hears this; whoever lost a race there has written nothing, and is told
+/// Every error but `OutcomeUnknown` means that nothing was written.
+///
+/// - [`RaceCondition`](Error::RaceCondition), [`AlreadyExists`](Error::AlreadyExists): as everywhere,
+///   see [`commit`](AtomicDb::commit).
+/// - [`InvalidInput`](Error::InvalidInput): invalid arguments, or a write on a read-only handle.
+/// - [`LimitExceeded`](Error::LimitExceeded): a key or the data of an item is too long, see below.
+/// - [`Codec`](Error::Codec): the data of an item cannot be written as JSON, or a stored item cannot
+///   be decoded as a `T`.
+/// - [`Unavailable`](Error::Unavailable): the file is open elsewhere. Only opening returns this.
+/// - [`Backend`](Error::Backend): the file could not be read or written, its contents are damaged, or
+///   it failed earlier. After a [`get_lock`](AtomicDb::get_lock), an unused lock may have been left
+///   behind.
+/// - [`OutcomeUnknown`](Error::OutcomeUnknown): the disk failed, or was full, during the commit. The
+///   whole group of writes is in the file, or none of it. Every caller in the group gets this error,
+///   except those whose write failed validation: nothing of theirs was written, and they get
 ///   [`Backend`](Error::Backend).
 ///
-/// After a failure of the disk this handle and its clones refuse to write, and what they have not in
-/// memory they do not read either. Drop them all and open the file again: it is as it was, without or
-/// with the write whose outcome was unknown.
+/// After an I/O error this handle and its clones reject all writes, and reads that are not cached fail
+/// too. Drop them all and open the file again. It then holds every write that had returned, and the
+/// writes whose outcome was unknown either all or not at all.
 ///
 /// # Limits
 ///
-/// A partition key and a sort key may be 65,535 bytes long each, an item's data 16 MiB of JSON.
-/// What is longer is refused with [`LimitExceeded`](Error::LimitExceeded) before anything happens. All items of one
-/// commit are in memory at once.
+/// A partition key and a sort key can have 65,535 bytes each, and an item's data 16 MiB of JSON.
+/// Anything longer is refused with [`LimitExceeded`](Error::LimitExceeded) before anything happens. All
+/// items of one commit are in memory at once.
 ///
-/// Data is stored as JSON, so it must come back from it: JSON has no infinite and no undefined numbers,
-/// keys of maps are texts, and at most 127 values lie within each other.
+/// Data is stored as JSON, so use only values that JSON can represent. A map key that JSON cannot
+/// represent, such as a list, is refused with [`Codec`](Error::Codec). NaN and the infinities are not
+/// refused, but stored as `null`. More than 127 levels of nesting are stored, but cannot be decoded.
 ///
-/// # What is in the file
+/// # File format
 ///
-/// A [redb](https://docs.rs/redb) file of format 3 with four tables, all with byte strings as keys:
+/// A [redb](https://docs.rs/redb) file of format 3 with four tables, whose keys are byte strings:
 ///
 /// | table | key | value |
 /// | --- | --- | --- |
@@ -113,13 +159,14 @@ use write::{Answer, Change, Failure, Outcome, Work};
 /// | `atomic_db/locks` | row key | the version, 16 bytes, and `ttl`, 8 bytes |
 /// | `atomic_db/expiries` | `ttl`, 8 bytes, then `i` or `l`, then the row key | nothing |
 ///
-/// Numbers are big-endian. A `ttl` of 2⁶⁴-1 is none, and has no row among the expiries. A row key is
-/// the partition key with a byte 0xFF after every NUL in it, then a NUL, then the sort key: no two
-/// keys share one, for no UTF-8 holds 0xFF, and row keys are in the order of their `(pk, sk)`. No key
-/// is in both of `items` and `locks`. A file with another `format` is refused.
+/// Numbers are big-endian. A `ttl` of 2⁶⁴-1 means that the item never expires; such an item has no row
+/// in `expiries`. A row key is the partition key with a byte 0xFF after every NUL in it, then a NUL,
+/// then the sort key. UTF-8 never contains 0xFF, so no two keys share a row key, and row keys are in
+/// the order of their `(pk, sk)`. No key is in both `items` and `locks`. A file with another `format`
+/// is refused.
 ///
-/// What has expired stays in the file and is not seen; it is dropped when a write meets it, and by
-/// [`purge_expired`](RedbDb::purge_expired).
+/// Expired items and locks stay in the file, where no read sees them (guarantee 3). They are removed
+/// by a write to their key, and by [`purge_expired`](RedbDb::purge_expired).
 pub struct RedbDb<T> {
     shared: Arc<Shared>,
     data: PhantomData<fn() -> T>,
@@ -127,27 +174,75 @@ pub struct RedbDb<T> {
 
 struct Shared {
     file: File,
-    group: Group<Work, Outcome>,
+    group: GroupCommit<WriteRequest, Outcome>,
     versions: VersionGenerator,
     clock: Arc<dyn Clock>,
 }
 
-/// The most items of one page, and the bytes of data after which it holds no more.
-const PAGE: usize = 256;
+/// The largest number of items in a page, and the number of bytes of data that fill it.
+const PAGE_SIZE: usize = 256;
 const PAGE_BYTES: usize = 1 << 20;
 
-/// How many expired rows are removed in one transaction.
-const PURGE: usize = 4_096;
+/// The number of expired rows that are removed in one transaction.
+const PURGE_BATCH: usize = 4_096;
 
-/// How often a leader yields to those who were served last; see [`Group::new`].
-const PATIENCE: u32 = 64;
+/// How often a leader yields to the callers of the last group; see [`GroupCommit::new`].
+const MAX_YIELDS: u32 = 64;
 
-const MAX_KEY: usize = 65_535;
-const MAX_DATA: usize = 16 << 20;
+const MAX_KEY_LEN: usize = 65_535;
+const MAX_DATA_LEN: usize = 16 << 20;
+
+impl<T> RedbDbBuilder<T> {
+    /// Opens the file at `path`, and repairs it if it was not closed properly. If it does not exist or
+    /// is empty, a database is created in it, unless it is opened read-only.
+    ///
+    /// # Errors
+    ///
+    /// In every case an existing file is as it was, and a new one is missing or empty.
+    ///
+    /// - [`Error::Unavailable`]: another process has the file open, or a handle of this process that
+    ///   is not a clone. Try again later.
+    /// - [`Error::InvalidInput`]: it is a directory or a device, it is not a file of this database, or
+    ///   it has a format that this version does not support; or it is opened read-only and has to be
+    ///   repaired first.
+    /// - [`Error::Backend`]: the file is damaged; or it could not be opened, created or written,
+    ///   because of permissions, a read-only or full disk, or a missing directory.
+    pub fn open(self, path: impl AsRef<Path>) -> Result<RedbDb<T>> {
+        let file = File::open(path.as_ref(), &self.options)?;
+        RedbDb::from_file(file, self.clock)
+    }
+
+    /// Creates a database in memory, which is lost when its last handle is dropped.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`open_with`](RedbDbBuilder::open_with), none of which is expected.
+    pub fn in_memory(self) -> Result<RedbDb<T>> {
+        self.open_with(redb::backends::InMemoryBackend::new())
+    }
+
+    /// Opens a file that is kept in `storage`, which may encrypt it, write it to a device, or inject
+    /// faults in a test. A database is created if the storage is empty.
+    ///
+    /// The storage is called while locks of the database are held, so it must not call the database.
+    /// If the creation of a database is interrupted, the storage must be emptied before the next
+    /// attempt; [`open`](RedbDbBuilder::open) takes care of that itself.
+    ///
+    /// This method exposes a type of redb in the public API.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`open`](RedbDbBuilder::open). An error of the storage itself is an
+    /// [`Error::Backend`].
+    pub fn open_with(self, storage: impl redb::StorageBackend) -> Result<RedbDb<T>> {
+        let file = File::open_with(storage, &self.options)?;
+        RedbDb::from_file(file, self.clock)
+    }
+}
 
 impl<T> RedbDb<T> {
-    /// Opens the file at `path` with the defaults of [`RedbDbBuilder`]; makes it if there is none, or
-    /// an empty one.
+    /// Opens the file at `path` with the defaults of [`RedbDbBuilder`]. If it does not exist or is
+    /// empty, a database is created in it.
     ///
     /// # Errors
     ///
@@ -156,16 +251,32 @@ impl<T> RedbDb<T> {
         RedbDb::builder().open(path)
     }
 
-    /// A database with a clock, a cache or a durability of your own, or for reading only.
+    /// Returns a builder, to choose the clock, the cache size or the durability, or to open read-only.
     #[must_use]
     pub fn builder() -> RedbDbBuilder<T> {
         RedbDbBuilder::new()
     }
 
-    /// Another handle to the same open file, which reads and writes items as `U`s.
+    fn from_file(file: File, clock: Arc<dyn Clock>) -> Result<Self> {
+        let versions = match file.latest_version()? {
+            None => VersionGenerator::new(),
+            Some(latest) => VersionGenerator::after(latest),
+        };
+        Ok(RedbDb {
+            shared: Arc::new(Shared {
+                file,
+                group: GroupCommit::new(MAX_YIELDS),
+                versions,
+                clock,
+            }),
+            data: PhantomData,
+        })
+    }
+
+    /// Returns another handle to the same open file, which reads and writes data of type `U`.
     ///
-    /// So each partition can be of a type of its own. An item that is read as what it is not is a
-    /// [`Codec`](Error::Codec) error that names it; a query that meets one fails as a whole.
+    /// This allows a different type per partition. Reading an item as the wrong type is a
+    /// [`Codec`](Error::Codec) error that names its key; a query that meets one fails as a whole.
     ///
     /// ```
     /// use atomic_db::{AtomicDb, Error, Item, Key, RedbDb};
@@ -188,8 +299,8 @@ impl<T> RedbDb<T> {
         }
     }
 
-    /// How many live items there are, at one instant. Locks do not count. The cost is in proportion
-    /// to what has expired and is still in the file.
+    /// Returns the number of live items at a single point in time. Locks do not count. The cost is
+    /// proportional to the number of expired items and locks that are still in the file.
     ///
     /// # Errors
     ///
@@ -199,7 +310,7 @@ impl<T> RedbDb<T> {
         Ok(usize::try_from(items).unwrap_or(usize::MAX))
     }
 
-    /// Whether there is no live item.
+    /// Returns `true` if there is no live item.
     ///
     /// # Errors
     ///
@@ -208,11 +319,12 @@ impl<T> RedbDb<T> {
         Ok(self.len()? == 0)
     }
 
-    /// Removes all items and locks that have expired, and returns how many these were.
+    /// Removes all expired items and locks, and returns their number.
     ///
-    /// The cost is in proportion to what has expired, not to what is stored; a few thousand go in
-    /// one transaction, and other writes are let in between. The file does not become smaller: what
-    /// is free in it is used again, and [`compact`](RedbDb::compact) gives it back.
+    /// The cost is proportional to the number of expired items and locks, not to the size of the
+    /// database. They are removed in transactions of a few thousand, so that other writes can
+    /// interleave. The file does not become smaller: free space in it is reused, and
+    /// [`compact`](RedbDb::compact) releases it.
     ///
     /// ```
     /// use atomic_db::{AtomicDb, Item, ManualClock, RedbDb};
@@ -228,62 +340,61 @@ impl<T> RedbDb<T> {
     ///
     /// # Errors
     ///
-    /// Those of [`delete`](AtomicDb::delete). What has expired is not seen, whether it was removed or
-    /// not.
+    /// Those of [`delete`](AtomicDb::delete). Some of the expired items and locks may have been removed.
+    /// No read sees the others either.
     pub fn purge_expired(&self) -> Result<usize> {
         let now = self.now();
-        let mut count = 0;
+        let mut total = 0;
         loop {
-            let most = PURGE;
-            let Answer::Purged(some) = self.write(Work::Purge { now, most })? else {
-                return Err(unexpected());
+            let max = PURGE_BATCH;
+            let Response::Purged(removed) = self.write(WriteRequest::Purge { now, max })? else {
+                return Err(mismatched_response());
             };
-            count += some;
-            if some < most {
-                return Ok(count);
+            total += removed;
+            if removed < max {
+                return Ok(total);
             }
         }
     }
 
-    /// Waits until all that was written before the call is on the disk. Needed with
-    /// [`Durability::Deferred`] alone.
+    /// Makes all writes that completed before the call durable. Only needed with
+    /// [`Durability::Deferred`].
     ///
     /// # Errors
     ///
-    /// - [`Error::OutcomeUnknown`]: the disk failed. What was written since the last flush may be
-    ///   lost.
-    /// - [`Error::Backend`]: the file had failed before.
-    /// - [`Error::InvalidInput`]: it was opened for reading only.
+    /// - [`Error::OutcomeUnknown`]: the disk failed. Writes since the last flush may be lost.
+    /// - [`Error::Backend`]: the file failed earlier. Writes since the last flush may be lost.
+    /// - [`Error::InvalidInput`]: the file was opened read-only.
     pub fn flush(&self) -> Result<()> {
-        self.write(Work::Flush)?;
+        self.write(WriteRequest::Flush)?;
         Ok(())
     }
 
-    /// Makes the file as small as it can be, and returns whether it could be made smaller.
+    /// Makes the file as small as possible, and returns whether it became smaller.
     ///
-    /// It takes time in proportion to the file; all other calls wait meanwhile. A crash meanwhile
-    /// loses nothing.
+    /// This takes time in proportion to the size of the file, and all other calls wait for it. A crash
+    /// in between loses nothing.
     ///
     /// # Errors
     ///
     /// - [`Error::Backend`]: the disk failed. Nothing is lost; drop all handles and open the file
     ///   again.
-    /// - [`Error::InvalidInput`]: it was opened for reading only.
+    /// - [`Error::InvalidInput`]: the file was opened read-only.
     pub fn compact(&self) -> Result<bool> {
         self.shared.file.compact()
     }
 
-    /// Checks the whole file: the checksums of all its pages, that every row can be read, and that
-    /// the tables agree with each other. Returns whether it was sound; if not, it was damaged where
-    /// it could be repaired, and is sound now.
+    /// Checks the whole file: the checksums of all pages, that every row can be decoded, and that the
+    /// tables agree with each other. Returns `true` if the file was intact, and `false` if it was
+    /// damaged and has been repaired.
     ///
-    /// Data is not decoded. All other calls wait meanwhile. On a file that was opened for reading only
-    /// the rows are checked, and not the checksums.
+    /// The data of items is not decoded. All other calls wait for the check. If the file was opened
+    /// read-only, the rows are checked but not the checksums.
     ///
     /// # Errors
     ///
-    /// [`Error::Backend`]: the file is damaged beyond repair, or could not be read. Items that can
-    /// still be read can be copied to another file.
+    /// [`Error::Backend`]: the file is damaged beyond repair, or could not be read. Items that are
+    /// still readable can be copied to another file.
     pub fn check_integrity(&self) -> Result<bool> {
         self.shared.file.check_integrity()
     }
@@ -292,26 +403,43 @@ impl<T> RedbDb<T> {
         self.shared.clock.epoch_seconds()
     }
 
-    /// Joins the group with `work`, and leads it if nobody does.
-    fn join(&self, work: Work) -> Result<Answer, Failure> {
+    /// Submits `request` to the group commit.
+    fn submit(&self, request: WriteRequest) -> Outcome {
         let Shared { file, versions, .. } = &*self.shared;
-        let write = |works: &mut dyn Iterator<Item = Work>| write::write(file, versions, works);
-        self.shared.group.run(work, write, write::unanswered)
+        let execute =
+            |requests: &mut dyn Iterator<Item = _>| write::write(file, versions, requests);
+        self.shared
+            .group
+            .submit(request, execute, request::leader_lost)
     }
 
-    fn write(&self, work: Work) -> Result<Answer> {
-        self.join(work).map_err(Failure::into_error)
+    fn write(&self, request: WriteRequest) -> Result<Response> {
+        self.submit(request).map_err(WriteError::into_error)
+    }
+
+    fn select(
+        &self,
+        query: &Query,
+        after: Option<&str>,
+        max: usize,
+        max_bytes: usize,
+    ) -> Result<(Vec<QueryRow>, bool)> {
+        check_key(Key::new(&query.pk, ""))?;
+        if max == 0 {
+            return Ok((Vec::new(), false));
+        }
+        let now = self.now();
+        self.shared.file.select(query, after, max, max_bytes, now)
     }
 }
 
 impl<T: Serialize + DeserializeOwned> RedbDb<T> {
-    /// The items of `rows`, in their order.
-    fn decode_all(&self, pk: &str, rows: Vec<Row>) -> Result<Vec<Item<T>>> {
-        let decode = |row: Row| decode(Key::new(pk, &row.sk), row.stored);
+    fn decode_all(&self, pk: &str, rows: Vec<QueryRow>) -> Result<Vec<Item<T>>> {
+        let decode = |row: QueryRow| decode(Key::new(pk, &row.sk), row.item);
         rows.into_iter().map(decode).collect()
     }
 
-    /// The one instant at which `writes` are judged and happen.
+    /// Encodes `writes` and submits them. They are validated and applied in the leader's transaction.
     fn apply(&self, writes: &BatchRef<'_, T>) -> Result<Version> {
         writes.validate()?;
         writes.keys().try_for_each(|key| check_key(key.as_key()))?;
@@ -320,33 +448,33 @@ impl<T: Serialize + DeserializeOwned> RedbDb<T> {
             return Ok(self.shared.versions.next(now));
         }
         let locks = writes.locks.iter().chain(writes.checks);
-        let change = Change {
+        let batch = EncodedBatch {
             now,
             locks: locks
                 .clone()
-                .map(|lock| (rows::row_key(lock.key()), lock.version()))
+                .map(|lock| (encoding::row_key(lock.key()), lock.version()))
                 .collect(),
             renewed: writes.locks.len(),
             sets: encode_all(writes.sets)?,
             creates: encode_all(writes.creates)?,
             deletes: row_keys(writes.deletes.iter().map(|key| key.as_key())),
         };
-        match self.write(Work::Change(change))? {
-            Answer::Committed(version) => Ok(version),
-            Answer::Lost(numbers) => Err(Error::RaceCondition {
+        match self.write(WriteRequest::Apply(batch))? {
+            Response::Committed(version) => Ok(version),
+            Response::Conflict(indices) => Err(Error::RaceCondition {
                 keys: locks
                     .enumerate()
-                    .filter(|(number, _)| numbers.contains(number))
+                    .filter(|(index, _)| indices.contains(index))
                     .map(|(_, lock)| lock.key().to_buf())
                     .collect(),
             }),
-            Answer::Exists(number) => match writes.creates.get(number) {
+            Response::AlreadyExists(index) => match writes.creates.get(index) {
                 Some(item) => Err(Error::AlreadyExists {
                     key: item.key().to_buf(),
                 }),
-                None => Err(unexpected()),
+                None => Err(mismatched_response()),
             },
-            _ => Err(unexpected()),
+            _ => Err(mismatched_response()),
         }
     }
 }
@@ -356,20 +484,21 @@ impl<T: Serialize + DeserializeOwned> AtomicDb for RedbDb<T> {
 
     fn get(&self, key: Key<'_>) -> Result<Option<Item<T>>> {
         check_key(key)?;
-        let row = rows::row_key(key);
-        // The clock is asked only for items that can expire, and after reading.
+        let row = encoding::row_key(key);
+        // The clock is read only for items that can expire, after the item.
         let found = match self.shared.file.item(&row)? {
             None => None,
-            Some(found) if found.ttl == rows::NEVER || self.now() <= found.ttl => Some(found),
-            // Expired, but a live item may have replaced it by now. The second look is judged at a
-            // time before it.
+            Some(found) if found.ttl == encoding::NEVER || self.now() <= found.ttl => Some(found),
+            // The item has expired, but a live one may have replaced it before the clock was read. The
+            // second lookup uses a time taken before it, so its result is correct at the point in time
+            // of its snapshot.
             Some(_) => {
                 let now = self.now();
                 let found = self.shared.file.item(&row)?;
                 found.filter(|found| now <= found.ttl)
             }
         };
-        found.map(|stored| decode(key, stored)).transpose()
+        found.map(|item| decode(key, item)).transpose()
     }
 
     fn get_fresh(&self, key: Key<'_>) -> Result<Option<Item<T>>> {
@@ -383,32 +512,31 @@ impl<T: Serialize + DeserializeOwned> AtomicDb for RedbDb<T> {
         let found = self.shared.file.items(&rows, now)?;
         let items = keys.iter().zip(found);
         items
-            .map(|(key, stored)| stored.map(|stored| decode(*key, stored)).transpose())
+            .map(|(key, item)| item.map(|item| decode(*key, item)).transpose())
             .collect()
     }
 
     fn get_lock(&self, key: Key<'_>) -> Result<Lock> {
         check_key(key)?;
         let now = self.shared.clock.now();
-        let row = rows::row_key(key);
-        let refused = || Err(item_at_lock_key(key));
+        let row = encoding::row_key(key);
         match self.shared.file.lock(&row, now.as_secs())? {
-            FoundLock::Item => return refused(),
-            FoundLock::Live(version, ttl) => {
+            LockState::Item => return Err(item_at_lock_key(key)),
+            LockState::Live(version, ttl) => {
                 let lock = Lock::new(key, version, ttl);
                 if lock.refreshed_ttl(now.as_secs()) == ttl {
                     return Ok(lock);
                 }
             }
-            FoundLock::None => {}
+            LockState::Missing => {}
         }
-        match self.join(Work::Lock { key: row, now }) {
-            Ok(Answer::Lock(version, ttl)) => Ok(Lock::new(key, version, ttl)),
-            Ok(Answer::ItemThere) => refused(),
-            Ok(_) => Err(unexpected()),
-            // A lock that nobody has read does no harm, whether it is there or not.
-            Err(Failure::Unknown(source)) => Err(Error::Backend(Box::new(source))),
-            Err(failure) => Err(failure.into_error()),
+        match self.submit(WriteRequest::GetLock { key: row, now }) {
+            Ok(Response::Lock(version, ttl)) => Ok(Lock::new(key, version, ttl)),
+            Ok(Response::ItemAtLockKey) => Err(item_at_lock_key(key)),
+            Ok(_) => Err(mismatched_response()),
+            // Whether an unused lock was created does not matter.
+            Err(WriteError::Unknown(source)) => Err(Error::Backend(Box::new(source))),
+            Err(error) => Err(error.into_error()),
         }
     }
 
@@ -417,9 +545,9 @@ impl<T: Serialize + DeserializeOwned> AtomicDb for RedbDb<T> {
         if items.is_empty() {
             return Ok(());
         }
-        self.write(Work::Change(Change {
+        self.write(WriteRequest::Apply(EncodedBatch {
             sets: encode_all(items)?,
-            ..Change::default()
+            ..EncodedBatch::default()
         }))?;
         Ok(())
     }
@@ -437,15 +565,15 @@ impl<T: Serialize + DeserializeOwned> AtomicDb for RedbDb<T> {
         if keys.is_empty() {
             return Ok(());
         }
-        self.write(Work::Change(Change {
+        self.write(WriteRequest::Apply(EncodedBatch {
             deletes: row_keys(keys.iter().copied()),
-            ..Change::default()
+            ..EncodedBatch::default()
         }))?;
         Ok(())
     }
 
     fn page(&self, query: &Query, after: Option<&str>) -> Result<Page<T>> {
-        let max = query.limit.map_or(PAGE, |limit| limit.min(PAGE));
+        let max = query.limit.map_or(PAGE_SIZE, |limit| limit.min(PAGE_SIZE));
         let (rows, more) = self.select(query, after, max, PAGE_BYTES)?;
         let items = self.decode_all(&query.pk, rows)?;
         let last = items.last().filter(|_| more);
@@ -462,88 +590,70 @@ impl<T: Serialize + DeserializeOwned> AtomicDb for RedbDb<T> {
     }
 }
 
-impl<T> RedbDb<T> {
-    fn select(
-        &self,
-        query: &Query,
-        after: Option<&str>,
-        max: usize,
-        bytes: usize,
-    ) -> Result<(Vec<Row>, bool)> {
-        check_key(Key::new(&query.pk, ""))?;
-        if max == 0 {
-            return Ok((Vec::new(), false));
-        }
-        let now = self.now();
-        self.shared.file.select(query, after, max, bytes, now)
-    }
-}
-
-/// # Errors
-///
-/// [`Error::LimitExceeded`] if either part is too long.
+/// Returns [`Error::LimitExceeded`] if a part of `key` is too long.
 fn check_key(key: Key<'_>) -> Result<()> {
     let parts = [
         ("a partition key's length in bytes", key.pk.len()),
         ("a sort key's length in bytes", key.sk.len()),
     ];
-    match parts.into_iter().find(|(_, got)| *got > MAX_KEY) {
+    match parts.into_iter().find(|(_, len)| *len > MAX_KEY_LEN) {
         None => Ok(()),
-        Some((what, got)) => Err(Error::LimitExceeded {
+        Some((what, len)) => Err(Error::LimitExceeded {
             what,
-            limit: MAX_KEY,
-            actual: got,
+            limit: MAX_KEY_LEN,
+            actual: len,
         }),
     }
 }
 
 fn row_keys<'a>(keys: impl Iterator<Item = Key<'a>>) -> Vec<RowKey> {
-    keys.map(rows::row_key).collect()
+    keys.map(encoding::row_key).collect()
 }
 
 fn encode_all<T: Serialize>(items: &[Item<T>]) -> Result<Vec<(RowKey, Vec<u8>)>> {
-    let encode = |item: &Item<T>| Ok((rows::row_key(item.key()), encode(item)?));
+    let encode = |item: &Item<T>| Ok((encoding::row_key(item.key()), encode(item)?));
     items.iter().map(encode).collect()
 }
 
 fn encode<T: Serialize>(item: &Item<T>) -> Result<Vec<u8>> {
-    let header = rows::item_header(item.ttl());
+    let header = encoding::item_header(item.ttl());
     let mut row = Vec::with_capacity(128);
     row.extend_from_slice(&header);
     if let Some(data) = item.data() {
-        serde_json::to_writer(&mut row, data).map_err(|error| codec(item.key(), error))?;
+        serde_json::to_writer(&mut row, data).map_err(|error| codec_error(item.key(), error))?;
     }
-    match row.len() - header.len() {
-        size if size > MAX_DATA => Err(Error::LimitExceeded {
+    let len = row.len() - header.len();
+    if len > MAX_DATA_LEN {
+        return Err(Error::LimitExceeded {
             what: "an item's data in bytes of JSON",
-            limit: MAX_DATA,
-            actual: size,
-        }),
-        _ => Ok(row),
+            limit: MAX_DATA_LEN,
+            actual: len,
+        });
     }
+    Ok(row)
 }
 
-fn decode<T: DeserializeOwned>(key: Key<'_>, stored: Stored) -> Result<Item<T>> {
-    let item = match stored.json.as_slice() {
+fn decode<T: DeserializeOwned>(key: Key<'_>, encoded: EncodedItem) -> Result<Item<T>> {
+    let item = match encoded.json.as_slice() {
         [] => Item::without_data(key.pk, key.sk),
         json => {
-            let data = serde_json::from_slice(json).map_err(|error| codec(key, error))?;
+            let data = serde_json::from_slice(json).map_err(|error| codec_error(key, error))?;
             Item::new(key.pk, key.sk, data)
         }
     };
-    Ok(item.expires_at(stored.ttl))
+    Ok(item.expires_at(encoded.ttl))
 }
 
-fn codec(key: Key<'_>, error: serde_json::Error) -> Error {
+fn codec_error(key: Key<'_>, error: serde_json::Error) -> Error {
     Error::Codec {
         key: key.to_buf(),
         source: error.into(),
     }
 }
 
-/// Each work has answers of its own; another one is an error of this module.
-fn unexpected() -> Error {
-    Error::Backend("a write was answered as another one".into())
+/// The error for a response that does not belong to its request, which would be a bug of this module.
+fn mismatched_response() -> Error {
+    Error::Backend("internal error: mismatched response".into())
 }
 
 impl<T> Clone for RedbDb<T> {
@@ -552,7 +662,7 @@ impl<T> Clone for RedbDb<T> {
     }
 }
 
-/// Shows how the database is set up, and none of its data.
+/// Shows the options of the database, but no data.
 impl<T> fmt::Debug for RedbDb<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedbDb")

@@ -83,7 +83,7 @@ fn a_clone_keeps_the_file_open_and_the_last_one_closes_it() {
     let error = open(&path).unwrap_err();
     assert!(matches!(error, Error::Unavailable(_)), "{error:?}");
     assert!(error.is_retryable());
-    assert!(source(&error).contains("open already"), "{error:?}");
+    assert!(source(&error).contains("already open"), "{error:?}");
     drop(clone);
     assert_eq!(
         data(&open(&path).unwrap(), Key::new("pk", "a")).unwrap(),
@@ -146,7 +146,7 @@ fn a_file_of_another_kind_is_refused_and_left_as_it_is() {
         "Dear reader, ".repeat(10_000),
     ] {
         fs::write(&path, &text).unwrap();
-        assert_invalid(open(&path), "no redb file");
+        assert_invalid(open(&path), "not a redb file");
         assert_eq!(fs::read_to_string(&path).unwrap(), text);
     }
 }
@@ -197,7 +197,7 @@ fn a_table_of_another_type_is_refused() {
     let write = Database::create(&path).unwrap().begin_write().unwrap();
     write.open_table(META).unwrap();
     write.commit().unwrap();
-    assert_invalid(open(&path), "no database of atomic-db");
+    assert_invalid(open(&path), "not an atomic-db database");
 }
 
 #[test]
@@ -221,7 +221,7 @@ fn reading_only_changes_nothing_and_lets_others_read() {
         assert_eq!(db.get_lock(Key::new("pk", "lock")).unwrap(), lock);
         assert!(db.check_integrity().unwrap());
     }
-    let says = "reading only";
+    let says = "read-only";
     assert_invalid(one.get_lock(Key::new("pk", "other lock")), says);
     assert_invalid(one.set(&[item("b")]), says);
     assert_invalid(one.delete(&[Key::new("pk", "a")]), says);

@@ -1,0 +1,258 @@
+//! What is read from a file: items, pages, locks and counts, each in one read transaction. Rows are
+//! copied out, and decoded by the caller when the transaction has ended.
+
+use super::encoding::{
+    self, Bytes, EXPIRIES, ITEMS, Kind, LATEST, LOCKS, META, RowKey, prefix_upper_bound,
+};
+use super::error::{backend, corrupted, malformed_expiry, malformed_item, malformed_lock};
+use super::file::{File, Handle};
+use crate::{Query, Result, Version};
+use redb::{ReadOnlyTable, ReadTransaction, ReadableTable, ReadableTableMetadata, TableDefinition};
+use std::ops::Bound;
+
+/// A live item that a query found.
+#[derive(Debug)]
+pub(super) struct QueryRow {
+    pub(super) sk: String,
+    pub(super) item: EncodedItem,
+}
+
+/// A stored item, not yet decoded.
+#[derive(Debug)]
+pub(super) struct EncodedItem {
+    pub(super) ttl: u64,
+    pub(super) json: Vec<u8>,
+}
+
+/// The state of the lock at a key.
+pub(super) enum LockState {
+    /// A live lock, with its version and `ttl`.
+    Live(Version, u64),
+    /// No live lock and no live item.
+    Missing,
+    /// A live item is stored at the key.
+    Item,
+}
+
+impl File {
+    /// Returns the latest version that a lock has had, if any lock was ever created.
+    pub(super) fn latest_version(&self) -> Result<Option<Version>> {
+        self.with_table(META, |meta| {
+            let row = meta.get(LATEST).map_err(backend)?;
+            row.map(|row| match row.value().try_into() {
+                Ok(bits) => Ok(Version::from_u128(u128::from_be_bytes(bits))),
+                Err(_) => Err(corrupted("the latest version has the wrong length")),
+            })
+            .transpose()
+        })
+    }
+
+    /// Returns the item at `key`, live or expired.
+    pub(super) fn item(&self, key: &[u8]) -> Result<Option<EncodedItem>> {
+        self.with_table(ITEMS, |items| item_at(items, key))
+    }
+
+    /// Returns the live items at `keys`, as a snapshot.
+    pub(super) fn items(&self, keys: &[RowKey], now: u64) -> Result<Vec<Option<EncodedItem>>> {
+        self.with_table(ITEMS, |items| {
+            let live = |key: &RowKey| {
+                let found = item_at(items, key)?;
+                Ok(found.filter(|found| now <= found.ttl))
+            };
+            keys.iter().map(live).collect()
+        })
+    }
+
+    /// Returns the live items that `query` selects, as a snapshot, and whether there are more: at
+    /// most `max` items, and no further ones once they hold `max_bytes` of data.
+    pub(super) fn select(
+        &self,
+        query: &Query,
+        after: Option<&str>,
+        max: usize,
+        max_bytes: usize,
+        now: u64,
+    ) -> Result<(Vec<QueryRow>, bool)> {
+        let partition = encoding::partition(&query.pk);
+        let Some((from, to)) = bounds(&partition, query, after) else {
+            return Ok((Vec::new(), false));
+        };
+        self.with_table(ITEMS, |items| {
+            let range = (
+                from.as_ref().map(RowKey::as_slice),
+                to.as_ref().map(RowKey::as_slice),
+            );
+            let mut range = items.range::<&[u8]>(range).map_err(backend)?;
+            let mut found = Vec::new();
+            let mut size = 0;
+            loop {
+                let next = if query.reverse {
+                    range.next_back()
+                } else {
+                    range.next()
+                };
+                let Some(next) = next else {
+                    return Ok((found, false));
+                };
+                let (key, row) = next.map_err(backend)?;
+                let (ttl, json) = encoding::read_item(row.value()).ok_or_else(malformed_item)?;
+                if ttl < now {
+                    continue;
+                }
+                if found.len() == max || size >= max_bytes {
+                    return Ok((found, true));
+                }
+                let sk = key.value().get(partition.len()..).unwrap_or_default();
+                let sk = std::str::from_utf8(sk);
+                size += json.len();
+                found.push(QueryRow {
+                    sk: sk
+                        .map_err(|_| corrupted("a key is not valid UTF-8"))?
+                        .to_owned(),
+                    item: EncodedItem {
+                        ttl,
+                        json: json.to_vec(),
+                    },
+                });
+            }
+        })
+    }
+
+    /// Returns the state of the lock at `key`.
+    pub(super) fn lock(&self, key: &[u8], now: u64) -> Result<LockState> {
+        self.with_read_txn(|read| {
+            let locks = open_table(read, LOCKS)?;
+            if let Some(row) = locks.get(key).map_err(backend)? {
+                let (version, ttl) = encoding::read_lock(row.value()).ok_or_else(malformed_lock)?;
+                return Ok(if now <= ttl {
+                    LockState::Live(version, ttl)
+                } else {
+                    LockState::Missing
+                });
+            }
+            let items = open_table(read, ITEMS)?;
+            Ok(match item_at(&items, key)? {
+                Some(item) if now <= item.ttl => LockState::Item,
+                _ => LockState::Missing,
+            })
+        })
+    }
+
+    /// Counts the live items: all items, less those that the expiry index lists as expired.
+    pub(super) fn len(&self, now: u64) -> Result<u64> {
+        self.with_read_txn(|read| {
+            let mut count = open_table(read, ITEMS)?.len().map_err(backend)?;
+            let end = now.to_be_bytes();
+            let expiries = open_table(read, EXPIRIES)?;
+            let expired = expiries.range::<&[u8]>(..end.as_slice()).map_err(backend)?;
+            for row in expired {
+                let (key, _) = row.map_err(backend)?;
+                let (_, kind, _) =
+                    encoding::read_expiry(key.value()).ok_or_else(malformed_expiry)?;
+                count = count.saturating_sub(u64::from(kind == Kind::Item));
+            }
+            Ok(count)
+        })
+    }
+
+    /// Checks the checksums of a writable file and repairs it if necessary, then checks the rows.
+    /// Returns whether no repair was necessary.
+    pub(super) fn check_integrity(&self) -> Result<bool> {
+        self.with_exclusive(|handle| {
+            let intact = match handle {
+                Handle::Writable(database) => database.check_integrity().map_err(backend)?,
+                Handle::ReadOnly(_) | Handle::Closed => true,
+            };
+            check_rows(&handle.begin_read()?)?;
+            Ok(intact)
+        })
+    }
+
+    fn with_table<K: redb::Key, V: redb::Value, R>(
+        &self,
+        table: TableDefinition<'static, K, V>,
+        read: impl FnOnce(&ReadOnlyTable<K, V>) -> Result<R>,
+    ) -> Result<R> {
+        self.with_read_txn(|transaction| read(&open_table(transaction, table)?))
+    }
+}
+
+/// Checks that every row can be decoded, that the expiry index has exactly one row for each `ttl`,
+/// and that no key holds both an item and a lock.
+fn check_rows(read: &ReadTransaction) -> Result<()> {
+    let (items, locks) = (open_table(read, ITEMS)?, open_table(read, LOCKS)?);
+    let expiries = open_table(read, EXPIRIES)?;
+    let mut expiring = 0;
+    let mut check = |kind: Kind, key: &[u8], ttl: u64| {
+        encoding::read_key(key).ok_or_else(|| corrupted("a key is not valid UTF-8"))?;
+        if ttl != encoding::NEVER {
+            expiring += 1;
+            let expiry = encoding::expiry_key(ttl, kind, key);
+            if expiries.get(expiry.as_slice()).map_err(backend)?.is_none() {
+                return Err(corrupted("a ttl is missing from the expiry index"));
+            }
+        }
+        Ok(())
+    };
+    for row in items.iter().map_err(backend)? {
+        let (key, row) = row.map_err(backend)?;
+        let (ttl, _) = encoding::read_item(row.value()).ok_or_else(malformed_item)?;
+        check(Kind::Item, key.value(), ttl)?;
+    }
+    for row in locks.iter().map_err(backend)? {
+        let (key, row) = row.map_err(backend)?;
+        let (_, ttl) = encoding::read_lock(row.value()).ok_or_else(malformed_lock)?;
+        check(Kind::Lock, key.value(), ttl)?;
+        if items.get(key.value()).map_err(backend)?.is_some() {
+            return Err(corrupted("a key holds an item and a lock"));
+        }
+    }
+    if expiries.len().map_err(backend)? == expiring {
+        Ok(())
+    } else {
+        Err(corrupted("the expiry index refers to missing rows"))
+    }
+}
+
+fn open_table<K: redb::Key, V: redb::Value>(
+    read: &ReadTransaction,
+    table: TableDefinition<'static, K, V>,
+) -> Result<ReadOnlyTable<K, V>> {
+    read.open_table(table).map_err(backend)
+}
+
+fn item_at(items: &ReadOnlyTable<Bytes, Bytes>, key: &[u8]) -> Result<Option<EncodedItem>> {
+    let Some(row) = items.get(key).map_err(backend)? else {
+        return Ok(None);
+    };
+    let (ttl, json) = encoding::read_item(row.value()).ok_or_else(malformed_item)?;
+    let json = json.to_vec();
+    Ok(Some(EncodedItem { ttl, json }))
+}
+
+/// Returns the range of rows that `query` selects after `after`, or `None` if it is empty.
+fn bounds(
+    partition: &[u8],
+    query: &Query,
+    after: Option<&str>,
+) -> Option<(Bound<RowKey>, Bound<RowKey>)> {
+    let row_key = |sk: &str| {
+        let mut key = RowKey::from_slice(partition);
+        key.extend_from_slice(sk.as_bytes());
+        key
+    };
+    let first = row_key(&query.prefix);
+    let end = prefix_upper_bound(&first);
+    let after = after.or(query.after.as_deref()).map(row_key);
+    let (from, to) = match (after, query.reverse) {
+        (Some(after), false) if after >= first => (Bound::Excluded(after), end),
+        (Some(after), true) if after < end => (Bound::Included(first), after),
+        _ => (Bound::Included(first), end),
+    };
+    // An `after` outside the prefix can invert the bounds. Such a range is never given to redb.
+    let empty = match &from {
+        Bound::Included(from) | Bound::Excluded(from) => *from >= to,
+        Bound::Unbounded => false,
+    };
+    (!empty).then_some((from, Bound::Excluded(to)))
+}
