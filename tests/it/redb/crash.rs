@@ -1,7 +1,9 @@
-//! A process with eight writers that is killed, over and over.
+//! Crash recovery: a process with eight writers is killed, again and again.
 //!
-//! `ATOMIC_DB_KILLS=200` kills it that often instead of a few times.
+//! `ATOMIC_DB_KILLS` sets the number of kills, which is 20 by default.
 
+use crate::common::HANG_LIMIT;
+use atomic_db::testing::{run_concurrently, with_timeout};
 use atomic_db::{AtomicDb, Batch, Item, Key, RedbDb, Version};
 use std::collections::BTreeMap;
 use std::env;
@@ -14,7 +16,7 @@ use std::time::Duration;
 
 const WRITERS: usize = 8;
 
-/// Tells the child which file is its own.
+/// The environment variable that gives the child process its file.
 const FILE: &str = "ATOMIC_DB_CRASH_FILE";
 
 fn open(path: impl AsRef<Path>) -> RedbDb<u64> {
@@ -26,48 +28,47 @@ fn count(db: &RedbDb<u64>, pk: &str) -> u64 {
     item.and_then(Item::into_data).unwrap_or(0)
 }
 
-/// Commits without end: each writer counts in two partitions at once and leaves an entry, under a lock
-/// of its own. It says so on a pipe when a commit has returned.
+/// The two partitions of a writer, which each of its commits writes to.
+fn partitions(writer: usize) -> (String, String) {
+    (format!("first {writer}"), format!("second {writer}"))
+}
+
+/// Commits forever: each writer increments a counter in both of its partitions and creates an entry,
+/// under its own lock. It prints an acknowledgement when a commit has returned.
 #[test]
-#[ignore = "it is what the test below kills"]
-fn the_child_that_is_killed() {
+#[ignore = "the child process of the test below"]
+fn child_process_for_kill_test() {
     let Ok(path) = env::var(FILE) else {
         return;
     };
     let db = open(path);
-    let writers = (0..WRITERS).map(|writer| {
-        let db = db.clone();
-        thread::spawn(move || {
-            let (one, other) = (format!("one {writer}"), format!("other {writer}"));
-            let mut lock = db.get_lock(Key::new(&one, "lock")).unwrap();
-            for number in count(&db, &one) + 1.. {
-                let entry = format!("entry {number}");
-                let batch = Batch::new()
-                    .lock(lock.clone())
-                    .set(Item::new(&one, "count", number))
-                    .set(Item::new(&other, "count", number))
-                    .create(Item::new(&other, entry, number));
-                let version = db.commit(&batch).unwrap();
-                lock = lock.with_version(version);
-                // One write, so that lines of several threads do not mix.
-                let line = format!("\nacknowledged {writer} {number} {version}\n");
-                io::stdout().write_all(line.as_bytes()).unwrap();
-            }
-        })
+    run_concurrently(WRITERS, |writer| {
+        let (first, second) = partitions(writer);
+        let mut lock = db.get_lock(Key::new(&first, "lock")).unwrap();
+        for number in count(&db, &first) + 1.. {
+            let entry = format!("entry {number}");
+            let batch = Batch::new()
+                .lock(lock.clone())
+                .set(Item::new(&first, "count", number))
+                .set(Item::new(&second, "count", number))
+                .create(Item::new(&second, entry, number));
+            let version = db.commit(&batch).unwrap();
+            lock = lock.with_version(version);
+            // A single write, so that lines of different threads do not mix.
+            let line = format!("\nacknowledged {writer} {number} {version}\n");
+            io::stdout().write_all(line.as_bytes()).unwrap();
+        }
     });
-    for writer in writers.collect::<Vec<_>>() {
-        writer.join().unwrap();
-    }
 }
 
-/// The last commit of each writer that it was told of, and its version.
+/// The number and the version of the last acknowledged commit of each writer.
 type Acknowledged = BTreeMap<usize, (u64, Version)>;
 
 fn run_and_kill(path: &Path, after: Duration) -> Acknowledged {
     let mut child = Command::new(env::current_exe().unwrap())
         .args([
             "--exact",
-            "redb::crash::the_child_that_is_killed",
+            "redb::crash::child_process_for_kill_test",
             "--ignored",
             "--nocapture",
         ])
@@ -83,7 +84,7 @@ fn run_and_kill(path: &Path, after: Duration) -> Acknowledged {
         let number = words.next()?.parse().ok()?;
         acknowledged.insert(writer, (number, words.next()?.parse().ok()?))
     };
-    // It has begun when it has acknowledged something; from there on the moment is drawn.
+    // The child is killed at a random time after its first acknowledgement.
     for line in lines.by_ref() {
         let line = line.unwrap();
         read(&line);
@@ -96,7 +97,7 @@ fn run_and_kill(path: &Path, after: Duration) -> Acknowledged {
         child.kill().unwrap();
         child.wait().unwrap();
     });
-    // The last line may have been cut off: then it has no whole version, and does not count.
+    // A truncated last line has no complete version, and is ignored.
     for line in lines.map_while(Result::ok) {
         read(&line);
     }
@@ -105,52 +106,71 @@ fn run_and_kill(path: &Path, after: Duration) -> Acknowledged {
 }
 
 #[test]
-fn a_process_that_is_killed_loses_no_acknowledged_commit_and_leaves_none_in_part() {
+fn a_killed_process_loses_no_acknowledged_commit_and_leaves_no_partial_one() {
     let kills = env::var("ATOMIC_DB_KILLS").ok();
     let kills: u64 = kills.map_or(20, |kills| kills.parse().expect("a number of kills"));
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("db.redb");
-    let mut commits = 0;
-    let mut latest = Version::from_u128(0);
-    for kill in 0..kills {
-        let random = RandomState::new().build_hasher().finish() % 60_000;
-        let acknowledged = run_and_kill(&path, Duration::from_micros(random));
-        let db = open(&path);
-        assert!(db.check_integrity().is_ok());
-        for writer in 0..WRITERS {
-            let (one, other) = (format!("one {writer}"), format!("other {writer}"));
-            let there = count(&db, &one);
-            assert_eq!(there, count(&db, &other), "kill {kill}, writer {writer}");
-            let entries: Vec<_> = (0..=there + 1)
-                .map(|number| format!("entry {number}"))
-                .collect();
-            let keys: Vec<_> = entries.iter().map(|sk| Key::new(&other, sk)).collect();
-            let entries = db.get_many(&keys).unwrap();
-            for (number, entry) in (0..).zip(entries) {
-                let expected = (1..=there).contains(&number).then_some(number);
-                assert_eq!(entry.and_then(Item::into_data), expected, "kill {kill}");
+    let commits = with_timeout(HANG_LIMIT, move |progress| {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("db.redb");
+        let mut commits = 0;
+        let mut latest = Version::from_u128(0);
+        for kill in 0..kills {
+            let micros = RandomState::new().build_hasher().finish() % 60_000;
+            let acknowledged = run_and_kill(&path, Duration::from_micros(micros));
+            let db = open(&path);
+            assert!(db.check_integrity().is_ok());
+            for writer in 0..WRITERS {
+                check_writer(&db, writer, acknowledged.get(&writer), latest, kill);
             }
-            let version = db.get_lock(Key::new(&one, "lock")).unwrap().version();
-            if let Some((told, of)) = acknowledged.get(&writer) {
-                let possible = *told..=told + 1;
-                assert!(
-                    possible.contains(&there),
-                    "kill {kill}: {there}, not {possible:?}"
-                );
-                assert!(version >= *of, "kill {kill}: {version} after {of}");
-                assert!(
-                    *of > latest,
-                    "kill {kill}: {of} after {latest} of an earlier run"
-                );
-            }
+            let total: u64 = (0..WRITERS)
+                .map(|writer| count(&db, &partitions(writer).0))
+                .sum();
+            assert!(total > commits, "kill {kill}: no commit succeeded");
+            commits = total;
+            let lock = db.get_lock(Key::new("parent", "lock")).unwrap();
+            latest = db.commit(&Batch::new().lock(lock)).unwrap();
+            progress();
         }
-        let written: u64 = (0..WRITERS)
-            .map(|writer| count(&db, &format!("one {writer}")))
-            .sum();
-        assert!(written > commits, "kill {kill}: it did not go on");
-        commits = written;
-        let lock = db.get_lock(Key::new("parent", "lock")).unwrap();
-        latest = db.commit(&Batch::new().lock(lock)).unwrap();
-    }
+        commits
+    });
     println!("{kills} kills, {commits} commits");
+}
+
+/// Checks that the commits of `writer` are complete, include the acknowledged ones, and have versions
+/// greater than `latest`, the last one before this run.
+fn check_writer(
+    db: &RedbDb<u64>,
+    writer: usize,
+    acknowledged: Option<&(u64, Version)>,
+    latest: Version,
+    kill: u64,
+) {
+    let (first, second) = partitions(writer);
+    let found = count(db, &first);
+    assert_eq!(found, count(db, &second), "kill {kill}, writer {writer}");
+    let entries: Vec<_> = (0..=found + 1)
+        .map(|number| format!("entry {number}"))
+        .collect();
+    let keys: Vec<_> = entries.iter().map(|sk| Key::new(&second, sk)).collect();
+    let entries = db.get_many(&keys).unwrap();
+    for (number, entry) in (0..).zip(entries) {
+        let expected = (1..=found).contains(&number).then_some(number);
+        assert_eq!(entry.and_then(Item::into_data), expected, "kill {kill}");
+    }
+    let version = db.get_lock(Key::new(&first, "lock")).unwrap().version();
+    if let Some((number, acknowledged)) = acknowledged {
+        let possible = *number..=number + 1;
+        assert!(
+            possible.contains(&found),
+            "kill {kill}: found {found} commits, expected {possible:?}"
+        );
+        assert!(
+            version >= *acknowledged,
+            "kill {kill}: {version} after {acknowledged}"
+        );
+        assert!(
+            *acknowledged > latest,
+            "kill {kill}: {acknowledged} after {latest} of an earlier run"
+        );
+    }
 }

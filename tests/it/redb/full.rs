@@ -1,7 +1,7 @@
-//! A disk that is full: what the writer is told, and what is in the file before and after there is
-//! room again.
+//! A full disk: the error that the writer gets, and the contents of the file before and after there
+//! is space again.
 
-use super::storage::{Disk, Room};
+use super::storage::{Disk, SpaceLimit};
 use atomic_db::{AtomicDb, Batch, Error, Item, Key, Query, RedbDb};
 use std::error::Error as _;
 
@@ -13,8 +13,8 @@ fn item(number: usize) -> Item<String> {
     Item::new("pk", format!("{number:05}"), "x".repeat(20_000))
 }
 
-/// Writes items one by one until the disk is full. How many were acknowledged, and what the next
-/// write was told.
+/// Commits items one by one until the disk is full. Returns the number of acknowledged ones, and the
+/// error of the next write.
 fn fill(db: &RedbDb<String>) -> (usize, Error) {
     for number in 0..100_000 {
         let lock = match db.get_lock(Key::new("pk", "lock")) {
@@ -25,11 +25,11 @@ fn fill(db: &RedbDb<String>) -> (usize, Error) {
             return (number, error);
         }
     }
-    panic!("the disk is never full");
+    panic!("the disk never became full");
 }
 
-/// What was told of the disk, below what was told of the write.
-fn says_that_it_is_full(error: &Error) -> bool {
+/// Whether a source of `error` reports the full disk.
+fn reports_full_disk(error: &Error) -> bool {
     let sources = std::iter::successors(error.source(), |error| (*error).source());
     let full = std::io::Error::from(std::io::ErrorKind::StorageFull).to_string();
     sources
@@ -37,16 +37,16 @@ fn says_that_it_is_full(error: &Error) -> bool {
         .any(|text| text.contains(&full))
 }
 
-/// Fills the disk, and holds what was told against what is there. Whether it was told that the outcome
-/// was unknown.
-fn fill_and_go_on(room: impl Fn(usize) -> Room, bytes: usize) -> bool {
+/// Fills a disk with `bytes` of space, checks the file against the results of the writes, and writes
+/// again when there is space. Returns whether the failed write reported an unknown outcome.
+fn fill_and_recover(limit: impl Fn(usize) -> SpaceLimit, bytes: usize) -> bool {
     let disk = Disk::default();
     let db = open(&disk);
     let before = disk.current().len();
-    disk.set_room(Some(room(before + bytes)));
+    disk.set_space_limit(Some(limit(before + bytes)));
     let (acknowledged, error) = fill(&db);
-    assert!(acknowledged > 0, "no room for a single item");
-    assert!(says_that_it_is_full(&error), "{error:?}");
+    assert!(acknowledged > 0, "no space for a single item");
+    assert!(reports_full_disk(&error), "{error:?}");
     let unknown = match &error {
         Error::OutcomeUnknown(_) => true,
         Error::Backend(_) => false,
@@ -54,23 +54,23 @@ fn fill_and_go_on(room: impl Fn(usize) -> Room, bytes: usize) -> bool {
     };
     drop(db);
 
-    let whole = |db: &RedbDb<String>| {
+    let check = |db: &RedbDb<String>| {
         db.check_integrity().unwrap();
         let found = db.query(&Query::new("pk")).unwrap();
         let count = found.len();
         let possible = acknowledged..=acknowledged + usize::from(unknown);
         assert!(
             possible.contains(&count),
-            "{count} are there, not {possible:?}"
+            "found {count} items, expected {possible:?}"
         );
         assert!(found.into_iter().eq((0..count).map(item)));
         count
     };
-    // What reading takes fits on a full disk.
-    let count = whole(&open(&disk));
-    disk.set_room(None);
+    // The file can be opened and read while the disk is full.
+    let count = check(&open(&disk));
+    disk.set_space_limit(None);
     let db = open(&disk);
-    assert_eq!(whole(&db), count);
+    assert_eq!(check(&db), count);
     let lock = db.get_lock(Key::new("pk", "lock")).unwrap();
     let batch = (count..count + 100)
         .map(item)
@@ -82,16 +82,16 @@ fn fill_and_go_on(room: impl Fn(usize) -> Room, bytes: usize) -> bool {
 }
 
 #[test]
-fn a_file_that_cannot_grow_keeps_what_was_acknowledged() {
+fn a_file_that_cannot_grow_keeps_every_acknowledged_commit() {
     for bytes in [100_000, 1_000_000] {
-        fill_and_go_on(Room::Length, bytes);
+        fill_and_recover(SpaceLimit::Length, bytes);
     }
 }
 
 #[test]
-fn a_file_that_grew_and_cannot_be_written_keeps_what_was_acknowledged() {
+fn a_file_that_grew_but_cannot_be_written_keeps_every_acknowledged_commit() {
     for bytes in [100_000, 1_000_000] {
-        // Not before the commit is anything written there.
-        assert!(fill_and_go_on(Room::Written, bytes));
+        // redb writes there during the commit, so the outcome is unknown.
+        assert!(fill_and_recover(SpaceLimit::Written, bytes));
     }
 }

@@ -1,10 +1,12 @@
-//! The database in a file, besides what every database promises.
+//! `RedbDb`, beyond what every database guarantees.
 
 #[cfg(not(mutants))]
 mod crash;
 mod full;
 mod opening;
+mod operations;
 mod power;
+mod queries;
 mod reopened;
 mod storage;
 pub(crate) mod temporary;

@@ -1,4 +1,4 @@
-//! A file against the model of the contract, closed and opened again in between.
+//! A file against the reference model, closed and opened again in between.
 
 use crate::reference_model::{config, ops};
 use atomic_db::{
@@ -11,7 +11,7 @@ use std::cell::RefCell;
 use std::path::PathBuf;
 use tempfile::TempDir;
 
-/// A file that is closed and opened again where a cache would forget everything.
+/// A file that is closed and opened again when the reference model clears caches.
 struct Reopened {
     db: RefCell<Option<RedbDb<u32>>>,
     durability: Durability,
@@ -109,34 +109,34 @@ impl Subject for Reopened {
 
 fn check(durability: Durability, capacity: Option<usize>) {
     let mut runner = TestRunner::new(config());
-    let done = runner.run(&ops(), |ops| {
+    let result = runner.run(&ops(), |ops| {
         let clock = ManualClock::new(atomic_db_test_support::reference_model::START);
         let file = Reopened::new(durability, &clock);
-        let done = match capacity {
+        let coverage = match capacity {
             None => run(&ops, &file, &clock),
             Some(capacity) => {
                 let builder = LruCache::builder(file).capacity(capacity);
                 run(&ops, &builder.clock(clock.clone()).build(), &clock)
             }
         };
-        done.map(|_| ()).map_err(TestCaseError::fail)
+        coverage.map(|_| ()).map_err(TestCaseError::fail)
     });
-    if let Err(failure) = done {
+    if let Err(failure) = result {
         panic!("{failure}");
     }
 }
 
 #[test]
-fn a_file_that_is_closed_and_opened_does_what_the_model_does() {
+fn a_reopened_file_matches_the_reference_model() {
     check(Durability::Immediate, None);
 }
 
 #[test]
-fn a_file_that_is_flushed_when_it_is_closed_does_what_the_model_does() {
+fn a_reopened_file_with_deferred_durability_matches_the_reference_model() {
     check(Durability::Deferred, None);
 }
 
 #[test]
-fn a_cache_before_a_file_does_what_the_model_does() {
+fn a_cached_file_matches_the_reference_model() {
     check(Durability::QuickRepair, Some(4));
 }

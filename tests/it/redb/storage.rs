@@ -1,33 +1,34 @@
-//! A disk in memory that fails, or loses what was not synced, at a chosen operation, or is full.
+//! A simulated disk that injects a fault at a chosen operation, loses writes that were not synced, or
+//! is full.
 
 use redb::StorageBackend;
 use std::io;
 use std::sync::{Arc, Mutex};
 
-/// What a disk keeps or loses as one.
+/// The unit that the disk writes atomically.
 const SECTOR: usize = 512;
 
 /// What happens at the operation at which the disk is to fail.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Fault {
-    /// From there on nothing works, as in a process that is no more.
+    /// This and every later operation fails, as if the process had ended.
     PowerCut,
-    /// It fails once, and works again.
+    /// This operation fails, and later ones succeed.
     Error,
-    /// The thread that is at it panics.
+    /// This operation panics.
     Panic,
 }
 
-/// What fails on a disk that is full.
+/// How a full disk fails.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Room {
-    /// A file does not become longer than so many bytes.
+pub(crate) enum SpaceLimit {
+    /// The file cannot become longer than this.
     Length(usize),
-    /// It does, but nothing can be written beyond so many.
+    /// The file can become longer, but nothing can be written beyond this offset.
     Written(usize),
 }
 
-/// A handle; clones are handles to the same disk.
+/// A handle: clones share one disk.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Disk {
     state: Arc<Mutex<State>>,
@@ -35,19 +36,18 @@ pub(crate) struct Disk {
 
 #[derive(Debug, Default)]
 struct State {
-    /// What a reader sees.
+    /// The contents that a reader sees.
     current: Vec<u8>,
-    /// What a power cut leaves in any case.
+    /// The contents that survive a power cut for certain.
     synced: Vec<u8>,
-    /// What it may leave or not.
-    pending: Vec<Change>,
-    /// Writes, syncs and changes of length.
+    /// The writes since the last sync, each of which may survive a power cut.
+    unsynced: Vec<Change>,
+    /// The number of writes, syncs and changes of length so far.
     operations: usize,
     fault: Option<(usize, Fault)>,
-    cut: bool,
-    room: Option<Room>,
-    /// Whether a sync only says that it did.
-    lies: bool,
+    was_cut: bool,
+    space_limit: Option<SpaceLimit>,
+    ignores_sync: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -57,30 +57,30 @@ enum Change {
 }
 
 impl Change {
-    fn apply(&self, to: &mut Vec<u8>) {
+    fn apply(&self, image: &mut Vec<u8>) {
         match self {
-            Change::Length(length) => to.resize(*length, 0),
+            Change::Length(length) => image.resize(*length, 0),
             Change::Sector(start, bytes) => {
                 let end = start + bytes.len();
-                to.resize(to.len().max(end), 0);
-                to[*start..end].copy_from_slice(bytes);
+                image.resize(image.len().max(end), 0);
+                image[*start..end].copy_from_slice(bytes);
             }
         }
     }
 }
 
-/// Which of the changes that were not synced a power cut leaves.
+/// Which of the unsynced writes survive a power cut.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Left {
+pub(crate) enum SurvivingWrites {
     None,
     All,
-    /// Each with one chance in two, by this seed.
-    Some(u64),
+    /// Each with a probability of one half, from this seed.
+    Random(u64),
 }
 
 impl Disk {
-    /// A disk that holds `image`, all of it synced.
-    pub(crate) fn holding(image: Vec<u8>) -> Self {
+    /// Creates a disk that contains `image`, all of it synced.
+    pub(crate) fn with_image(image: Vec<u8>) -> Self {
         let disk = Disk::default();
         {
             let mut state = disk.state.lock().unwrap();
@@ -90,20 +90,21 @@ impl Disk {
         disk
     }
 
-    /// Has the disk fail at its `operation`th operation, counted from zero.
-    pub(crate) fn failing_at(self, operation: usize, fault: Fault) -> Self {
-        self.state.lock().unwrap().fault = Some((operation, fault));
+    /// Makes the disk fail at operation `n`, counted from zero.
+    pub(crate) fn failing_at(self, n: usize, fault: Fault) -> Self {
+        self.state.lock().unwrap().fault = Some((n, fault));
         self
     }
 
-    /// How much fits on the disk from now on; anything if it is not said.
-    pub(crate) fn set_room(&self, room: Option<Room>) {
-        self.state.lock().unwrap().room = room;
+    /// Makes syncs succeed without any effect.
+    pub(crate) fn ignoring_syncs(self) -> Self {
+        self.state.lock().unwrap().ignores_sync = true;
+        self
     }
 
-    pub(crate) fn lying(self) -> Self {
-        self.state.lock().unwrap().lies = true;
-        self
+    /// Limits the space on the disk from now on, or lifts the limit.
+    pub(crate) fn set_space_limit(&self, limit: Option<SpaceLimit>) {
+        self.state.lock().unwrap().space_limit = limit;
     }
 
     pub(crate) fn operations(&self) -> usize {
@@ -111,55 +112,54 @@ impl Disk {
     }
 
     pub(crate) fn was_cut(&self) -> bool {
-        self.state.lock().unwrap().cut
+        self.state.lock().unwrap().was_cut
     }
 
-    /// What a process that opens the file finds, if the system did not fail.
+    /// Returns the contents that the next process finds if only this process ended.
     pub(crate) fn current(&self) -> Vec<u8> {
         self.state.lock().unwrap().current.clone()
     }
 
-    /// What is there after a power cut.
-    pub(crate) fn after_power_cut(&self, left: Left) -> Vec<u8> {
+    /// Returns the contents after a power cut.
+    pub(crate) fn after_power_cut(&self, surviving: SurvivingWrites) -> Vec<u8> {
         let state = self.state.lock().unwrap();
         let mut image = state.synced.clone();
-        let mut random = match left {
-            Left::Some(seed) => seed,
-            Left::None | Left::All => 0,
+        let mut random = match surviving {
+            SurvivingWrites::Random(seed) => seed,
+            SurvivingWrites::None | SurvivingWrites::All => 0,
         };
-        for change in &state.pending {
+        for change in &state.unsynced {
             // Knuth's MMIX generator; its high bits are the good ones.
             random = random
                 .wrapping_mul(6_364_136_223_846_793_005)
                 .wrapping_add(1_442_695_040_888_963_407);
-            let stays = match left {
-                Left::None => false,
-                Left::All => true,
-                Left::Some(_) => random >> 63 == 1,
+            let survives = match surviving {
+                SurvivingWrites::None => false,
+                SurvivingWrites::All => true,
+                SurvivingWrites::Random(_) => random >> 63 == 1,
             };
-            if stays {
+            if survives {
                 change.apply(&mut image);
             }
         }
         image
     }
 
-    fn operation(&self, act: impl FnOnce(&mut State)) -> io::Result<()> {
+    fn operation(&self, op: impl FnOnce(&mut State)) -> io::Result<()> {
         let mut state = self.state.lock().unwrap();
         let number = state.operations;
         state.operations += 1;
         let fault = state.fault.filter(|(at, _)| *at == number);
-        state.cut |= matches!(fault, Some((_, Fault::PowerCut)));
-        let cut = state.cut;
-        if fault.is_none() && !cut {
-            act(&mut state);
+        state.was_cut |= matches!(fault, Some((_, Fault::PowerCut)));
+        if fault.is_none() && !state.was_cut {
+            op(&mut state);
             return Ok(());
         }
-        // Not within the mutex: the next one at the disk would panic too.
+        // A panic while the mutex is held would poison it, and fail later operations too.
         drop(state);
         match fault {
-            Some((_, Fault::Panic)) => panic!("planted in the storage"),
-            _ => Err(io::Error::other("planted in the storage")),
+            Some((_, Fault::Panic)) => panic!("a fault injected into the storage"),
+            _ => Err(io::Error::other("a fault injected into the storage")),
         }
     }
 }
@@ -178,29 +178,29 @@ impl StorageBackend for Disk {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        let room = self.state.lock().unwrap().room;
-        if matches!(room, Some(Room::Length(room)) if room < len as usize) {
+        let limit = self.state.lock().unwrap().space_limit;
+        if matches!(limit, Some(SpaceLimit::Length(max)) if max < len as usize) {
             return Err(io::ErrorKind::StorageFull.into());
         }
         self.operation(|state| {
             let change = Change::Length(len as usize);
             change.apply(&mut state.current);
-            state.pending.push(change);
+            state.unsynced.push(change);
         })
     }
 
     fn sync_data(&self) -> io::Result<()> {
         self.operation(|state| {
-            if !state.lies {
+            if !state.ignores_sync {
                 state.synced.clone_from(&state.current);
-                state.pending.clear();
+                state.unsynced.clear();
             }
         })
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        let room = self.state.lock().unwrap().room;
-        if matches!(room, Some(Room::Written(room)) if room < offset as usize + data.len()) {
+        let limit = self.state.lock().unwrap().space_limit;
+        if matches!(limit, Some(SpaceLimit::Written(max)) if max < offset as usize + data.len()) {
             return Err(io::ErrorKind::StorageFull.into());
         }
         self.operation(|state| {
@@ -210,7 +210,7 @@ impl StorageBackend for Disk {
                 let (sector, more) = rest.split_at(rest.len().min(SECTOR - start % SECTOR));
                 let change = Change::Sector(start, sector.to_vec());
                 change.apply(&mut state.current);
-                state.pending.push(change);
+                state.unsynced.push(change);
                 start += sector.len();
                 rest = more;
             }

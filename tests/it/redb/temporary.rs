@@ -1,11 +1,12 @@
-//! A database in a directory that goes with it.
+//! A database in a temporary directory, which is removed with it.
 
 use atomic_db::{
     AtomicDb, Batch, Item, Key, Lock, Page, Query, RedbDb, RedbDbBuilder, Result, Version,
 };
 use tempfile::TempDir;
 
-/// The fields are dropped in their order: the file is closed before its directory goes.
+/// A database and its directory. Fields are dropped in order: the file is closed before its directory is
+/// removed.
 pub(crate) struct Temporary<D> {
     pub(crate) db: D,
     _directory: TempDir,
