@@ -1,6 +1,6 @@
-//! A ledger in one file: accounts, deposits, transfers and imports, each booked whole or not at all.
-//! Several processes may use one file, one after another; a process that is killed loses nothing that
-//! it has reported as done.
+//! A ledger in one file: accounts, deposits, transfers and imports, each booked atomically. Several
+//! processes can use one file, one after another. A process that is killed loses nothing that it has
+//! reported as booked.
 //!
 //! ```sh
 //! cargo run --release --features redb --example ledger -- --file books.redb open Ada
@@ -22,13 +22,14 @@ use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// A ledger in one file. Amounts are exact, with two digits after the point.
+/// A ledger in one file. Amounts are exact, with two decimal places.
 ///
-/// Exit codes: 0 done; 1 the ledger refuses, or its file failed; 2 wrong arguments or input.
+/// Exit codes: 0 success; 1 the ledger refused the command, or its file failed; 2 invalid arguments
+/// or input.
 #[derive(Parser)]
 #[command(name = "ledger", verbatim_doc_comment)]
 struct Arguments {
-    /// The ledger's file; `open` and `import` make it if it is not there
+    /// The file of the ledger; `open` and `import` create it if it does not exist
     #[arg(long, value_name = "FILE")]
     file: PathBuf,
     #[command(subcommand)]
@@ -40,44 +41,44 @@ enum Command {
     /// Opens an account
     Open {
         account: Name,
-        /// How far below zero the account may go
+        /// How far the balance may go below zero
         #[arg(long, value_name = "AMOUNT")]
         overdraft: Option<Amount>,
     },
-    /// Puts money into an account
+    /// Deposits money into an account
     Deposit {
         account: Name,
         amount: Amount,
-        /// What it is for
+        /// A note for the entry
         #[arg(long)]
         note: Option<String>,
     },
-    /// Moves money from one account to another
+    /// Transfers money from one account to another
     Transfer {
         from: Name,
         to: Name,
         amount: Amount,
-        /// What it is for
+        /// A note for the entry
         #[arg(long)]
         note: Option<String>,
     },
-    /// Shows what is in an account, or in all of them
+    /// Shows the balance of an account, or of all accounts
     Balance { account: Option<Name> },
     /// Lists the entries of an account, oldest first
     Statement {
         account: Name,
-        /// Newest first
+        /// Lists the newest entries first
         #[arg(long)]
         reverse: bool,
-        /// At most so many
+        /// Lists at most this many entries
         #[arg(long, value_name = "ENTRIES")]
         limit: Option<usize>,
     },
-    /// Books every line of a file: of flights, as CSV with the header
-    /// `date,delay,distance,origin,destination`, where each moves its distance from origin to
-    /// destination; or of JSON objects such as {"from": "Ada", "to": "Bob", "amount": "12.50"}, where
-    /// `from`, `date` and `note` may be missing. Accounts are opened as they are met. An import that
-    /// was interrupted goes on where it ended when it is run again; it is known by its file's name
+    /// Books every line of a file. The lines are flights, as CSV with the header
+    /// `date,delay,distance,origin,destination`, each of which transfers its distance from origin to
+    /// destination; or JSON objects such as {"from": "Ada", "to": "Bob", "amount": "12.50"}, of which
+    /// `from`, `date` and `note` are optional. Missing accounts are opened. An interrupted import
+    /// resumes where it stopped when it is run again; imports are identified by the name of the file
     #[command(verbatim_doc_comment)]
     Import { path: PathBuf },
 }
@@ -86,41 +87,43 @@ fn main() -> ExitCode {
     let Arguments { file, command } = Arguments::parse();
     let (message, code) = match run(&file, command) {
         Ok(()) => return ExitCode::SUCCESS,
-        // Whoever reads has read enough, as in `ledger statement Ada | head -1`.
-        Err(Failure::Output(error)) if error.kind() == ErrorKind::BrokenPipe => {
+        // The reader has closed the pipe, as in `ledger statement Ada | head -1`.
+        Err(CommandError::Output(error)) if error.kind() == ErrorKind::BrokenPipe => {
             return ExitCode::SUCCESS;
         }
-        Err(Failure::Output(error)) => (format!("cannot write the result: {error}"), 1),
-        Err(Failure::Input(message)) => (message, 2),
-        Err(Failure::Refused(message)) => (message, 1),
-        Err(Failure::Database(Error::OutcomeUnknown(source))) => (
-            format!("the disk failed: {source}. Look at the balance before you try again"),
+        Err(CommandError::Output(error)) => (format!("cannot write the result: {error}"), 1),
+        Err(CommandError::Input(message)) => (message, 2),
+        Err(CommandError::Refused(message)) => (message, 1),
+        Err(CommandError::Database(Error::OutcomeUnknown(source))) => (
+            format!(
+                "the disk failed: {source}. The entry may have been booked: check the balance before you try again"
+            ),
             1,
         ),
-        Err(Failure::Database(error)) => (with_sources(&error), 1),
+        Err(CommandError::Database(error)) => (with_sources(&error), 1),
     };
-    // A closed pipe here as well is no reason to fail in another way.
+    // The exit code reports the failure even if stderr is closed.
     let _ = writeln!(io::stderr(), "ledger: {message}");
     ExitCode::from(code)
 }
 
-/// Why a command was not done.
-enum Failure {
+/// Why a command failed.
+enum CommandError {
     Input(String),
     Refused(String),
     Database(Error),
     Output(io::Error),
 }
 
-impl From<Error> for Failure {
+impl From<Error> for CommandError {
     fn from(error: Error) -> Self {
-        Failure::Database(error)
+        CommandError::Database(error)
     }
 }
 
-impl From<io::Error> for Failure {
+impl From<io::Error> for CommandError {
     fn from(error: io::Error) -> Self {
-        Failure::Output(error)
+        CommandError::Output(error)
     }
 }
 
@@ -131,7 +134,7 @@ fn with_sources(error: &dyn std::error::Error) -> String {
     }
 }
 
-fn run(file: &Path, command: Command) -> Result<(), Failure> {
+fn run(file: &Path, command: Command) -> Result<(), CommandError> {
     let out = &mut BufWriter::new(io::stdout().lock());
     match command {
         Command::Open { account, overdraft } => {
@@ -179,20 +182,20 @@ fn run(file: &Path, command: Command) -> Result<(), Failure> {
     Ok(())
 }
 
-// What is in the file
+// Data
 
-/// Accounts lie in one partition, so that all of them are one query; each account's entries and the
-/// locks lie in others.
+/// The partition of all accounts, so that one query lists them. The entries of each account have their
+/// own partition, and so have the locks.
 const ACCOUNTS: &str = "accounts";
 const LOCKS: &str = "locks";
 const IMPORTS: &str = "imports";
 
 #[derive(Clone, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
-enum Row {
+enum Record {
     Account(Account),
     Entry(Entry),
-    /// How many lines of an import are booked.
+    /// The number of lines of an import that are booked.
     Import {
         lines: u64,
     },
@@ -201,9 +204,9 @@ enum Row {
 #[derive(Clone, Deserialize, Serialize)]
 struct Account {
     cents: i64,
-    /// How far below zero it may go; any way, if there is no number.
+    /// How far the balance may go below zero; unlimited if `None`.
     overdraft: Option<i64>,
-    /// How many it has, which numbers the next one.
+    /// The number of entries, which is the number of the next one.
     entries: u64,
 }
 
@@ -222,22 +225,26 @@ fn entries_of(account: &str) -> String {
     format!("entries of {account}")
 }
 
-struct Ledger(RedbDb<Row>);
+struct Ledger(RedbDb<Record>);
 
 impl Ledger {
-    fn open(file: &Path) -> Result<Self, Failure> {
+    fn open(file: &Path) -> Result<Self, CommandError> {
         Ok(Ledger(RedbDb::open(file)?))
     }
 
-    fn open_existing(file: &Path) -> Result<Self, Failure> {
-        match file.exists() {
-            true => Ledger::open(file),
-            false => Err(Failure::Refused(format!("there is no ledger at {file:?}"))),
+    fn open_existing(file: &Path) -> Result<Self, CommandError> {
+        if file.exists() {
+            Ledger::open(file)
+        } else {
+            Err(CommandError::Refused(format!(
+                "there is no ledger at {file:?}"
+            )))
         }
     }
 
-    /// Beside others who read. A file that needs a repair is opened for writing, which does it.
-    fn open_to_read(file: &Path) -> Result<Self, Failure> {
+    /// Opens the file so that other processes can read it too. If it needs a repair, it is opened for
+    /// writing, which repairs it.
+    fn open_to_read(file: &Path) -> Result<Self, CommandError> {
         match RedbDb::builder().read_only(true).open(file) {
             Ok(db) => Ok(Ledger(db)),
             Err(Error::InvalidInput(_)) => Ledger::open(file),
@@ -248,7 +255,7 @@ impl Ledger {
 
 // Booking
 
-/// What is to be moved: from an account, if it names one, to another.
+/// A transfer to an account, or a deposit if `from` is `None`.
 #[derive(Clone)]
 struct Booking {
     from: Option<Name>,
@@ -258,7 +265,7 @@ struct Booking {
     note: Option<String>,
 }
 
-fn open_account(ledger: &Ledger, name: &Name, overdraft: Amount) -> Result<(), Failure> {
+fn open_account(ledger: &Ledger, name: &Name, overdraft: Amount) -> Result<(), CommandError> {
     let account = Account {
         cents: 0,
         overdraft: Some(overdraft.0),
@@ -266,13 +273,13 @@ fn open_account(ledger: &Ledger, name: &Name, overdraft: Amount) -> Result<(), F
     };
     let created = ledger.0.try_transact(|tx| {
         tx.lock((LOCKS, name.as_str()))?;
-        tx.create(Item::new(ACCOUNTS, name, Row::Account(account.clone())))?;
-        Ok::<(), Failure>(())
+        tx.create(Item::new(ACCOUNTS, name, Record::Account(account.clone())))?;
+        Ok::<(), CommandError>(())
     });
     match created {
-        Err(Failure::Database(Error::AlreadyExists { .. })) => Err(Failure::Refused(format!(
-            "there is an account {name} already"
-        ))),
+        Err(CommandError::Database(Error::AlreadyExists { .. })) => Err(CommandError::Refused(
+            format!("account {name} already exists"),
+        )),
         other => other,
     }
 }
@@ -282,7 +289,7 @@ fn deposit(
     account: &Name,
     amount: Amount,
     note: Option<String>,
-) -> Result<Amount, Failure> {
+) -> Result<Amount, CommandError> {
     let booking = Booking {
         from: None,
         to: account.clone(),
@@ -290,7 +297,7 @@ fn deposit(
         date: today(),
         note,
     };
-    balance_after(ledger, &booking, account)
+    book_one(ledger, &booking, account)
 }
 
 fn transfer(
@@ -299,9 +306,11 @@ fn transfer(
     to: Name,
     amount: Amount,
     note: Option<String>,
-) -> Result<Amount, Failure> {
+) -> Result<Amount, CommandError> {
     if from == to {
-        return Err(Failure::Input("from and to are one account".to_owned()));
+        return Err(CommandError::Input(
+            "from and to are the same account".to_owned(),
+        ));
     }
     let booking = Booking {
         from: Some(from.clone()),
@@ -310,53 +319,63 @@ fn transfer(
         date: today(),
         note,
     };
-    balance_after(ledger, &booking, &from)
+    book_one(ledger, &booking, &from)
 }
 
-fn positive(amount: Amount) -> Result<i64, Failure> {
-    match amount.0 {
-        0 => Err(Failure::Input("the amount is nothing".to_owned())),
-        cents => Ok(cents),
+fn positive(amount: Amount) -> Result<i64, CommandError> {
+    if amount.0 == 0 {
+        return Err(CommandError::Input(
+            "the amount must not be zero".to_owned(),
+        ));
     }
+    Ok(amount.0)
 }
 
-fn balance_after(ledger: &Ledger, booking: &Booking, of: &Name) -> Result<Amount, Failure> {
+/// Books `booking` and returns the balance of `account` after it.
+fn book_one(ledger: &Ledger, booking: &Booking, account: &Name) -> Result<Amount, CommandError> {
     ledger.0.try_transact(|tx| {
         let accounts = book_all(tx, std::slice::from_ref(booking), false)?;
-        Ok(Amount(accounts.get(of).map_or(0, |account| account.cents)))
+        Ok(Amount(
+            accounts.get(account).map_or(0, |account| account.cents),
+        ))
     })
 }
 
-/// Books `bookings` in their order, all or nothing, and returns the accounts that they touch. The
-/// transaction has read nothing before.
+/// Books `bookings` in order and returns the accounts that they change. If `create_accounts` is set,
+/// missing accounts are opened. The transaction must not have read any data before.
 fn book_all(
-    tx: &mut Transaction<'_, RedbDb<Row>>,
+    tx: &mut Transaction<'_, RedbDb<Record>>,
     bookings: &[Booking],
-    opens: bool,
-) -> Result<BTreeMap<Name, Account>, Failure> {
-    let named = bookings
+    create_accounts: bool,
+) -> Result<BTreeMap<Name, Account>, CommandError> {
+    let names: BTreeSet<&Name> = bookings
         .iter()
-        .flat_map(|booking| [booking.from.as_ref(), Some(&booking.to)]);
-    let names: BTreeSet<&Name> = named.flatten().collect();
+        .flat_map(|booking| [booking.from.as_ref(), Some(&booking.to)])
+        .flatten()
+        .collect();
     for name in &names {
         tx.lock((LOCKS, name.as_str()))?;
     }
     let mut accounts = BTreeMap::new();
     for name in names {
         let account = match tx.get((ACCOUNTS, name.as_str()))?.and_then(Item::into_data) {
-            Some(Row::Account(account)) => account,
-            _ if opens => Account {
+            Some(Record::Account(account)) => account,
+            _ if create_accounts => Account {
                 cents: 0,
                 overdraft: None,
                 entries: 0,
             },
-            _ => return Err(Failure::Refused(format!("there is no account {name}"))),
+            _ => {
+                return Err(CommandError::Refused(format!(
+                    "account {name} does not exist"
+                )));
+            }
         };
         accounts.insert(name.clone(), account);
     }
     for booking in bookings {
         if let Some(from) = &booking.from {
-            book(
+            add_entry(
                 tx,
                 &mut accounts,
                 from,
@@ -365,7 +384,7 @@ fn book_all(
                 booking,
             )?;
         }
-        book(
+        add_entry(
             tx,
             &mut accounts,
             &booking.to,
@@ -375,30 +394,35 @@ fn book_all(
         )?;
     }
     for (name, account) in &accounts {
-        tx.set(Item::new(ACCOUNTS, name, Row::Account(account.clone())))?;
+        tx.set(Item::new(ACCOUNTS, name, Record::Account(account.clone())))?;
     }
     Ok(accounts)
 }
 
-fn book(
-    tx: &mut Transaction<'_, RedbDb<Row>>,
+/// Adds an entry to the account `name`, whose other side is the account `other`.
+fn add_entry(
+    tx: &mut Transaction<'_, RedbDb<Record>>,
     accounts: &mut BTreeMap<Name, Account>,
     name: &Name,
     cents: i64,
     other: Option<&Name>,
     booking: &Booking,
-) -> Result<(), Failure> {
+) -> Result<(), CommandError> {
     let Some(account) = accounts.get_mut(name) else {
-        return Err(Failure::Refused(format!("there is no account {name}")));
+        return Err(CommandError::Refused(format!(
+            "account {name} does not exist"
+        )));
     };
     let Some(balance) = account.cents.checked_add(cents) else {
-        return Err(Failure::Refused(format!("{name} cannot hold so much")));
+        return Err(CommandError::Refused(format!(
+            "the balance of {name} would be too large"
+        )));
     };
-    let least = account.overdraft.map_or(i64::MIN, |overdraft| -overdraft);
-    if cents < 0 && balance < least {
-        let (has, wants) = (Amount(account.cents), Amount(-cents));
-        return Err(Failure::Refused(format!(
-            "{name} has {has}, which is not enough for {wants}"
+    let min = account.overdraft.map_or(i64::MIN, |overdraft| -overdraft);
+    if cents < 0 && balance < min {
+        let (available, amount) = (Amount(account.cents), Amount(-cents));
+        return Err(CommandError::Refused(format!(
+            "the balance of {name} is {available}, which is not enough for {amount}"
         )));
     }
     let entry = Entry {
@@ -408,35 +432,37 @@ fn book(
         other: other.map(|name| name.0.clone()),
         note: booking.note.clone(),
     };
-    // In the order of text, which is the order of numbers if all are of one length.
+    // Zero-padded, so that the order of the sort keys is that of the numbers.
     let number = format!("{:020}", account.entries);
     account.cents = balance;
     account.entries += 1;
-    tx.create(Item::new(entries_of(name), number, Row::Entry(entry)))?;
+    tx.create(Item::new(entries_of(name), number, Record::Entry(entry)))?;
     Ok(())
 }
 
-// Showing
+// Output
 
 fn show_balance(
     ledger: &Ledger,
     account: Option<Name>,
     out: &mut impl Write,
-) -> Result<(), Failure> {
+) -> Result<(), CommandError> {
     if let Some(name) = account {
         return match ledger
             .0
             .get(Key::new(ACCOUNTS, &name))?
             .and_then(Item::into_data)
         {
-            Some(Row::Account(account)) => Ok(writeln!(out, "{}", Amount(account.cents))?),
-            _ => Err(Failure::Refused(format!("there is no account {name}"))),
+            Some(Record::Account(account)) => Ok(writeln!(out, "{}", Amount(account.cents))?),
+            _ => Err(CommandError::Refused(format!(
+                "account {name} does not exist"
+            ))),
         };
     }
     let mut total: i128 = 0;
     for item in ledger.0.stream(Query::new(ACCOUNTS)) {
         let item = item?;
-        if let Some(Row::Account(account)) = item.data() {
+        if let Some(Record::Account(account)) = item.data() {
             total += i128::from(account.cents);
             writeln!(
                 out,
@@ -446,7 +472,7 @@ fn show_balance(
             )?;
         }
     }
-    writeln!(out, "{:>20}  in all", in_units(total))?;
+    writeln!(out, "{:>20}  total", format_cents(total))?;
     Ok(())
 }
 
@@ -455,34 +481,36 @@ fn show_statement(
     account: &Name,
     query: Query,
     out: &mut impl Write,
-) -> Result<(), Failure> {
+) -> Result<(), CommandError> {
     if ledger.0.get(Key::new(ACCOUNTS, account))?.is_none() {
-        return Err(Failure::Refused(format!("there is no account {account}")));
+        return Err(CommandError::Refused(format!(
+            "account {account} does not exist"
+        )));
     }
     for item in ledger.0.stream(query) {
         let item = item?;
-        if let Some(Row::Entry(entry)) = item.data() {
+        if let Some(Record::Entry(entry)) = item.data() {
             let (cents, balance) = (Amount(entry.cents), Amount(entry.balance));
             let (other, note) = (entry.other.as_deref(), entry.note.as_deref());
-            let about: Vec<&str> = other.into_iter().chain(note).collect();
+            let details: Vec<&str> = other.into_iter().chain(note).collect();
             let (cents, balance) = (cents.to_string(), balance.to_string());
             writeln!(
                 out,
                 "{}  {cents:>14}  {balance:>14}  {}",
                 entry.date,
-                about.join(", ")
+                details.join(", ")
             )?;
         }
     }
     Ok(())
 }
 
-// Importing
+// Imports
 
-/// How many lines are booked together.
-const TOGETHER: usize = 200;
+/// The number of lines that are booked in one commit.
+const LINES_PER_COMMIT: usize = 200;
 
-const FLIGHTS: &str = "date,delay,distance,origin,destination";
+const FLIGHTS_HEADER: &str = "date,delay,distance,origin,destination";
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -494,10 +522,12 @@ struct Line {
     note: Option<String>,
 }
 
-/// Reads everything before it books anything, so that a bad line stops the import before it begins.
-fn import(file: &Path, path: &Path, out: &mut impl Write) -> Result<(), Failure> {
-    let unusable = |problem: String| Failure::Input(format!("cannot use {path:?}: {problem}"));
-    let bookings = read_bookings(path).map_err(unusable)?;
+/// Imports the file at `path`. All lines are read before any is booked, so that an invalid line stops
+/// the import before it begins.
+fn import(file: &Path, path: &Path, out: &mut impl Write) -> Result<(), CommandError> {
+    let input_error =
+        |problem: String| CommandError::Input(format!("cannot import {path:?}: {problem}"));
+    let bookings = read_bookings(path).map_err(input_error)?;
     let ledger = Ledger::open(file)?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let bar = ProgressBar::new(bookings.len() as u64);
@@ -506,38 +536,39 @@ fn import(file: &Path, path: &Path, out: &mut impl Write) -> Result<(), Failure>
 
     let (mut done, mut booked) = (0, 0);
     while done < bookings.len() {
-        // What is booked and how far the import has come are one commit.
+        // The bookings and the progress of the import are one commit.
         let (first, last) = ledger.0.try_transact(|tx| {
             tx.lock((LOCKS, format!("import {name}").as_str()))?;
-            // Which accounts are concerned is known when it is known where to go on.
+            // The progress is read outside the transaction, because a transaction reads all of its locks
+            // first, and the accounts to lock depend on the progress. The lock above guards it.
             let first = match ledger
                 .0
                 .get_fresh(Key::new(IMPORTS, &name))?
                 .and_then(Item::into_data)
             {
-                Some(Row::Import { lines }) => usize::try_from(lines).unwrap_or(usize::MAX),
+                Some(Record::Import { lines }) => usize::try_from(lines).unwrap_or(usize::MAX),
                 _ => 0,
             };
-            let last = bookings.len().min(first.saturating_add(TOGETHER));
-            let some = bookings.get(first..last).unwrap_or_default();
-            book_all(tx, some, true)?;
-            if !some.is_empty() {
+            let last = bookings.len().min(first.saturating_add(LINES_PER_COMMIT));
+            let chunk = bookings.get(first..last).unwrap_or_default();
+            book_all(tx, chunk, true)?;
+            if !chunk.is_empty() {
                 let lines = last as u64;
-                tx.set(Item::new(IMPORTS, name.as_ref(), Row::Import { lines }))?;
+                tx.set(Item::new(IMPORTS, name.as_ref(), Record::Import { lines }))?;
             }
-            Ok::<_, Failure>((first, last))
+            Ok::<_, CommandError>((first, last))
         })?;
         booked += last.saturating_sub(first);
         done = last;
         bar.set_position(done as u64);
     }
     bar.finish_and_clear();
-    let before = bookings.len() - booked;
-    writeln!(out, "{booked} lines booked, {before} were booked before")?;
+    let skipped = bookings.len() - booked;
+    writeln!(out, "{booked} lines booked, {skipped} were already booked")?;
     Ok(())
 }
 
-/// The error is a sentence without the file's name.
+/// Reads all bookings of a file. The error message does not contain the name of the file.
 fn read_bookings(path: &Path) -> Result<Vec<Booking>, String> {
     let file = File::open(path).map_err(|error| error.to_string())?;
     let mut flights = false;
@@ -546,28 +577,28 @@ fn read_bookings(path: &Path) -> Result<Vec<Booking>, String> {
         let in_line = |problem: String| format!("line {number}: {problem}");
         let line = line.map_err(|error| in_line(error.to_string()))?;
         let line = line.trim();
-        if number == 1 && line == FLIGHTS {
+        if number == 1 && line == FLIGHTS_HEADER {
             flights = true;
         } else if !line.is_empty() {
-            let read = if flights { flight } else { json };
-            bookings.push(read(line).map_err(in_line)?);
+            let parse = if flights { parse_flight } else { parse_json };
+            bookings.push(parse(line).map_err(in_line)?);
         }
     }
-    match bookings.is_empty() {
-        true => Err("there is nothing in it to book".to_owned()),
-        false => Ok(bookings),
+    if bookings.is_empty() {
+        return Err("the file contains no bookings".to_owned());
     }
+    Ok(bookings)
 }
 
-fn flight(line: &str) -> Result<Booking, String> {
+fn parse_flight(line: &str) -> Result<Booking, String> {
     let fields: Vec<&str> = line.split(',').map(str::trim).collect();
     let [date, delay, distance, origin, destination] = fields[..] else {
-        return Err(format!("{} fields instead of 5", fields.len()));
+        return Err(format!("expected 5 fields, found {}", fields.len()));
     };
     let delay: i64 = delay
         .parse()
-        .map_err(|_| format!("the delay {delay:?} is no number"))?;
-    booking(
+        .map_err(|_| format!("the delay {delay:?} is not a number"))?;
+    new_booking(
         Some(origin.to_owned()),
         destination.to_owned(),
         distance,
@@ -576,12 +607,12 @@ fn flight(line: &str) -> Result<Booking, String> {
     )
 }
 
-fn json(line: &str) -> Result<Booking, String> {
+fn parse_json(line: &str) -> Result<Booking, String> {
     let line: Line = serde_json::from_str(line).map_err(|error| error.to_string())?;
-    booking(line.from, line.to, &line.amount, line.date, line.note)
+    new_booking(line.from, line.to, &line.amount, line.date, line.note)
 }
 
-fn booking(
+fn new_booking(
     from: Option<String>,
     to: String,
     amount: &str,
@@ -591,10 +622,10 @@ fn booking(
     let from = from.map(|from| from.parse()).transpose()?;
     let to = to.parse()?;
     if from.as_ref() == Some(&to) {
-        return Err(format!("{to} is on both sides"));
+        return Err(format!("from and to are the same account, {to}"));
     }
     match amount.parse()? {
-        Amount(0) => Err("the amount is nothing".to_owned()),
+        Amount(0) => Err("the amount must not be zero".to_owned()),
         Amount(cents) => Ok(Booking {
             from,
             to,
@@ -605,7 +636,7 @@ fn booking(
     }
 }
 
-// Names, amounts and days
+// Names, amounts and dates
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Name(String);
@@ -614,15 +645,16 @@ impl FromStr for Name {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match text.trim() != text || text.chars().any(char::is_control) {
-            true => Err(
-                "an account's name has no blanks around it and no control characters".to_owned(),
-            ),
-            false if text.is_empty() || text.len() > 1_000 => {
-                Err("an account's name has between 1 and 1,000 bytes".to_owned())
-            }
-            false => Ok(Name(text.to_owned())),
+        if text.trim() != text || text.chars().any(char::is_control) {
+            return Err(
+                "an account name must not have whitespace around it or control characters in it"
+                    .to_owned(),
+            );
         }
+        if text.is_empty() || text.len() > 1_000 {
+            return Err("an account name must have between 1 and 1,000 bytes".to_owned());
+        }
+        Ok(Name(text.to_owned()))
     }
 }
 
@@ -652,45 +684,47 @@ impl Name {
     }
 }
 
-/// A sum of money in hundredths.
+/// An amount of money, in hundredths.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Amount(i64);
 
 impl FromStr for Amount {
     type Err = String;
 
-    /// Digits, and at most two more after a point.
+    /// Parses digits, and up to two more after a point.
     fn from_str(text: &str) -> Result<Self, String> {
-        let no_amount = || format!("{text:?} is no amount such as 12 or 12.50");
+        let invalid = || format!("{text:?} is not an amount such as 12 or 12.50");
         let (units, hundredths) = text.split_once('.').unwrap_or((text, "0"));
         let digits =
             |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
         if !digits(units) || !digits(hundredths) || hundredths.len() > 2 {
-            return Err(no_amount());
+            return Err(invalid());
         }
         let cents = format!("{units}{hundredths:0<2}").parse();
-        cents.map(Amount).map_err(|_| format!("{text} is too much"))
+        cents
+            .map(Amount)
+            .map_err(|_| format!("{text} is too large"))
     }
 }
 
 impl fmt::Display for Amount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&in_units(i128::from(self.0)))
+        f.write_str(&format_cents(i128::from(self.0)))
     }
 }
 
-fn in_units(cents: i128) -> String {
+fn format_cents(cents: i128) -> String {
     let sign = if cents < 0 { "-" } else { "" };
     let cents = cents.unsigned_abs();
     format!("{sign}{}.{:02}", cents / 100, cents % 100)
 }
 
-/// Today's date in UTC.
+/// Returns today's date in UTC.
 fn today() -> String {
-    let since = SystemTime::now()
+    let since_epoch = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
-    let mut days = since.as_secs() / 86_400;
+    let mut days = since_epoch.as_secs() / 86_400;
     let leap = |year: u64| year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
     let mut year = 1970;
     while days >= 365 + u64::from(leap(year)) {

@@ -15,8 +15,8 @@ pub enum Durability {
     /// crash, the next open reads the whole file to rebuild the allocator state. The default.
     ///
     /// If a crash coincides with damage to the file from another cause, the last commit can be lost
-    /// without an error. [`QuickRepair`](Durability::QuickRepair) commits in two phases, which
-    /// prevents that.
+    /// without an error. Where that matters, use [`QuickRepair`](Durability::QuickRepair), which
+    /// commits in two phases, with [`check_on_open`](RedbDbBuilder::check_on_open).
     #[default]
     Immediate,
     /// As [`Immediate`](Durability::Immediate), but each group of writes syncs the disk twice and

@@ -18,8 +18,8 @@
 //!    end. `compact` and `check_integrity` hold it for writing, and closing takes the file out of it.
 //!    No thread locks it twice, because a second read would deadlock with a writer that waits in
 //!    between.
-//! 2. **redb's write transaction**, of which there is one at a time. Only the leader of the group
-//!    begins one, so it never waits for another.
+//! 2. **redb's write transaction**, of which there is one at a time. On a shared handle only the
+//!    leader of the group begins one, so it never waits for another.
 //! 3. **The queue's mutex** of the group. The leader locks it for each request that it takes, while it
 //!    holds the handle for reading and the write transaction. Nothing is locked while it is held. A
 //!    caller that queues its request, and a leader that hands off, hold nothing else.
