@@ -64,7 +64,8 @@ use std::marker::PhantomData;
 use std::path::Path;
 
 /// A database in one file on disk, for command-line tools and for services on one machine. A write
-/// that has returned survives the end of the process, `kill -9` and power loss.
+/// that has returned survives the end of the process, `kill -9` and power loss, unless
+/// [`Durability::Deferred`] was chosen.
 ///
 /// This is a handle: clones share one open file, which is closed when the last of them is dropped.
 /// Either one process has the file open for writing, or any number have it open
@@ -111,12 +112,12 @@ use std::path::Path;
 /// Writes wait for the disk, so concurrent ones are committed together. The first writer becomes the
 /// leader: it validates and applies all queued writes in the order of arrival, in one transaction, and
 /// commits them with one sync. Each caller then receives its own result. A conflict in one write does
-/// not affect the others. Several threads therefore write several times as much as one. There is no
+/// not affect the others. So throughput grows with the number of writing threads. There is no
 /// background thread.
 ///
 /// # Errors
 ///
-/// Every error but `OutcomeUnknown` means that nothing was written.
+/// On every error but `OutcomeUnknown`, the call wrote nothing (guarantee 11).
 ///
 /// - [`RaceCondition`](Error::RaceCondition), [`AlreadyExists`](Error::AlreadyExists): as everywhere,
 ///   see [`commit`](AtomicDb::commit).
@@ -130,7 +131,7 @@ use std::path::Path;
 ///   behind.
 /// - [`OutcomeUnknown`](Error::OutcomeUnknown): the disk failed, or was full, during the commit. The
 ///   whole group of writes is in the file, or none of it. Every caller in the group gets this error,
-///   except those whose write failed validation: nothing of theirs was written, and they get
+///   except those that had nothing to write, for instance because of a conflict: they get
 ///   [`Backend`](Error::Backend).
 ///
 /// After an I/O error this handle and its clones reject all writes, and reads that are not cached fail
