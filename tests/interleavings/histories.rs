@@ -1,8 +1,7 @@
-//! Histories recorded under a model checker, which chooses who goes next: many short ones, in which
-//! threads meet in far more ways than they do on processors.
+//! Histories recorded under shuttle, which chooses the thread that runs next. They are short and
+//! many, and their threads interleave in far more ways than on processors.
 //!
-//! `SHUTTLE_ITERS` is the number of schedules of each short body; of each long one it is a
-//! twentieth.
+//! `SHUTTLE_ITERS` is the number of schedules of the short workload. The long one gets a twentieth.
 
 use atomic_db::{AtomicDb, LruCache, ManualClock, MemoryDb};
 use atomic_db_test_support::history::faulty::{Fault, Faulty};
@@ -14,22 +13,26 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-/// Some schedules for each body, unless the environment says how many.
+const BOTH: [Versions; 2] = [Versions::AtCommit, Versions::Early];
+
+/// The number of schedules of the short workload.
 fn schedules() -> usize {
     let count = std::env::var("SHUTTLE_ITERS").ok();
     let count = count.map(|count| count.parse().expect("a count is a number"));
     count.unwrap_or(2_000)
 }
 
-fn on_threads(jobs: Vec<Job>) -> Vec<Vec<Op>> {
-    let threads: Vec<_> = jobs.into_iter().map(shuttle::thread::spawn).collect();
-    threads
-        .into_iter()
-        .map(|thread| thread.join().unwrap())
-        .collect()
+fn on_threads(threads: usize, job: Job) -> Vec<Vec<Op>> {
+    let spawn = |thread| {
+        let job = Arc::clone(&job);
+        shuttle::thread::spawn(move || job(thread))
+    };
+    let threads: Vec<_> = (0..threads).map(spawn).collect();
+    let threads = threads.into_iter();
+    threads.map(|thread| thread.join().unwrap()).collect()
 }
 
-/// Eighteen calls by three threads, or a few more.
+/// About eighteen calls by three threads.
 fn short() -> Workload {
     Workload {
         accounts: 2,
@@ -38,12 +41,12 @@ fn short() -> Workload {
         notes: 2,
         threads: 3,
         calls: 6,
-        // Of the schedule, so that it is replayed with it.
+        // From the schedule, so that the same schedule replays it.
         seed: shuttle::rand::thread_rng().next_u64(),
     }
 }
 
-/// Two hundred calls by four threads.
+/// About two hundred calls by four threads.
 fn long() -> Workload {
     Workload {
         accounts: 4,
@@ -69,6 +72,10 @@ fn cached<D: AtomicDb>(db: D, clock: &ManualClock, capacity: usize) -> LruCache<
         .build()
 }
 
+fn faulty(fault: Fault, versions: Versions) -> impl Fn(&ManualClock) -> Faulty + Copy {
+    move |clock| Faulty::new(fault, versions, clock.clone())
+}
+
 fn record<D>(workload: Workload, versions: Versions, make: impl Fn(&ManualClock) -> D) -> History
 where
     D: AtomicDb<Data = String> + Send + Sync + 'static,
@@ -82,33 +89,32 @@ where
     history
 }
 
-/// Checks histories of what `make` makes, under schedules chosen at random and such as put few
-/// threads off at the worst of moments.
-fn check<D>(name: &str, versions: Versions, make: fn(&ManualClock) -> D)
+/// Checks histories of the databases that `make` builds, under random and PCT schedules.
+fn check<D, M>(name: &str, versions: Versions, make: M)
 where
     D: AtomicDb<Data = String> + Send + Sync + 'static,
+    M: Fn(&ManualClock) -> D + Copy + Send + Sync + 'static,
 {
-    let bodies: [(fn() -> Workload, usize); 2] =
+    let workloads: [(fn() -> Workload, usize); 2] =
         [(short, schedules()), (long, schedules().div_ceil(20))];
-    for (workload, schedules) in bodies {
+    for (workload, schedules) in workloads {
         let begun = Instant::now();
-        let operations = Arc::new(AtomicUsize::new(0));
-        let overlapping = Arc::new(AtomicUsize::new(0));
+        let counters = Arc::new([AtomicUsize::new(0), AtomicUsize::new(0)]);
         let body = {
-            let (operations, overlapping) = (Arc::clone(&operations), Arc::clone(&overlapping));
+            let counters = Arc::clone(&counters);
             move || {
                 let history = record(workload(), versions, make);
-                operations.fetch_add(history.ops.len(), Ordering::Relaxed);
-                overlapping.fetch_add(history.overlaps().0, Ordering::Relaxed);
+                counters[0].fetch_add(history.ops.len(), Ordering::Relaxed);
+                counters[1].fetch_add(history.overlaps().0, Ordering::Relaxed);
             }
         };
         shuttle::check_random(body.clone(), schedules);
         shuttle::check_pct(body, schedules, 3);
-        let operations = operations.load(Ordering::Relaxed);
-        let overlap = 100 * overlapping.load(Ordering::Relaxed) / operations.max(1);
-        let a_second = 2.0 * schedules as f64 / begun.elapsed().as_secs_f64();
+        let [operations, overlapping] = [0, 1].map(|n| counters[n].load(Ordering::Relaxed));
+        let overlap = 100 * overlapping / operations.max(1);
+        let per_second = 2.0 * schedules as f64 / begun.elapsed().as_secs_f64();
         println!(
-            "{name}: schedules {}, operations {operations}, overlap {overlap} %, schedules a second {a_second:.0}",
+            "{name}: schedules {}, operations {operations}, overlap {overlap} %, schedules a second {per_second:.0}",
             2 * schedules
         );
     }
@@ -116,53 +122,48 @@ where
 
 #[test]
 fn histories_of_memory_are_strictly_serializable_under_every_schedule_tried() {
-    check("memory", Versions::AtTheInstant, memory);
+    check("memory", Versions::AtCommit, memory);
 }
 
 #[test]
-fn histories_of_a_cache_of_few_are_strictly_serializable_under_every_schedule_tried() {
-    check("a cache of two", Versions::AtTheInstant, |clock| {
+fn histories_of_a_small_cache_are_strictly_serializable_under_every_schedule_tried() {
+    check("a cache of two", Versions::AtCommit, |clock| {
         cached(memory(clock), clock, 2)
     });
 }
 
 #[test]
-fn histories_of_a_cache_of_all_are_strictly_serializable_under_every_schedule_tried() {
-    check("a cache of all", Versions::AtTheInstant, |clock| {
+fn histories_of_a_large_cache_are_strictly_serializable_under_every_schedule_tried() {
+    check("a cache of all", Versions::AtCommit, |clock| {
         cached(memory(clock), clock, 100)
     });
 }
 
 #[test]
 fn histories_of_stacked_caches_are_strictly_serializable_under_every_schedule_tried() {
-    check("a cache before a cache", Versions::AtTheInstant, |clock| {
+    check("a cache before a cache", Versions::AtCommit, |clock| {
         cached(cached(memory(clock), clock, 2), clock, 4)
     });
 }
 
 #[test]
-fn a_database_without_a_fault_has_sound_histories() {
-    check("one mutex", Versions::AtTheInstant, |clock| {
-        Faulty::new(Fault::None, Versions::AtTheInstant, clock.clone())
-    });
-    check("versions made ahead", Versions::Ahead, |clock| {
-        Faulty::new(Fault::None, Versions::Ahead, clock.clone())
-    });
+fn histories_of_a_database_without_a_fault_are_strictly_serializable() {
+    for versions in BOTH {
+        let name = format!("one mutex, versions {versions:?}");
+        check(&name, versions, faulty(Fault::None, versions));
+    }
 }
 
 #[test]
 fn every_fault_of_a_database_is_found_by_some_schedule() {
     const TRIES: usize = 30_000;
-    let both = [Versions::AtTheInstant, Versions::Ahead];
-    let each = |fault| both.map(|versions| (fault, versions));
+    let each = |fault: &Fault| BOTH.map(|versions| (*fault, versions));
     for (fault, versions) in Fault::ALL.iter().flat_map(each) {
         let tries = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&tries);
         let body = move || {
             count.fetch_add(1, Ordering::Relaxed);
-            record(short(), versions, |clock| {
-                Faulty::new(*fault, versions, clock.clone())
-            });
+            record(short(), versions, faulty(fault, versions));
         };
         let found = catch_unwind(AssertUnwindSafe(|| shuttle::check_random(body, TRIES)));
         let tries = tries.load(Ordering::Relaxed);

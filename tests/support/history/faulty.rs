@@ -1,7 +1,7 @@
 //! What the checker is worth: a database of rows in one map under one mutex, with one fault. It is
 //! sound without the fault.
 
-use super::Versions;
+use super::recording::Versions;
 use atomic_db::{
     AtomicDb, Batch, Clock, Error, Item, Key, KeyBuf, Lock, ManualClock, Page, Query, Result,
     Version,
@@ -178,8 +178,8 @@ impl Faulty {
     /// A version for a critical section that is still to come, if they are made ahead.
     fn version_ahead(&self) -> Option<Version> {
         match self.making {
-            Versions::AtTheInstant => None,
-            Versions::Ahead => {
+            Versions::AtCommit => None,
+            Versions::Early => {
                 let version = self.version();
                 self.gap();
                 Some(version)

@@ -1,202 +1,182 @@
-//! The lives of locks that are deleted and made again, where versions are made ahead of the instants
-//! that they stand for, and so do not tell which life was the earlier.
+//! The incarnations of locks that are deleted and created again, where versions are assigned early
+//! and so do not show which incarnation came first.
 //!
-//! A lock is then like an item that is written blindly ([`blind`]): its making writes the life, a
-//! deletion ends whichever there is, and a call at whose instant the lock had one of the life's
-//! versions saw it. But a lock is made only where none is. So the making saw what a deletion had left,
-//! or what there was in the beginning, and no two makings saw the same: each deletion ends one life.
+//! Such a lock is like an item that is written blindly (see `blind_writes`). Its creation writes the
+//! incarnation, a deletion ends the current one, and a call that observed one of its versions read
+//! it. But a lock is created only if it does not exist. So its creation observed a deletion or the
+//! initial state, and no two creations observed the same: each deletion ends one incarnation.
 //!
-//! Of a commit that lost because of a version that no commit has renewed, it is certain that the
-//! life was over: it comes after all calls that saw the life, and after a deletion that comes after
-//! the making. If one alone can be that, it is.
+//! A commit that conflicts because of a version that no commit has renewed shows that the incarnation
+//! had ended. It comes after every call that observed the incarnation, and after a deletion that
+//! comes after the creation. If there is only one such deletion, its edges are added.
 
-use super::blind_writes::{Absence, Before, Blind, Demanded, Register};
-use super::{Action, Anomaly, Edge, History, Kind, Locks, Value, Versions, Why};
+use super::anomaly::{Anomaly, AnomalyKind};
+use super::blind_writes::{Absence, BlindWrite, ImpliedEdges, Register};
+use super::explanation::anomaly_of_nodes;
+use super::graph::{Edge, EdgeKind, HappensBefore};
+use super::locks::LockOrder;
+use super::recording::{Action, Value, Versions};
 use atomic_db::{KeyBuf, Version};
 use std::collections::{BTreeMap, HashMap};
 
-/// The lives of one lock, each named by the node of its making.
-pub struct Lives {
+/// The incarnations of one lock, each identified by the node of its creation.
+pub struct Incarnations {
     register: Register,
-    /// Commits that lost because a life was over.
-    refusals: Vec<(usize, Value)>,
+    /// Commits that conflicted because an incarnation had ended.
+    rejections: Vec<(usize, Value)>,
 }
 
-/// The lives of every lock, if versions do not tell their order.
-pub fn of<'a>(history: &'a History, locks: &Locks<'a>) -> BTreeMap<&'a KeyBuf, Lives> {
-    let mut lives: BTreeMap<&KeyBuf, Lives> = BTreeMap::new();
-    if locks.versions == Versions::AtTheInstant {
-        return lives;
+/// The incarnations of every lock, if versions do not show their order.
+pub fn incarnations<'a>(locks: &LockOrder<'a>) -> BTreeMap<&'a KeyBuf, Incarnations> {
+    let mut all: BTreeMap<&KeyBuf, Incarnations> = BTreeMap::new();
+    if locks.versions == Versions::AtCommit {
+        return all;
     }
-    let mut makers: HashMap<(&KeyBuf, Version), Value> = HashMap::new();
-    for (number, making) in locks.makings.iter().enumerate() {
-        let node = locks.first + number;
-        let life = node as Value;
-        let lives = lives.entry(making.key).or_insert_with(|| Lives {
-            register: Register::new(Kind::LockMadeTwice),
-            refusals: Vec::new(),
+    let mut owners: HashMap<(&KeyBuf, Version), Value> = HashMap::new();
+    for (number, creation) in locks.creations.iter().enumerate() {
+        let node = locks.node(number);
+        let id = node as Value;
+        let of_lock = all.entry(creation.key).or_insert_with(|| Incarnations {
+            register: Register::new(AnomalyKind::DuplicateCreation),
+            rejections: Vec::new(),
         });
-        lives.register.writes.push(Blind {
+        of_lock.register.writes.push(BlindWrite {
             op: node,
-            value: Some(life),
+            value: Some(id),
             expiry: None,
         });
-        lives.register.reads.push((node, None));
-        let mut next = Some(making.version);
-        while let Some(version) = next {
-            makers.insert((making.key, version), life);
-            let by = locks.ends.get(&(making.key, version));
-            next = by.and_then(|by| history.ops[*by].committed().map(|(_, next)| next));
+        of_lock.register.reads.push((node, None));
+        for (version, _) in locks.incarnation(number) {
+            owners.insert((creation.key, version), id);
         }
     }
-    for (number, op) in history.ops.iter().enumerate() {
-        for write in op.written().iter().filter(|write| write.value.is_none()) {
-            if let Some(lives) = lives.get_mut(&write.key) {
-                lives.register.writes.push(Blind {
-                    op: number,
+    for (op, action) in locks.history.ops.iter().map(|op| &op.action).enumerate() {
+        for write in action.writes().iter().filter(|write| write.value.is_none()) {
+            if let Some(of_lock) = all.get_mut(&write.key) {
+                of_lock.register.writes.push(BlindWrite {
+                    op,
                     value: None,
                     expiry: None,
                 });
             }
         }
-        let mut meet = |key: &KeyBuf, version: Version, lost: bool| {
-            let Some((lives, life)) = lives.get_mut(key).zip(makers.get(&(key, version))) else {
-                return;
-            };
-            if !lost {
-                lives.register.reads.push((number, Some(*life)));
-            } else if !locks.ends.contains_key(&(key, version)) {
-                lives.refusals.push((number, *life));
-            }
+        let conflicts = match action {
+            Action::Commit(commit) => commit.conflicts(),
+            _ => &[],
         };
-        match &op.action {
-            Action::ReadLock(key, version) => meet(key, *version, false),
-            Action::Commit(commit) => {
-                for (key, version) in commit.locks.iter().chain(&commit.checks) {
-                    meet(key, *version, commit.lost().contains(key));
-                }
-            }
-            Action::Read(..) | Action::Write(..) | Action::Tick(_) => {}
-        }
-    }
-    lives
-}
-
-impl Lives {
-    /// What is certain of the lives and not known yet.
-    pub fn demand<'a>(
-        &self,
-        history: &History,
-        locks: &Locks<'_>,
-        before: &Before,
-        key: &'a KeyBuf,
-        demanded: &mut Demanded<'a>,
-    ) -> Result<(), Anomaly> {
-        self.register
-            .demand(history, locks, before, key, demanded)?;
-        for (refused, life) in &self.refusals {
-            let Some(making) = self.register.writer(Some(*life)) else {
+        for (key, version) in action.lock_versions() {
+            let Some((of_lock, id)) = all.get_mut(key).zip(owners.get(&(key, *version))) else {
                 continue;
             };
-            let mut demand = |from, to, why| {
-                if !before.comes(from, to) {
+            if !conflicts.contains(key) {
+                of_lock.register.reads.push((op, Some(*id)));
+            } else if !locks.replaced_by.contains_key(&(key, *version)) {
+                of_lock.rejections.push((op, *id));
+            }
+        }
+    }
+    all
+}
+
+impl Incarnations {
+    /// Adds the edges that the calls imply to `implied`.
+    pub fn add_edges<'a>(
+        &self,
+        locks: &LockOrder<'_>,
+        before: &HappensBefore,
+        key: &'a KeyBuf,
+        implied: &mut ImpliedEdges<'a>,
+    ) -> Result<(), Anomaly> {
+        self.register.add_edges(locks, before, key, implied)?;
+        for &(rejected, id) in &self.rejections {
+            let Some(creation) = self.register.writer(Some(id)) else {
+                continue;
+            };
+            let mut add = |from, to, kind| {
+                if !before.contains(from, to) {
                     let key = Some(key);
-                    demanded.sure.push(Edge { from, to, why, key });
+                    implied.direct.push(Edge {
+                        from,
+                        to,
+                        kind,
+                        key,
+                    });
                 }
             };
-            for (saw, seen) in &self.register.reads {
-                if *seen == Some(*life) {
-                    demand(*saw, *refused, Why::Over);
+            for (read, observed) in &self.register.reads {
+                if *observed == Some(id) {
+                    add(*read, rejected, EdgeKind::EndedIncarnation);
                 }
             }
-            let deletions = self.deletions();
-            let mut can_have_ended = deletions.filter(|deletion| {
-                !before.comes(*deletion, making.op) && !before.comes(*refused, *deletion)
+            let deletions = self.register.writes.iter();
+            let deletions = deletions.filter(|write| write.value.is_none());
+            let mut candidates = deletions.map(|write| write.op).filter(|deletion| {
+                !before.contains(*deletion, creation.op) && !before.contains(rejected, *deletion)
             });
-            let Some(deletion) = can_have_ended.next() else {
-                return Err(history.alone(Kind::UnjustifiedRefusal, &[*refused]));
+            let Some(deletion) = candidates.next() else {
+                let kind = AnomalyKind::UnjustifiedRejection;
+                return Err(anomaly_of_nodes(kind, locks, [rejected]));
             };
-            if can_have_ended.next().is_none() {
-                demand(making.op, deletion, Why::Replaced);
-                demand(deletion, *refused, Why::Refused);
+            if candidates.next().is_none() {
+                add(creation.op, deletion, EdgeKind::Ww);
+                add(deletion, rejected, EdgeKind::Rejection);
             }
         }
         Ok(())
     }
 
-    fn deletions(&self) -> impl Iterator<Item = usize> {
-        let deletions = self.register.writes.iter();
-        deletions
-            .filter(|write| write.value.is_none())
-            .map(|write| write.op)
-    }
-
-    /// Whether each life can have a beginning of its own: the first one, or a deletion that nobody
-    /// else needs.
-    pub fn each_has_room(
+    /// Checks that each creation can have observed an absence of its own: the initial state, or a
+    /// deletion that no other creation needs.
+    pub fn check_creations(
         &self,
-        history: &History,
-        locks: &Locks<'_>,
-        before: &Before,
+        locks: &LockOrder<'_>,
+        before: &HappensBefore,
     ) -> Result<(), Anomaly> {
-        let makings = self.register.writes.iter();
-        let makings: Vec<usize> = makings
-            .filter(|write| write.value.is_some())
-            .map(|write| write.op)
-            .collect();
-        let beginnings: Vec<Vec<Option<usize>>> = makings
-            .iter()
-            .map(|making| {
-                let absences = self.register.absences(before, *making).into_iter();
-                absences
-                    .map(|absence| match absence {
-                        Absence::Beginning => None,
-                        Absence::Deletion(write) | Absence::Expiry(write, _) => Some(write.op),
-                    })
-                    .collect()
-            })
-            .collect();
-        let Some(crowd) = too_many(&beginnings) else {
+        let creations = self.register.writes.iter();
+        let creations = creations.filter(|write| write.value.is_some());
+        let creations: Vec<usize> = creations.map(|write| write.op).collect();
+        let deletion = |absence| match absence {
+            Absence::Initial => None,
+            Absence::Deletion(write) | Absence::Expiry(write, _) => Some(write.op),
+        };
+        let choices = creations.iter().map(|creation| {
+            let absences = self.register.absences(before, *creation).into_iter();
+            absences.map(deletion).collect()
+        });
+        let choices: Vec<Vec<Option<usize>>> = choices.collect();
+        let Some(crowded) = find_unmatched(&choices) else {
             return Ok(());
         };
-        let makings = crowd.iter().map(|place| makings[*place]);
-        let mut shared: Vec<usize> = crowd
-            .iter()
-            .flat_map(|place| beginnings[*place].iter().flatten().copied())
-            .collect();
+        let shared = crowded.iter().flat_map(|place| &choices[*place]);
+        let mut shared: Vec<usize> = shared.flatten().copied().collect();
         shared.sort_unstable();
         shared.dedup();
-        Err(Anomaly {
-            kind: Kind::LockMadeTwice,
-            story: makings
-                .chain(shared)
-                .filter_map(|node| history.tell(node, locks))
-                .collect(),
-        })
+        let creations = crowded.iter().map(|place| creations[*place]);
+        let kind = AnomalyKind::DuplicateCreation;
+        Err(anomaly_of_nodes(kind, locks, creations.chain(shared)))
     }
 }
 
-/// Some who cannot each have one of their `choices` that is nobody else's, if there are such: all
-/// that can be chosen is taken, and whoever has it has no other choice. (Found by augmenting paths,
-/// as in any matching.)
-fn too_many(choices: &[Vec<Option<usize>>]) -> Option<Vec<usize>> {
-    let mut takers: HashMap<Option<usize>, usize> = HashMap::new();
-    let mut taken: Vec<Option<Option<usize>>> = vec![None; choices.len()];
-    for newcomer in 0..choices.len() {
+/// Matches each index with one of its `choices`, by augmenting paths. If that is impossible, returns
+/// indices that have fewer choices in total than there are of them.
+fn find_unmatched(choices: &[Vec<Option<usize>>]) -> Option<Vec<usize>> {
+    let mut owners: HashMap<Option<usize>, usize> = HashMap::new();
+    let mut matched: Vec<Option<Option<usize>>> = vec![None; choices.len()];
+    for unmatched in 0..choices.len() {
         let mut wanted_by: HashMap<Option<usize>, usize> = HashMap::new();
-        let mut crowd = vec![newcomer];
+        let mut visited = vec![unmatched];
         let mut next = 0;
         let mut free = None;
-        while free.is_none() && next < crowd.len() {
-            let who = crowd[next];
+        while free.is_none() && next < visited.len() {
+            let index = visited[next];
             next += 1;
-            for choice in &choices[who] {
+            for choice in &choices[index] {
                 if wanted_by.contains_key(choice) {
                     continue;
                 }
-                wanted_by.insert(*choice, who);
-                match takers.get(choice) {
-                    Some(taker) => crowd.push(*taker),
+                wanted_by.insert(*choice, index);
+                match owners.get(choice) {
+                    Some(owner) => visited.push(*owner),
                     None => {
                         free = Some(*choice);
                         break;
@@ -205,14 +185,14 @@ fn too_many(choices: &[Vec<Option<usize>>]) -> Option<Vec<usize>> {
             }
         }
         let Some(mut choice) = free else {
-            return Some(crowd);
+            return Some(visited);
         };
-        // Everybody on the way leaves what he had to who wanted it.
+        // Along the path, each index passes its choice to the one that wanted it.
         loop {
-            let who = wanted_by[&choice];
-            takers.insert(choice, who);
-            match taken[who].replace(choice) {
-                Some(left) => choice = left,
+            let index = wanted_by[&choice];
+            owners.insert(choice, index);
+            match matched[index].replace(choice) {
+                Some(passed) => choice = passed,
                 None => break,
             }
         }
