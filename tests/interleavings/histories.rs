@@ -3,8 +3,9 @@
 //!
 //! `SHUTTLE_ITERS` is the number of schedules of the short workload. The long one gets a twentieth.
 
+use super::schedules;
 use atomic_db::{AtomicDb, LruCache, ManualClock, MemoryDb};
-use atomic_db_test_support::history::faulty::{Fault, Faulty};
+use atomic_db_test_support::faulty_db::{Fault, FaultyCache, FaultyDb, HISTORY_FAULTS};
 use atomic_db_test_support::history::workload::{Job, Workload};
 use atomic_db_test_support::history::{History, Op, Versions};
 use shuttle::rand::RngCore;
@@ -14,13 +15,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 const BOTH: [Versions; 2] = [Versions::AtCommit, Versions::Early];
-
-/// The number of schedules of the short workload.
-fn schedules() -> usize {
-    let count = std::env::var("SHUTTLE_ITERS").ok();
-    let count = count.map(|count| count.parse().expect("a count is a number"));
-    count.unwrap_or(2_000)
-}
 
 fn on_threads(threads: usize, job: Job) -> Vec<Vec<Op>> {
     let spawn = |thread| {
@@ -72,8 +66,14 @@ fn cached<D: AtomicDb>(db: D, clock: &ManualClock, capacity: usize) -> LruCache<
         .build()
 }
 
-fn faulty(fault: Fault, versions: Versions) -> impl Fn(&ManualClock) -> Faulty + Copy {
-    move |clock| Faulty::new(fault, versions, clock.clone())
+fn faulty(
+    fault: Fault,
+    versions: Versions,
+) -> impl Fn(&ManualClock) -> FaultyCache<FaultyDb<String>> + Copy {
+    move |clock| {
+        FaultyCache::with_fault(fault, clock.clone())
+            .with_versions_ahead(versions == Versions::Early)
+    }
 }
 
 fn record<D>(workload: Workload, versions: Versions, make: impl Fn(&ManualClock) -> D) -> History
@@ -158,7 +158,7 @@ fn histories_of_a_database_without_a_fault_are_strictly_serializable() {
 fn every_fault_of_a_database_is_found_by_some_schedule() {
     const TRIES: usize = 30_000;
     let each = |fault: &Fault| BOTH.map(|versions| (*fault, versions));
-    for (fault, versions) in Fault::ALL.iter().flat_map(each) {
+    for (fault, versions) in HISTORY_FAULTS.iter().flat_map(each) {
         let tries = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&tries);
         let body = move || {

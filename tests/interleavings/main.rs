@@ -1,13 +1,14 @@
-//! The databases under model checkers, which run a body under every schedule there can be (loom) or
-//! under very many of them (shuttle). The locks of the library are the checker's here; everything
-//! else is the library as it is.
+//! The databases under model checkers. Loom runs a scenario under every schedule, or every schedule
+//! with few preemptions; shuttle runs it under many. The library's locks are the checker's here;
+//! everything else is the library as it is.
 //!
 //! ```sh
-//! RUSTFLAGS="--cfg loom" cargo test --release --target-dir target/loom --test model
-//! RUSTFLAGS="--cfg shuttle" cargo test --release --target-dir target/shuttle --test model
+//! RUSTFLAGS="--cfg loom" cargo test --release --target-dir target/loom --test interleavings
+//! RUSTFLAGS="--cfg shuttle" cargo test --release --target-dir target/shuttle --test interleavings
 //! ```
 //!
-//! Each test prints how many executions it went through.
+//! Each test prints its number of executions. `PREEMPTIONS` is loom's bound for three threads,
+//! `SHUTTLE_ITERS` the number of shuttle's schedules.
 #![cfg(any(loom, shuttle))]
 
 #[cfg(shuttle)]
@@ -23,20 +24,20 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 #[cfg(loom)]
-use loom::{sync::Mutex, thread};
+use loom::thread;
 #[cfg(shuttle)]
-use shuttle::{sync::Mutex, thread};
+use shuttle::thread;
 
-/// What a body is run on.
+/// A database that a scenario runs on.
 trait Db: AtomicDb<Data = u64> + Clone + Send + 'static {}
 
 impl<D: AtomicDb<Data = u64> + Clone + Send + 'static> Db for D {}
 
-/// A clock that never moves, and so is no place where threads can meet.
-#[derive(Debug)]
-struct Still;
+/// A clock that never moves. It has no lock, so it adds no schedules.
+#[derive(Clone, Debug)]
+struct FrozenClock;
 
-impl Clock for Still {
+impl Clock for FrozenClock {
     fn now(&self) -> Duration {
         Duration::from_secs(1_000_000)
     }
@@ -48,18 +49,14 @@ fn memory(clock: impl Clock + 'static) -> MemoryDb<u64> {
     MemoryDb::builder().stripes(2).clock(clock).build()
 }
 
-fn cached(clock: Arc<dyn Clock>, capacity: usize) -> LruCache<MemoryDb<u64>> {
-    let db = MemoryDb::builder()
-        .stripes(1)
-        .clock(Arc::clone(&clock))
-        .build();
-    LruCache::builder(db)
-        .capacity(capacity)
-        .clock(clock)
-        .build()
+fn cached(clock: impl Clock + Clone + 'static, capacity: usize) -> LruCache<MemoryDb<u64>> {
+    let db = MemoryDb::builder().stripes(1).clock(clock.clone()).build();
+    let builder = LruCache::builder(db).capacity(capacity);
+    builder.clock(clock).build()
 }
 
-/// Two partition keys of each of two stripes: the hash is fixed here, and this is how it chooses.
+/// Two partition keys of each of two stripes. Under the checkers the library's hash is not seeded,
+/// and this is how it chooses a stripe.
 fn pks() -> [[String; 2]; 2] {
     let in_stripe = |stripe: u64| {
         let names = (0..).map(|number| format!("p{number}"));
@@ -73,54 +70,63 @@ fn pks() -> [[String; 2]; 2] {
     [in_stripe(0), in_stripe(1)]
 }
 
-/// Runs `body` under all schedules, or all with few preemptions, or many; and says how many.
-fn explore(name: &str, preemptions: Option<usize>, body: impl Fn() + Send + Sync + 'static) {
+/// Runs `scenario` under the checker's schedules, and prints the number of executions.
+fn explore(name: &str, preemptions: Option<usize>, scenario: impl Fn() + Send + Sync + 'static) {
     let executions = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&executions);
     let counted = move || {
         count.fetch_add(1, Ordering::Relaxed);
-        body();
+        scenario();
     };
     run(preemptions, counted);
     println!("{name}: {} executions", executions.load(Ordering::Relaxed));
 }
 
-/// `PREEMPTIONS` goes before the few that a body of three threads is given, for long runs.
-#[cfg(loom)]
-fn run(preemptions: Option<usize>, body: impl Fn() + Send + Sync + 'static) {
-    let asked = std::env::var("PREEMPTIONS").ok().map(|text| {
+/// Parses an environment variable.
+fn number_from_env(name: &str) -> Option<usize> {
+    let text = std::env::var(name).ok()?;
+    Some(
         text.parse()
-            .expect("PREEMPTIONS is a number of preemptions")
-    });
+            .unwrap_or_else(|_| panic!("{name} is a number, not {text}")),
+    )
+}
+
+/// Runs all schedules, or all with as many preemptions as `PREEMPTIONS`, or else `preemptions`.
+#[cfg(loom)]
+fn run(preemptions: Option<usize>, scenario: impl Fn() + Send + Sync + 'static) {
     let mut checker = loom::model::Builder::new();
-    checker.preemption_bound = preemptions.map(|few| asked.unwrap_or(few));
-    checker.check(body);
+    checker.preemption_bound =
+        preemptions.map(|bound| number_from_env("PREEMPTIONS").unwrap_or(bound));
+    checker.check(scenario);
+}
+
+/// Runs random and PCT schedules.
+#[cfg(shuttle)]
+fn run(_: Option<usize>, scenario: impl Fn() + Send + Sync + 'static) {
+    let scenario = Arc::new(scenario);
+    let again = Arc::clone(&scenario);
+    shuttle::check_random(move || again(), schedules());
+    shuttle::check_pct(move || scenario(), schedules(), 3);
 }
 
 #[cfg(shuttle)]
-fn run(_: Option<usize>, body: impl Fn() + Send + Sync + 'static) {
-    let iterations = std::env::var("SHUTTLE_ITERS").map_or(2_000, |text| {
-        text.parse()
-            .expect("SHUTTLE_ITERS is a number of schedules")
-    });
-    let body = Arc::new(body);
-    let again = Arc::clone(&body);
-    shuttle::check_random(move || again(), iterations);
-    shuttle::check_pct(move || body(), iterations, 3);
+fn schedules() -> usize {
+    number_from_env("SHUTTLE_ITERS").unwrap_or(2_000)
 }
 
-/// Runs two bodies at once.
-fn both(one: impl FnOnce() + Send + 'static, other: impl FnOnce()) {
-    let one = thread::spawn(one);
-    other();
-    one.join().unwrap();
+/// Runs `other` on a thread of its own, and `this` concurrently on this one.
+fn run_both(other: impl FnOnce() + Send + 'static, this: impl FnOnce()) {
+    let other = thread::spawn(other);
+    this();
+    other.join().unwrap();
 }
 
-macro_rules! model {
-    ($($name:ident($make:expr);)*) => {$(
+macro_rules! explore {
+    ($preemptions:expr; $($scenario:ident($make:expr);)*) => {$(
         #[test]
-        fn $name() {
-            explore(stringify!($name), None, || scenarios::$name($make));
+        fn $scenario() {
+            let scenario = || scenarios::$scenario($make);
+            explore(stringify!($scenario), $preemptions, scenario);
         }
     )*};
 }
@@ -128,55 +134,53 @@ macro_rules! model {
 mod memory_db {
     use super::*;
 
-    model! {
-        commits_over_the_same_stripes_are_whole(memory(Still));
-        commits_that_take_the_stripes_in_opposite_orders_end(memory(Still));
-        a_commit_with_two_keys_in_one_stripe_ends(memory(Still));
-        get_many_sees_a_commit_whole(memory(Still));
-        a_query_sees_a_commit_whole(memory(Still));
-        both_get_the_same_new_lock(memory(Still));
-        of_two_commits_one_succeeds(memory(Still));
-        of_two_creations_one_succeeds(memory(Still));
-        commits_that_check_each_others_lock_do_not_both_succeed(memory(Still));
-        updates_are_not_lost(memory(Still));
-        a_deleted_lock_fails_its_holder(memory(Still));
-        a_stream_meets_a_commit(memory(Still));
+    explore! { None;
+        commits_over_two_stripes_are_atomic(memory(FrozenClock));
+        commits_with_keys_in_opposite_orders_do_not_deadlock(memory(FrozenClock));
+        a_commit_with_two_keys_in_one_stripe_does_not_deadlock(memory(FrozenClock));
+        get_many_is_a_snapshot(memory(FrozenClock));
+        a_query_is_a_snapshot(memory(FrozenClock));
+        concurrent_callers_get_the_same_new_lock(memory(FrozenClock));
+        one_of_two_commits_under_a_version_succeeds(memory(FrozenClock));
+        one_of_two_creations_succeeds(memory(FrozenClock));
+        commits_that_check_each_others_lock_do_not_both_succeed(memory(FrozenClock));
+        updates_are_not_lost(memory(FrozenClock));
+        commits_under_a_deleted_lock_fail(memory(FrozenClock));
+        a_stream_yields_each_item_once_during_a_commit(memory(FrozenClock));
     }
 
-    macro_rules! timed {
-        ($($name:ident;)*) => {$(
+    explore! { Some(3);
+        three_threads_lose_no_update(memory(FrozenClock));
+    }
+
+    macro_rules! explore_with_clock {
+        ($($scenario:ident;)*) => {$(
             #[test]
-            fn $name() {
-                explore(stringify!($name), None, || {
+            fn $scenario() {
+                explore(stringify!($scenario), None, || {
                     let clock = ManualClock::new(1_000_000);
-                    scenarios::$name(memory(clock.clone()), clock);
+                    scenarios::$scenario(memory(clock.clone()), clock);
                 });
             }
         )*};
     }
 
-    timed! {
-        a_refresh_fails_nobody;
-        a_lock_that_expires_fails_its_holder_or_not;
-        an_item_that_expires_is_replaced;
+    explore_with_clock! {
+        a_refresh_does_not_fail_a_commit;
+        a_commit_is_atomic_while_its_lock_expires;
+        an_item_that_is_replaced_before_it_expires_is_always_visible;
     }
 
     #[test]
-    fn a_purge_meets_everything() {
-        explore("a_purge_meets_everything", None, || {
+    fn a_purge_keeps_replaced_items_and_new_locks() {
+        explore("a_purge_keeps_replaced_items_and_new_locks", None, || {
             let clock = ManualClock::new(1_000_000);
             let db = memory(clock.clone());
-            scenarios::a_purge_meets_everything(db.clone(), clock, move || {
-                db.purge_expired();
-            });
-        });
-    }
-
-    #[test]
-    fn three_threads_commit_over_overlapping_stripes() {
-        let name = "three_threads_commit_over_overlapping_stripes";
-        explore(name, Some(3), || {
-            scenarios::three_threads_commit(memory(Still))
+            let purged = db.clone();
+            let purge = move || {
+                purged.purge_expired();
+            };
+            scenarios::a_purge_keeps_replaced_items_and_new_locks(db, clock, purge);
         });
     }
 }
@@ -184,54 +188,43 @@ mod memory_db {
 mod lru_cache {
     use super::*;
 
-    fn cache_of(capacity: usize) -> LruCache<MemoryDb<u64>> {
-        cached(Arc::new(Still), capacity)
+    explore! { None;
+        a_fill_races_with_a_set(cached(FrozenClock, 4));
+        a_fill_races_with_a_commit(cached(FrozenClock, 4));
+        a_fill_races_with_a_deletion(cached(FrozenClock, 4));
+        a_fill_races_with_a_failing_write(cached(FrozenClock, 4));
+        a_fill_races_with_two_writes(cached(FrozenClock, 4));
+        after_two_writers_the_cache_agrees_with_the_database(cached(FrozenClock, 4));
+        get_many_is_a_snapshot(cached(FrozenClock, 4));
+        updates_are_not_lost(cached(FrozenClock, 4));
     }
 
-    model! {
-        a_fill_meets_a_set(cache_of(4));
-        a_fill_meets_a_commit(cache_of(4));
-        a_fill_meets_a_delete(cache_of(4));
-        a_fill_meets_a_write_that_fails(cache_of(4));
-        a_fill_meets_two_writes(cache_of(4));
-        two_writers_of_one_key_agree_with_the_database(cache_of(4));
-        get_many_sees_a_commit_whole(cache_of(4));
-        updates_are_not_lost(cache_of(4));
-    }
-
-    #[test]
-    fn two_fills_meet_a_set() {
-        let name = "two_fills_meet_a_set";
-        explore(name, Some(3), || {
-            scenarios::two_fills_meet_a_set(cache_of(4))
-        });
+    explore! { Some(3);
+        two_fills_race_with_a_set(cached(FrozenClock, 4));
+        a_fill_races_with_a_set_and_an_eviction(cached(FrozenClock, 1));
     }
 
     #[test]
-    fn a_fill_meets_a_set_and_an_eviction() {
-        let name = "a_fill_meets_a_set_and_an_eviction";
-        explore(name, Some(3), || {
-            scenarios::a_fill_meets_a_set_and_an_eviction(cache_of(1))
-        });
-    }
-
-    #[test]
-    fn a_fill_meets_an_invalidation_after_a_write_round_the_cache() {
-        let name = "a_fill_meets_an_invalidation_after_a_write_round_the_cache";
+    fn a_fill_races_with_a_bypassing_write_and_an_invalidation() {
+        let name = "a_fill_races_with_a_bypassing_write_and_an_invalidation";
         explore(name, None, || {
-            let cache = cache_of(4);
-            let inner = cache.inner().clone();
-            let invalidated = cache.clone();
+            let cache = cached(FrozenClock, 4);
+            let (inner, invalidated) = (cache.inner().clone(), cache.clone());
             let invalidate = move || invalidated.invalidate(scenarios::A);
-            scenarios::a_fill_meets_an_invalidation(cache, inner, invalidate);
+            scenarios::a_fill_races_with_a_bypassing_write_and_an_invalidation(
+                cache, inner, invalidate,
+            );
         });
     }
 
     #[test]
-    fn an_entry_that_expires_is_not_answered() {
-        explore("an_entry_that_expires_is_not_answered", None, || {
+    fn an_expired_entry_is_not_returned() {
+        explore("an_expired_entry_is_not_returned", None, || {
             let clock = ManualClock::new(1_000_000);
-            scenarios::an_item_that_expires_is_replaced(cached(Arc::new(clock.clone()), 4), clock);
+            scenarios::an_item_that_is_replaced_before_it_expires_is_always_visible(
+                cached(clock.clone(), 4),
+                clock,
+            );
         });
     }
 }

@@ -1,9 +1,11 @@
-//! What is explored: two or three threads at a handful of calls each, and what must hold afterwards.
-//! Every body runs on the library's databases, where it must hold, and on one of the planted ones,
-//! where it must not.
+//! Scenarios: two or three threads that make a handful of calls each, and the assertions that hold
+//! afterwards. Each runs on the library's databases, where it must pass, and on a database with a
+//! seeded bug, where it must fail.
 
-use super::{Db, both, pks, thread};
-use atomic_db::{AtomicDb, Batch, Clock, Error, Item, Key, Lock, ManualClock, Query};
+use super::{Db, pks, run_both, thread};
+use atomic_db::{
+    AtomicDb, Batch, Clock, Error, Item, Key, Lock, ManualClock, Query, Result, Version,
+};
 
 pub(crate) const A: Key<'static> = Key::new("pk", "a");
 const B: Key<'static> = Key::new("pk", "b");
@@ -26,8 +28,8 @@ fn get_pair<D: Db>(db: &D, keys: [Key<'_>; 2]) -> [Option<u64>; 2] {
     [(); 2].map(|()| data(items.next().unwrap()))
 }
 
-/// Whether a commit was done; anything but a race is a failure.
-fn done<T: std::fmt::Debug>(outcome: atomic_db::Result<T>) -> bool {
+/// Returns whether a commit succeeded. Panics at an error that is not a rejection.
+fn committed<T>(outcome: Result<T>) -> bool {
     match outcome {
         Ok(_) => true,
         Err(Error::RaceCondition { .. } | Error::AlreadyExists { .. }) => false,
@@ -35,96 +37,97 @@ fn done<T: std::fmt::Debug>(outcome: atomic_db::Result<T>) -> bool {
     }
 }
 
-fn write<D: Db>(db: &D, keys: [Key<'_>; 2], value: u64) {
+fn create<D: Db>(db: &D, key: Key<'_>, value: u64) -> bool {
+    committed(db.commit(&Batch::new().create(item(key, value))))
+}
+
+fn write_pair<D: Db>(db: &D, keys: [Key<'_>; 2], value: u64) {
     let [one, other] = keys.map(|key| item(key, value));
     db.commit(&Batch::new().set(one).set(other)).unwrap();
 }
 
-/// Two commits that write the same two items, each naming them in its own order: both end, and both
-/// items are there of one of them.
-fn two_commits_meet<D: Db>(db: D, mine: [String; 2], theirs: [String; 2]) {
+/// The keys of one item in each partition.
+fn keys(pks: &[String; 2]) -> [Key<'_>; 2] {
+    pks.each_ref().map(|pk| Key::new(pk, "a"))
+}
+
+/// Two commits write the same two items, each in its own order of keys. Both end, and the items are
+/// those of one commit.
+fn race_two_commits<D: Db>(db: D, mine: [String; 2], theirs: [String; 2]) {
     let other = db.clone();
-    both(
-        move || write(&other, theirs.each_ref().map(|pk| Key::new(pk, "a")), 1),
-        || write(&db, mine.each_ref().map(|pk| Key::new(pk, "a")), 2),
+    run_both(
+        move || write_pair(&other, keys(&theirs), 1),
+        || write_pair(&db, keys(&mine), 2),
     );
-    let [one, two] = get_pair(&db, mine.each_ref().map(|pk| Key::new(pk, "a")));
+    let [one, two] = get_pair(&db, keys(&mine));
     assert!(
         one.is_some() && one == two,
-        "half a commit: {one:?}, {two:?}"
+        "part of a commit: {one:?}, {two:?}"
     );
 }
 
-/// Two commits that take two stripes.
-pub(crate) fn commits_over_the_same_stripes_are_whole<D: Db>(db: D) {
+pub(crate) fn commits_over_two_stripes_are_atomic<D: Db>(db: D) {
     let [[p, _], [q, _]] = pks();
-    two_commits_meet(db, [p.clone(), q.clone()], [p, q]);
+    race_two_commits(db, [p.clone(), q.clone()], [p, q]);
 }
 
-/// Two commits that name the stripes in opposite orders: neither waits for the other for ever.
-pub(crate) fn commits_that_take_the_stripes_in_opposite_orders_end<D: Db>(db: D) {
+pub(crate) fn commits_with_keys_in_opposite_orders_do_not_deadlock<D: Db>(db: D) {
     let [[p, _], [q, _]] = pks();
-    two_commits_meet(db, [p.clone(), q.clone()], [q, p]);
+    race_two_commits(db, [p.clone(), q.clone()], [q, p]);
 }
 
-/// Two commits over two partitions of one stripe, which each takes once.
-pub(crate) fn a_commit_with_two_keys_in_one_stripe_ends<D: Db>(db: D) {
+pub(crate) fn a_commit_with_two_keys_in_one_stripe_does_not_deadlock<D: Db>(db: D) {
     let [[p, q], _] = pks();
-    two_commits_meet(db, [p.clone(), q.clone()], [q, p]);
+    race_two_commits(db, [p.clone(), q.clone()], [q, p]);
 }
 
-/// `get_many` over two stripes sees all of a commit or nothing, whatever is at hand in a cache.
-pub(crate) fn get_many_sees_a_commit_whole<D: Db>(db: D) {
+/// `get_many` over two stripes races with a commit, whether keys are cached or not.
+pub(crate) fn get_many_is_a_snapshot<D: Db>(db: D) {
     let [[p, _], [q, _]] = pks();
-    write(&db, [Key::new(&p, "a"), Key::new(&q, "a")], 1);
-    let (other_p, other_q, other) = (p.clone(), q.clone(), db.clone());
-    both(
-        move || {
-            write(
-                &other,
-                [Key::new(&other_p, "a"), Key::new(&other_q, "a")],
-                2,
-            )
-        },
+    let mut pks = [p, q];
+    write_pair(&db, keys(&pks), 1);
+    let (other, theirs) = (db.clone(), pks.clone());
+    pks.reverse();
+    run_both(
+        move || write_pair(&other, keys(&theirs), 2),
         || {
             for _ in 0..2 {
-                let [one, two] = get_pair(&db, [Key::new(&q, "a"), Key::new(&p, "a")]);
-                assert_eq!(one, two, "get_many saw half a commit");
+                let [one, two] = get_pair(&db, keys(&pks));
+                assert_eq!(one, two, "get_many saw a part of a commit");
             }
         },
     );
 }
 
-/// A query sees all of a commit or nothing.
-pub(crate) fn a_query_sees_a_commit_whole<D: Db>(db: D) {
-    write(&db, [A, B], 1);
+pub(crate) fn a_query_is_a_snapshot<D: Db>(db: D) {
+    write_pair(&db, [A, B], 1);
     let other = db.clone();
-    both(
-        move || write(&other, [A, B], 2),
+    run_both(
+        move || write_pair(&other, [A, B], 2),
         || {
             let items = db.query(&Query::new("pk")).unwrap();
             let [one, two] = [0, 1].map(|place| items[place].data().copied());
-            assert_eq!(one, two, "a query saw half a commit");
+            assert_eq!(one, two, "a query saw a part of a commit");
         },
     );
 }
 
-/// Two callers that ask for a lock which is not there get the same one.
-pub(crate) fn both_get_the_same_new_lock<D: Db>(db: D) {
+pub(crate) fn concurrent_callers_get_the_same_new_lock<D: Db>(db: D) {
     let other = db.clone();
-    let asked = thread::spawn(move || other.get_lock(LOCK).unwrap());
+    let theirs = thread::spawn(move || other.get_lock(LOCK).unwrap());
     let lock = db.get_lock(LOCK).unwrap();
-    assert_eq!(asked.join().unwrap(), lock, "two locks were made of one");
+    assert_eq!(theirs.join().unwrap(), lock, "one lock was created twice");
     assert_eq!(db.get_lock(LOCK).unwrap(), lock);
 }
 
-/// Of two commits under the same version, one succeeds, and its items are there.
-pub(crate) fn of_two_commits_one_succeeds<D: Db>(db: D) {
+/// The items are those of the commit that succeeded.
+pub(crate) fn one_of_two_commits_under_a_version_succeeds<D: Db>(db: D) {
     let lock = db.get_lock(LOCK).unwrap();
-    let (other, held) = (db.clone(), lock.clone());
-    let commit =
-        |db: &D, lock: Lock, value| done(db.set_atomic(&[item(A, value), item(B, value)], &[lock]));
-    let first = thread::spawn(move || commit(&other, held, 1));
+    let (other, same) = (db.clone(), lock.clone());
+    let commit = |db: &D, lock: Lock, value| {
+        committed(db.set_atomic(&[item(A, value), item(B, value)], &[lock]))
+    };
+    let first = thread::spawn(move || commit(&other, same, 1));
     let second = commit(&db, lock, 2);
     let first = first.join().unwrap();
     assert!(
@@ -133,158 +136,164 @@ pub(crate) fn of_two_commits_one_succeeds<D: Db>(db: D) {
         u8::from(first) * 2
     );
     let winner = if first { 1 } else { 2 };
-    assert_eq!(
-        get_pair(&db, [A, B]),
-        [Some(winner); 2],
-        "a loser's write is there"
-    );
+    let pair = get_pair(&db, [A, B]);
+    assert_eq!(pair, [Some(winner); 2], "a rejected commit wrote");
 }
 
-/// Of two creations of the same item, one succeeds.
-pub(crate) fn of_two_creations_one_succeeds<D: Db>(db: D) {
+pub(crate) fn one_of_two_creations_succeeds<D: Db>(db: D) {
     let other = db.clone();
-    let create = |db: &D, value| done(db.commit(&Batch::new().create(item(A, value))));
-    let first = thread::spawn(move || create(&other, 1));
-    let second = create(&db, 2);
+    let first = thread::spawn(move || create(&other, A, 1));
+    let second = create(&db, A, 2);
     let first = first.join().unwrap();
-    assert!(first != second, "both or neither created one item");
+    assert!(
+        first != second,
+        "of two creations {} succeeded",
+        u8::from(first) * 2
+    );
     assert_eq!(get(&db, A), Some(if first { 1 } else { 2 }));
 }
 
-/// Of two commits that each check the lock which the other renews, at most one succeeds.
+/// Each commit checks the lock that the other one renews.
 pub(crate) fn commits_that_check_each_others_lock_do_not_both_succeed<D: Db>(db: D) {
     let [[p, _], [q, _]] = pks();
     let [one, two] = [&p, &q].map(|pk| db.get_lock(Key::new(pk, "lock")).unwrap());
     let (other, locked, checked) = (db.clone(), one.clone(), two.clone());
     let first = thread::spawn(move || {
-        done(other.commit(&Batch::new().lock(locked).check(checked).set(item(A, 1))))
+        committed(other.commit(&Batch::new().lock(locked).check(checked).set(item(A, 1))))
     });
-    let second = done(db.commit(&Batch::new().lock(two).check(one).set(item(B, 1))));
+    let second = committed(db.commit(&Batch::new().lock(two).check(one).set(item(B, 1))));
     let first = first.join().unwrap();
     assert!(
         first != second,
-        "both or neither of two commits that exclude each other"
+        "of two commits {} succeeded",
+        u8::from(first) * 2
     );
 }
 
-/// Two threads each add one, trying again after a race: the sum is two.
+/// Two threads each add one, and retry after a conflict.
 pub(crate) fn updates_are_not_lost<D: Db>(db: D) {
     fn add<D: Db>(db: &D) {
         loop {
             let lock = db.get_lock(LOCK).unwrap();
             let count = data(db.get_fresh(A).unwrap()).unwrap_or(0);
-            if done(db.set_atomic(&[item(A, count + 1)], &[lock])) {
+            if committed(db.set_atomic(&[item(A, count + 1)], &[lock])) {
                 return;
             }
         }
     }
     let other = db.clone();
-    both(move || add(&other), || add(&db));
+    run_both(move || add(&other), || add(&db));
     assert_eq!(get(&db, A), Some(2), "an update was lost");
 }
 
-/// A commit meets the deletion of its lock: it is before it or loses, and no later one succeeds.
-pub(crate) fn a_deleted_lock_fails_its_holder<D: Db>(db: D) {
+/// A commit races with the deletion of its lock. It succeeds before the deletion, or fails; every
+/// later commit under the lock fails.
+pub(crate) fn commits_under_a_deleted_lock_fail<D: Db>(db: D) {
     let lock = db.get_lock(LOCK).unwrap();
-    let (other, held) = (db.clone(), lock.clone());
-    let commit = thread::spawn(move || other.set_atomic(&[item(A, 1)], &[held]));
+    let (other, same) = (db.clone(), lock.clone());
+    let commit = thread::spawn(move || other.set_atomic(&[item(A, 1)], &[same]));
     db.delete(&[LOCK]).unwrap();
     let outcome = commit.join().unwrap();
-    let renewed = outcome.as_ref().map_or(lock.version(), |version| *version);
-    let committed = done(outcome);
-    assert_eq!(get(&db, A), committed.then_some(1));
+    let last = outcome.as_ref().map_or(lock.version(), Version::clone);
+    assert_eq!(get(&db, A), committed(outcome).then_some(1));
+    let commit = |lock: Lock| committed(db.set_atomic(&[item(A, 2)], &[lock]));
     assert!(
-        !done(db.set_atomic(&[item(A, 2)], &[lock.clone()])),
-        "a deleted lock was honoured"
+        !commit(lock.clone()),
+        "a commit under a deleted lock succeeded"
     );
-    let anew = db.get_lock(LOCK).unwrap();
-    assert!(anew.version() > renewed, "a version came back");
+    let new = db.get_lock(LOCK).unwrap();
+    assert!(new.version() > last, "a version was reused");
     assert!(
-        !done(db.set_atomic(&[item(A, 2)], &[lock.with_version(renewed)])),
-        "an old lock was honoured"
+        !commit(lock.with_version(last)),
+        "a commit under an old version succeeded"
     );
 }
 
-/// A stream meets a commit: what is there throughout is yielded once, and in order.
-pub(crate) fn a_stream_meets_a_commit<D: Db>(db: D) {
-    write(&db, [A, B], 1);
+/// The items that are present throughout are yielded once, and in order.
+pub(crate) fn a_stream_yields_each_item_once_during_a_commit<D: Db>(db: D) {
+    write_pair(&db, [A, B], 1);
     let other = db.clone();
-    both(
+    run_both(
         move || {
-            let batch = Batch::new()
-                .set(item(A, 2))
-                .create(item(Key::new("pk", "aa"), 2));
+            let new = item(Key::new("pk", "aa"), 2);
+            let batch = Batch::new().set(item(A, 2)).create(new);
             other.commit(&batch).unwrap();
         },
         || {
-            let streamed: Vec<_> = db.stream(Query::new("pk")).map(Result::unwrap).collect();
-            let sks: Vec<&str> = streamed.iter().map(Item::sk).collect();
+            let items: Vec<_> = db.stream(Query::new("pk")).map(Result::unwrap).collect();
+            let sks: Vec<&str> = items.iter().map(Item::sk).collect();
             assert!(sks == ["a", "b"] || sks == ["a", "aa", "b"], "{sks:?}");
         },
     );
 }
 
-/// A commit meets a refresh of its lock, which fails nobody.
-pub(crate) fn a_refresh_fails_nobody<D: Db>(db: D, clock: ManualClock) {
+pub(crate) fn a_refresh_does_not_fail_a_commit<D: Db>(db: D, clock: ManualClock) {
     let lock = db.get_lock(LOCK).unwrap();
     clock.set(lock.ttl() - 10);
-    let (other, held) = (db.clone(), lock.clone());
-    let commit = thread::spawn(move || done(other.set_atomic(&[item(A, 1)], &[held])));
+    let (other, same) = (db.clone(), lock.clone());
+    let commit = thread::spawn(move || committed(other.set_atomic(&[item(A, 1)], &[same])));
     let refreshed = db.get_lock(LOCK).unwrap();
     assert!(refreshed.ttl() > lock.ttl());
-    assert!(commit.join().unwrap(), "a refresh failed a commit");
+    assert!(commit.join().unwrap(), "a refresh caused a conflict");
     let now = db.get_lock(LOCK).unwrap();
     assert!(now.ttl() == refreshed.ttl() && now.version() > lock.version());
 }
 
-/// A commit meets the expiry of its lock: it is in time or loses, and is whole.
-pub(crate) fn a_lock_that_expires_fails_its_holder_or_not<D: Db>(db: D, clock: ManualClock) {
+/// A commit races with the expiry of its lock: all of it is written, or nothing. Neither version of
+/// the expired lock is valid afterwards.
+pub(crate) fn a_commit_is_atomic_while_its_lock_expires<D: Db>(db: D, clock: ManualClock) {
     let lock = db.get_lock(LOCK).unwrap();
-    let (other, held) = (db.clone(), lock.clone());
+    let (other, same) = (db.clone(), lock.clone());
     let commit = thread::spawn(move || {
-        let outcome = other.set_atomic(&[item(A, 1), item(B, 1)], &[held]);
-        outcome.as_ref().ok().copied().filter(|_| done(outcome))
+        let outcome = other.set_atomic(&[item(A, 1), item(B, 1)], &[same]);
+        let version = outcome.as_ref().ok().copied();
+        version.filter(|_| committed(outcome))
     });
     clock.set(lock.ttl() + 1);
-    let anew = db.get_lock(LOCK).unwrap();
-    assert_ne!(anew.version(), lock.version(), "an expired lock came back");
-    let renewed = commit.join().unwrap();
-    assert_eq!(
-        get_pair(&db, [A, B]),
-        [renewed.map(|_| 1); 2],
-        "half a commit"
+    let new = db.get_lock(LOCK).unwrap();
+    assert_ne!(
+        new.version(),
+        lock.version(),
+        "an expired lock kept its version"
     );
+    let renewed = commit.join().unwrap();
+    let pair = get_pair(&db, [A, B]);
+    assert_eq!(pair, [renewed.map(|_| 1); 2], "part of a commit");
     for stale in [Some(lock.version()), renewed].into_iter().flatten() {
-        assert!(!done(
-            db.set_atomic(&[item(A, 2)], &[lock.clone().with_version(stale)])
-        ));
+        let stale = lock.clone().with_version(stale);
+        assert!(!committed(db.set_atomic(&[item(A, 2)], &[stale])));
     }
-    assert!(done(db.set_atomic(&[item(A, 2)], &[anew])));
+    assert!(committed(db.set_atomic(&[item(A, 2)], &[new])));
 }
 
-/// A read of an item that expires meets its replacement: the new one is never taken for the old.
-pub(crate) fn an_item_that_expires_is_replaced<D: Db>(db: D, clock: ManualClock) {
+pub(crate) fn an_item_that_is_replaced_before_it_expires_is_always_visible<D: Db>(
+    db: D,
+    clock: ManualClock,
+) {
     let now = clock.epoch_seconds();
     db.set(&[item(A, 1).expires_at(now)]).unwrap();
     let other = db.clone();
-    both(
+    run_both(
         move || {
             other.set(&[item(A, 2)]).unwrap();
             clock.set(now + 1);
         },
         || {
-            let seen = get(&db, A);
             assert!(
-                seen.is_some(),
-                "there was an item at every time, and it was not seen"
-            );
+                get(&db, A).is_some(),
+                "a read missed an item that was live throughout"
+            )
         },
     );
-    assert_eq!(get(&db, A), Some(2), "a live item went with an expired one");
+    assert_eq!(
+        get(&db, A),
+        Some(2),
+        "a live item was removed with an expired one"
+    );
 }
 
-/// A purge meets a replacement, a creation and a lock made where something has expired.
-pub(crate) fn a_purge_meets_everything<D: Db>(
+/// A purge races with a replacement, a creation and a new lock, all at keys of expired items.
+pub(crate) fn a_purge_keeps_replaced_items_and_new_locks<D: Db>(
     db: D,
     clock: ManualClock,
     purge: impl FnOnce() + Send + 'static,
@@ -293,17 +302,12 @@ pub(crate) fn a_purge_meets_everything<D: Db>(
     let [a, b, c] = [A, B, Key::new("pk", "c")].map(|key| item(key, 1).expires_at(now));
     db.set(&[a, b, c]).unwrap();
     clock.set(now + 1);
-    both(purge, || {
+    run_both(purge, || {
         db.set(&[item(A, 2)]).unwrap();
-        assert!(
-            done(db.commit(&Batch::new().create(item(B, 2)))),
-            "what expired is in the way"
-        );
+        assert!(create(&db, B, 2), "an expired item blocked a creation");
         let lock = db.get_lock(Key::new("pk", "c")).unwrap();
-        assert!(
-            done(db.commit(&Batch::new().lock(lock))),
-            "a live lock was purged"
-        );
+        let commit = db.commit(&Batch::new().lock(lock));
+        assert!(committed(commit), "a live lock was purged");
     });
     assert_eq!(
         get_pair(&db, [A, B]),
@@ -313,168 +317,148 @@ pub(crate) fn a_purge_meets_everything<D: Db>(
     assert_eq!(db.query(&Query::new("pk")).unwrap().len(), 2);
 }
 
-/// Three commits, each over two of three locks and items: no deadlock, and no update lost.
-pub(crate) fn three_threads_commit<D: Db>(db: D) {
+/// Three commits, each over two of three locks and items.
+pub(crate) fn three_threads_lose_no_update<D: Db>(db: D) {
     let [[p, _], [q, r]] = pks();
-    let keys = [p, q, r];
-    let commit = |db: &D, one: &str, two: &str| {
+    let pks = [p, q, r];
+    let add_one = |db: &D, one: &str, two: &str| {
         let locks = [one, two].map(|pk| db.get_lock(Key::new(pk, "lock")).unwrap());
         let counts = get_pair(db, [Key::new(one, "a"), Key::new(two, "a")]);
         let [one, two] = [(one, counts[0]), (two, counts[1])]
             .map(|(pk, count)| item(Key::new(pk, "a"), count.unwrap_or(0) + 1));
-        u64::from(done(db.set_atomic(&[one, two], &locks)))
+        u64::from(committed(db.set_atomic(&[one, two], &locks)))
     };
     let threads = [(0, 1), (1, 2)].map(|(one, two)| {
-        let (db, keys) = (db.clone(), keys.clone());
-        thread::spawn(move || commit(&db, &keys[one], &keys[two]))
+        let (db, pks) = (db.clone(), pks.clone());
+        thread::spawn(move || add_one(&db, &pks[one], &pks[two]))
     });
-    let mine = commit(&db, &keys[2], &keys[0]);
-    let done: u64 = threads
-        .into_iter()
-        .map(|thread| thread.join().unwrap())
-        .sum();
-    let sum: u64 = keys
-        .iter()
-        .filter_map(|pk| get(&db, Key::new(pk, "a")))
-        .sum();
-    assert_eq!(sum, 2 * (done + mine), "an update was lost");
+    let mut commits = add_one(&db, &pks[2], &pks[0]);
+    for thread in threads {
+        commits += thread.join().unwrap();
+    }
+    let counts = pks.iter().filter_map(|pk| get(&db, Key::new(pk, "a")));
+    assert_eq!(counts.sum::<u64>(), 2 * commits, "an update was lost");
 }
 
-/// After everything, what a cache answers is what the database holds; twice, for the first may fill.
-fn agrees<D: Db>(db: &D, expected: Option<u64>) {
+/// Asserts that the cache and the database have this value. The first read may fill the cache.
+fn assert_cached_value<D: Db>(db: &D, expected: Option<u64>) {
     for _ in 0..2 {
-        assert_eq!(
-            get(db, A),
-            expected,
-            "the cache is not what the database holds"
-        );
+        assert_eq!(get(db, A), expected, "the cache differs from the database");
     }
     assert_eq!(data(db.get_fresh(A).unwrap()), expected);
 }
 
-/// Puts an item where a cache does not have it at hand.
-fn uncached<D: Db>(db: &D) {
+/// Writes an item that is not cached afterwards.
+fn set_uncached<D: Db>(db: &D) {
     db.set(&[item(A, 1)]).unwrap();
-    // A write that loses leaves its keys uncached.
-    assert!(!done(db.commit(&Batch::new().create(item(A, 9)))));
+    // The keys of a failed write are not cached (guarantee 20).
+    assert!(!create(db, A, 9));
 }
 
-/// A fill meets a set.
-pub(crate) fn a_fill_meets_a_set<D: Db>(db: D) {
-    uncached(&db);
+/// Runs `read`, which may fill a cache, concurrently with `write`.
+fn race_fill<D: Db>(db: &D, read: impl FnOnce(&D) + Send + 'static, write: impl FnOnce(&D)) {
     let other = db.clone();
-    both(
-        move || assert!(get(&other, A).is_some()),
-        || db.set(&[item(A, 2)]).unwrap(),
-    );
-    agrees(&db, Some(2));
+    run_both(move || read(&other), || write(db));
 }
 
-/// A fill meets a commit.
-pub(crate) fn a_fill_meets_a_commit<D: Db>(db: D) {
-    uncached(&db);
+fn read_something<D: Db>(db: &D) {
+    assert!(get(db, A).is_some());
+}
+
+pub(crate) fn a_fill_races_with_a_set<D: Db>(db: D) {
+    set_uncached(&db);
+    race_fill(&db, read_something, |db| db.set(&[item(A, 2)]).unwrap());
+    assert_cached_value(&db, Some(2));
+}
+
+pub(crate) fn a_fill_races_with_a_commit<D: Db>(db: D) {
+    set_uncached(&db);
     let lock = db.get_lock(LOCK).unwrap();
-    let other = db.clone();
-    both(
-        move || assert!(get(&other, A).is_some()),
-        || assert!(done(db.set_atomic(&[item(A, 2)], &[lock]))),
-    );
-    agrees(&db, Some(2));
+    let commit = |db: &D| assert!(committed(db.set_atomic(&[item(A, 2)], &[lock])));
+    race_fill(&db, read_something, commit);
+    assert_cached_value(&db, Some(2));
 }
 
-/// A fill meets a deletion.
-pub(crate) fn a_fill_meets_a_delete<D: Db>(db: D) {
-    uncached(&db);
-    let other = db.clone();
-    both(
-        move || {
-            get(&other, A);
-        },
-        || db.delete(&[A]).unwrap(),
-    );
-    agrees(&db, None);
+pub(crate) fn a_fill_races_with_a_deletion<D: Db>(db: D) {
+    set_uncached(&db);
+    let read = |db: &D| {
+        get(db, A);
+    };
+    race_fill(&db, read, |db| db.delete(&[A]).unwrap());
+    assert_cached_value(&db, None);
 }
 
-/// A fill meets a write that fails, which is never seen.
-pub(crate) fn a_fill_meets_a_write_that_fails<D: Db>(db: D) {
-    uncached(&db);
-    let other = db.clone();
-    both(
-        move || assert_eq!(get(&other, A), Some(1), "a write that failed was seen"),
-        || assert!(!done(db.commit(&Batch::new().create(item(A, 2))))),
-    );
-    agrees(&db, Some(1));
+pub(crate) fn a_fill_races_with_a_failing_write<D: Db>(db: D) {
+    set_uncached(&db);
+    let read = |db: &D| assert_eq!(get(db, A), Some(1), "a failed write was visible");
+    race_fill(&db, read, |db| assert!(!create(db, A, 2)));
+    assert_cached_value(&db, Some(1));
 }
 
-/// A fill meets two writes one after the other, of which it may have seen the first.
-pub(crate) fn a_fill_meets_two_writes<D: Db>(db: D) {
-    uncached(&db);
-    let other = db.clone();
-    both(
-        move || {
-            let first = get(&other, A);
-            assert!(get(&other, A) >= first, "a read went back");
-        },
-        || {
-            db.set(&[item(A, 2)]).unwrap();
-            db.set(&[item(A, 3)]).unwrap();
-        },
-    );
-    agrees(&db, Some(3));
+pub(crate) fn a_fill_races_with_two_writes<D: Db>(db: D) {
+    set_uncached(&db);
+    let read = |db: &D| {
+        let first = get(db, A);
+        assert!(get(db, A) >= first, "a read returned an older value");
+    };
+    race_fill(&db, read, |db| {
+        db.set(&[item(A, 2)]).unwrap();
+        db.set(&[item(A, 3)]).unwrap();
+    });
+    assert_cached_value(&db, Some(3));
 }
 
-/// Two writers of one key: nobody knows who comes last but the database, and the cache agrees.
-pub(crate) fn two_writers_of_one_key_agree_with_the_database<D: Db>(db: D) {
+/// Only the database knows the order of the two writes.
+pub(crate) fn after_two_writers_the_cache_agrees_with_the_database<D: Db>(db: D) {
     let other = db.clone();
-    both(
+    run_both(
         move || other.set(&[item(A, 1)]).unwrap(),
         || db.set(&[item(A, 2)]).unwrap(),
     );
-    let held = data(db.get_fresh(A).unwrap());
-    agrees(&db, held);
+    let stored = data(db.get_fresh(A).unwrap());
+    assert_cached_value(&db, stored);
 }
 
-/// Two fills of one key meet a set: the one that ends first must not let the other one through.
-pub(crate) fn two_fills_meet_a_set<D: Db>(db: D) {
-    uncached(&db);
-    let fills =
-        [db.clone(), db.clone()].map(|db| thread::spawn(move || assert!(get(&db, A).is_some())));
+/// The fill that ends first must not make the other one valid.
+pub(crate) fn two_fills_race_with_a_set<D: Db>(db: D) {
+    set_uncached(&db);
+    let fills = [db.clone(), db.clone()].map(|db| thread::spawn(move || read_something(&db)));
     db.set(&[item(A, 2)]).unwrap();
     for fill in fills {
         fill.join().unwrap();
     }
-    agrees(&db, Some(2));
+    assert_cached_value(&db, Some(2));
 }
 
-/// A fill meets a set and an eviction, which takes the entry away in between.
-pub(crate) fn a_fill_meets_a_set_and_an_eviction<D: Db>(db: D) {
-    uncached(&db);
+/// The eviction removes the entry between the fill and the set.
+pub(crate) fn a_fill_races_with_a_set_and_an_eviction<D: Db>(db: D) {
+    set_uncached(&db);
     let (filling, evicting) = (db.clone(), db.clone());
-    let fill = thread::spawn(move || assert!(get(&filling, A).is_some()));
+    let fill = thread::spawn(move || read_something(&filling));
     let evict = thread::spawn(move || evicting.set(&[item(B, 1)]).unwrap());
     db.set(&[item(A, 2)]).unwrap();
     fill.join().unwrap();
     evict.join().unwrap();
-    agrees(&db, Some(2));
+    assert_cached_value(&db, Some(2));
     assert_eq!(get(&db, B), Some(1));
 }
 
-/// A fill meets an invalidation that follows a write round the cache: the next read sees it.
-pub(crate) fn a_fill_meets_an_invalidation<D: Db>(
+/// The next read after the invalidation sees the write.
+pub(crate) fn a_fill_races_with_a_bypassing_write_and_an_invalidation<D: Db>(
     db: D,
     inner: impl AtomicDb<Data = u64>,
     invalidate: impl FnOnce(),
 ) {
-    uncached(&db);
-    let other = db.clone();
-    both(
-        move || {
-            get(&other, A);
+    set_uncached(&db);
+    race_fill(
+        &db,
+        |db| {
+            get(db, A);
         },
-        || {
+        |_| {
             inner.set(&[item(A, 2)]).unwrap();
             invalidate();
         },
     );
-    agrees(&db, Some(2));
+    assert_cached_value(&db, Some(2));
 }

@@ -10,12 +10,12 @@ use crate::redb::temporary::Temporary;
 use atomic_db::RedbDb;
 use atomic_db::testing::{run_concurrently, with_timeout};
 use atomic_db::{AtomicDb, KeyBuf, LruCache, ManualClock, MemoryDb, Version};
+use atomic_db_test_support::faulty_db::{Fault, FaultyCache, HISTORY_FAULTS};
 use atomic_db_test_support::history::AnomalyKind::{
     self, CreateOverExisting, DuplicateCreation, FracturedRead, G0, G1a, G1c, G2, GSingle,
     GarbageRead, IncompatibleOrder, LostUpdate, LostWrite, ReadAfterDeletion, ReadAfterExpiry,
     StaleRead, UnjustifiedRejection, VersionReuse,
 };
-use atomic_db_test_support::history::faulty::{Fault, Faulty};
 use atomic_db_test_support::history::workload::{Job, Workload};
 use atomic_db_test_support::history::{
     Action, Commit, History, LockVersion, Observation, Op, Outcome, Versions, Write,
@@ -155,14 +155,15 @@ fn record_faulty(
     time: Option<&ManualClock>,
 ) -> (History, i64) {
     let clock = time.cloned().unwrap_or_else(manual_clock);
-    let db = Arc::new(Faulty::new(fault, versions, clock));
+    let db = FaultyCache::with_fault(fault, clock).with_versions_ahead(versions == Versions::Early);
+    let db = Arc::new(db);
     workload.run(&db, time, on_threads)
 }
 
 /// Every fault, with both ways to assign versions.
 fn faults() -> impl Iterator<Item = (Fault, Versions)> {
     let each = |fault: &Fault| BOTH.map(|versions| (*fault, versions));
-    Fault::ALL.iter().flat_map(each)
+    HISTORY_FAULTS.iter().flat_map(each)
 }
 
 #[test]

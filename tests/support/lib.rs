@@ -1,4 +1,5 @@
 //! Databases and checkers that several test programs share.
 
+pub mod faulty_db;
 pub mod history;
 pub mod reference_model;

@@ -43,7 +43,6 @@
 mod anomaly;
 mod blind_writes;
 mod explanation;
-pub mod faulty;
 mod graph;
 mod incarnations;
 mod items;
