@@ -3,7 +3,7 @@
 //!
 //! `SHUTTLE_ITERS` is the number of schedules of the short workload. The long one gets a twentieth.
 
-use super::schedules;
+use super::checker::schedules;
 use atomic_db::{AtomicDb, LruCache, ManualClock, MemoryDb};
 use atomic_db_test_support::faulty_db::{Fault, FaultyCache, FaultyDb, HISTORY_FAULTS};
 use atomic_db_test_support::history::workload::{Job, Workload};

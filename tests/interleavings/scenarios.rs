@@ -2,7 +2,7 @@
 //! afterwards. Each runs on the library's databases, where it must pass, and on a database with a
 //! seeded bug, where it must fail.
 
-use super::{Db, pks, run_both, thread};
+use super::checker::{Db, pks, run_both, thread};
 use atomic_db::{
     AtomicDb, Batch, Clock, Error, Item, Key, Lock, ManualClock, Query, Result, Version,
 };

@@ -1,6 +1,7 @@
 //! Checks that each scenario detects a seeded bug, and passes on the same database without it.
 
-use super::{FrozenClock, explore, scenarios};
+use super::checker::{FrozenClock, explore};
+use super::scenarios;
 use atomic_db::{Clock, ManualClock};
 use atomic_db_test_support::faulty_db::{Fault, FaultyCache, FaultyDb};
 use std::panic::{AssertUnwindSafe, catch_unwind};
