@@ -1,6 +1,6 @@
-//! The crate, seen from outside. One binary, so that it links once; a module for each concern.
+//! Tests of the public API. There is one binary, so that it links once, and a module for each concern.
 //!
-//! `cfg(mutants)` leaves out what builds long and tells of no changed line that the others do not.
+//! `cfg(mutants)` leaves out modules that build slowly and catch no additional mutants.
 
 mod allocations;
 mod cache;

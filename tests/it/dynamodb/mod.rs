@@ -224,7 +224,7 @@ impl<D: AtomicDb<Data = u32>> AtomicDb for Namespaced<D> {
     }
 }
 
-impl<D: AtomicDb<Data = u32>> model::Subject for Namespaced<D> {}
+impl<D: AtomicDb<Data = u32>> model::DbUnderTest for Namespaced<D> {}
 
 #[test]
 fn agrees_with_the_reference_model() {

@@ -5,7 +5,7 @@ use atomic_db::{
     AtomicDb, Batch, Durability, Item, Key, Lock, LruCache, ManualClock, Page, Query, RedbDb,
     Result, Version,
 };
-use atomic_db_test_support::reference_model::{Subject, run};
+use atomic_db_test_support::reference_model::{DbUnderTest, run};
 use proptest::test_runner::{TestCaseError, TestRunner};
 use std::cell::RefCell;
 use std::path::PathBuf;
@@ -92,7 +92,7 @@ impl AtomicDb for Reopened {
     }
 }
 
-impl Subject for Reopened {
+impl DbUnderTest for Reopened {
     fn purge(&self) -> Option<usize> {
         Some(self.db().purge_expired().unwrap())
     }

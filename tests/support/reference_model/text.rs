@@ -1,16 +1,16 @@
-//! Versions and keys as text: what is written can be read, no two are written alike, and the order
-//! of the texts is the order of what they stand for.
+//! The text forms of versions and keys: each parses back to its value, two values have two texts,
+//! and the texts of versions are ordered as the versions are.
 
-use super::bytes::Bytes;
+use super::choices::Choices;
 use atomic_db::{Error, Key, KeyBuf, Version};
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
 use std::str::Chars;
 
-/// What a version may be written with, and a few that it may not.
+/// Characters of versions, and a few that no version has.
 const DIGITS: &[u8] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZabcdefghjkmnpqrstvwxyzILOUilou -_";
 
-/// What keys are made of: much of what a text form must escape, and what its own punctuation is.
+/// Characters of keys: those that a text form escapes, its own punctuation, and others.
 const CHARS: [char; 24] = [
     'a',
     'b',
@@ -38,57 +38,54 @@ const CHARS: [char; 24] = [
     '}',
 ];
 
-/// What a fuzzer runs: the first byte chooses what the others stand for.
+/// The body of the fuzz target `text`: the first byte chooses what the others stand for.
 ///
 /// # Panics
 ///
 /// Panics if a text form is wrong.
-pub fn text(bytes: &[u8]) {
-    let mut bytes = Bytes::new(bytes);
-    match bytes.byte() % 4 {
+pub fn fuzz_text(bytes: &[u8]) {
+    let mut choices = Choices::new(bytes);
+    match choices.byte() % 4 {
         0 => {
-            let versions = [number(&mut bytes), number(&mut bytes)].map(Version::from_u128);
-            versions.iter().for_each(|version| written(*version));
+            let versions = [number(&mut choices), number(&mut choices)].map(Version::from_u128);
+            versions.iter().for_each(|version| check_version(*version));
             let texts = versions.map(|version| version.to_string());
             assert_eq!(versions[0].cmp(&versions[1]), texts[0].cmp(&texts[1]));
         }
         1 => {
-            let digit = |bytes: &mut Bytes<'_>| DIGITS[bytes.below(DIGITS.len())];
             let mut text = String::new();
-            while !bytes.is_empty() {
-                text.push(char::from(digit(&mut bytes)));
+            while !choices.is_empty() {
+                text.push(char::from(choices.one_of(DIGITS)));
             }
-            read(&text);
+            check_parsing(&text);
         }
         2 => {
             let mut any = Vec::new();
-            while !bytes.is_empty() {
-                any.push(bytes.byte());
+            while !choices.is_empty() {
+                any.push(choices.byte());
             }
-            read(&String::from_utf8_lossy(&any));
+            check_parsing(&String::from_utf8_lossy(&any));
         }
         _ => {
-            let texts = [(); 4].map(|()| string(&mut bytes));
+            let texts = [(); 4].map(|()| string(&mut choices));
             let [a, b, c, d] = &texts;
-            keys((a, b), (c, d));
-            // The same text, divided elsewhere.
-            keys((a, b), ("", &format!("{a}{b}")));
+            check_keys((a, b), (c, d));
+            // The same text, split elsewhere.
+            check_keys((a, b), ("", &format!("{a}{b}")));
         }
     }
 }
 
-fn number(bytes: &mut Bytes<'_>) -> u128 {
-    (0..16).fold(0, |bits, _| bits << 8 | u128::from(bytes.byte()))
+fn number(choices: &mut Choices<'_>) -> u128 {
+    (0..16).fold(0, |bits, _| bits << 8 | u128::from(choices.byte()))
 }
 
-fn string(bytes: &mut Bytes<'_>) -> String {
-    let length = bytes.below(6);
-    (0..length)
-        .map(|_| CHARS[bytes.below(CHARS.len())])
-        .collect()
+fn string(choices: &mut Choices<'_>) -> String {
+    let chars = choices.list(6, |choices| choices.one_of(&CHARS));
+    chars.into_iter().collect()
 }
 
-fn written(version: Version) {
+fn check_version(version: Version) {
     assert_eq!(Version::from_u128(version.as_u128()), version);
     let text = version.to_string();
     assert_eq!(text.len(), 26);
@@ -98,7 +95,7 @@ fn written(version: Version) {
     assert_eq!(format!("{version:?}"), format!("Version({text})"));
 }
 
-fn read(text: &str) {
+fn check_parsing(text: &str) {
     let digit = |char: char| char.is_ascii_alphanumeric() && !"ILOUilou".contains(char);
     let first = text.chars().next();
     let is_version = text.chars().count() == 26
@@ -108,14 +105,14 @@ fn read(text: &str) {
         Ok(version) => {
             assert!(is_version, "{text:?}");
             assert_eq!(version.to_string(), text.to_ascii_uppercase());
-            written(version);
+            check_version(version);
         }
         Err(Error::InvalidInput(_)) => assert!(!is_version, "{text:?}"),
         Err(error) => panic!("{text:?}: {error}"),
     }
 }
 
-fn keys(left: (&str, &str), right: (&str, &str)) {
+fn check_keys(left: (&str, &str), right: (&str, &str)) {
     let (a, b) = (Key::from(left), Key::from(right));
     let bytes = |key: (&str, &str)| (key.0.as_bytes().to_vec(), key.1.as_bytes().to_vec());
     let order = bytes(left).cmp(&bytes(right));
@@ -140,7 +137,7 @@ fn keys(left: (&str, &str), right: (&str, &str)) {
     assert_eq!(text == b.to_string(), order.is_eq(), "{text}");
     assert_eq!(format!("{a:?}"), format!("Key{text}"));
     assert_eq!(format!("{owned_a:?}"), format!("KeyBuf{text}"));
-    // It can be read back, so it says all there is.
+    // It can be parsed, so it is unambiguous.
     let parts = pair(&text);
     let parts = parts.as_ref().map(|(pk, sk)| (pk.as_str(), sk.as_str()));
     assert_eq!(parts, Some(left), "{text}");
@@ -162,7 +159,7 @@ fn expect(chars: &mut Chars<'_>, text: &str) -> Option<()> {
     Some(())
 }
 
-/// Reads up to and over the closing quote.
+/// Parses up to and including the closing quote.
 fn unquote(chars: &mut Chars<'_>) -> Option<String> {
     let mut text = String::new();
     loop {
