@@ -207,7 +207,7 @@ fn a_commit_does_not_confuse_locks_of_the_same_hash() {
             other => panic!("{other:?}"),
         }
 
-        // Both get one version, which does not make one of them the other.
+        // Two locks with the same version are still different locks.
         let lock_a = lock_a.with_version(version);
         let version = db
             .set_atomic(&[], &[lock_a.clone(), lock_b.clone()])

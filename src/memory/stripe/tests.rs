@@ -457,8 +457,8 @@ fn a_partition_of_thousands_of_items_stays_sorted_under_writes_and_removals() {
     assert_eq!(stripe.partitions.len(), 0);
 }
 
-/// The last character, the last one before the surrogates, and the neighbours of both: no next
-/// character can be computed for the first two in the usual way.
+/// The last character and the last one before the surrogates, whose successor is not a character, and
+/// the neighbours of both.
 #[test]
 fn a_prefix_may_end_in_a_character_that_has_no_successor() {
     let starts = [
