@@ -48,6 +48,7 @@ pub use builder::{Durability, RedbDbBuilder};
 
 use crate::batch::BatchRef;
 use crate::error::item_at_lock_key;
+use crate::expiry::live_or_read_again;
 use crate::sync::Arc;
 use crate::{
     AtomicDb, Batch, Clock, Error, Item, Key, Lock, Page, Query, Result, Version, VersionGenerator,
@@ -486,17 +487,15 @@ impl<T: Serialize + DeserializeOwned> AtomicDb for RedbDb<T> {
     fn get(&self, key: Key<'_>) -> Result<Option<Item<T>>> {
         check_key(key)?;
         let row = encoding::row_key(key);
-        // The clock is read only for items that can expire, after the item.
+        let read_live = |now| {
+            let found = self.shared.file.item(&row)?;
+            Ok(found.filter(|found| now <= found.ttl))
+        };
         let found = match self.shared.file.item(&row)? {
             None => None,
-            Some(found) if found.ttl == encoding::NEVER || self.now() <= found.ttl => Some(found),
-            // The item has expired, but a live one may have replaced it before the clock was read. The
-            // second lookup uses a time taken before it, so its result is correct at the point in time
-            // of its snapshot.
-            Some(_) => {
-                let now = self.now();
-                let found = self.shared.file.item(&row)?;
-                found.filter(|found| now <= found.ttl)
+            Some(found) => {
+                let ttl = (found.ttl != encoding::NEVER).then_some(found.ttl);
+                live_or_read_again(found, ttl, &*self.shared.clock, read_live)?
             }
         };
         found.map(|item| decode(key, item)).transpose()
