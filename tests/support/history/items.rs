@@ -1,4 +1,5 @@
-//! The order of the versions of items that have a guard: that of the guard's renewals.
+//! The order of the versions of items that have a guard. It is that of the guard's renewals, which
+//! depend on each other already.
 
 use super::anomaly::{Anomaly, AnomalyKind};
 use super::graph::{EdgeKind, Graph};
@@ -40,7 +41,7 @@ pub struct ItemOrder<'a> {
 }
 
 impl<'a> ItemOrder<'a> {
-    pub fn new(locks: &LockOrder<'a>, graph: &mut Graph<'a>) -> Result<Self, Anomaly> {
+    pub fn new(locks: &LockOrder<'a>) -> Result<Self, Anomaly> {
         let history = locks.history;
         let mut sources = sources(history);
         let mut items: BTreeMap<&KeyBuf, Vec<ItemVersion>> = BTreeMap::new();
@@ -59,12 +60,9 @@ impl<'a> ItemOrder<'a> {
                     };
                     let versions = items.entry(&write.key).or_insert_with(|| vec![initial]);
                     let last = versions[versions.len() - 1];
-                    if let Some(writer) = last.writer {
-                        if write.create && last.value.is_some() {
-                            let kind = AnomalyKind::CreateOverExisting;
-                            return Err(Anomaly::new(kind, history, &[writer, *number]));
-                        }
-                        graph.add(writer, *number, EdgeKind::Ww, &write.key);
+                    if let (true, Some(writer), Some(_)) = (write.create, last.writer, last.value) {
+                        let kind = AnomalyKind::CreateOverExisting;
+                        return Err(Anomaly::new(kind, history, &[writer, *number]));
                     }
                     if let Some(source) = write.value.and_then(|value| sources.get_mut(&value)) {
                         source.version = Some(versions.len());

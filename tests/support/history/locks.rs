@@ -72,7 +72,7 @@ impl<'a> LockOrder<'a> {
         }
         match versions {
             Versions::AtCommit => locks.order_by_version(graph)?,
-            Versions::Early => locks.order_by_time(graph),
+            Versions::Early => locks.order_by_time(),
         }
         Ok(locks)
     }
@@ -178,21 +178,14 @@ impl<'a> LockOrder<'a> {
     /// a lock was renewed, that is the order of its incarnations: the commit that renews a lock
     /// has received its version before, and no call receives a later incarnation until this one
     /// has ended. If it was not renewed, nothing depends on the order.
-    fn order_by_time(&mut self, graph: &mut Graph<'a>) {
+    fn order_by_time(&mut self) {
         let mut creations: Vec<usize> = (0..self.creations.len()).collect();
         creations.sort_by_key(|creation| self.creations[*creation].returned);
         for creation in creations {
             let Creation { key, .. } = self.creations[creation];
-            let mut last = self.node(creation);
-            let renewals: Vec<usize> = self
-                .incarnation(creation)
-                .filter_map(|next| next.1)
-                .collect();
-            for renewal in renewals {
-                graph.add(last, renewal, EdgeKind::Ww, key);
-                self.renewals.entry(key).or_default().push(renewal);
-                last = renewal;
-            }
+            let renewals = self.incarnation(creation).filter_map(|next| next.1);
+            let renewals: Vec<usize> = renewals.collect();
+            self.renewals.entry(key).or_default().extend(renewals);
         }
     }
 

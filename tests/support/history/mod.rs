@@ -71,7 +71,7 @@ impl History {
     pub fn check(&self, versions: Versions) -> Result<(), Anomaly> {
         let mut graph = Graph::new(self.ops.len());
         let locks = LockOrder::new(self, versions, &mut graph)?;
-        let items = ItemOrder::new(&locks, &mut graph)?;
+        let items = ItemOrder::new(&locks)?;
         for (number, op) in self.ops.iter().enumerate() {
             match &op.action {
                 Action::Read(_, observed) => {
