@@ -384,6 +384,7 @@ mod tests {
 #[cfg(any(loom, shuttle))]
 mod model {
     use super::*;
+    use crate::sync::explore;
     use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
     #[cfg(loom)]
@@ -392,25 +393,6 @@ mod model {
     use shuttle::{sync::Arc as Shared, thread::spawn};
 
     const CALLERS: u32 = if cfg!(loom) { 2 } else { 4 };
-
-    fn explore(body: impl Fn() + Send + Sync + 'static) {
-        #[cfg(loom)]
-        {
-            let mut builder = loom::model::Builder::new();
-            let preemptions = std::env::var("PREEMPTIONS").ok();
-            builder.preemption_bound = Some(preemptions.map_or(2, |bound| bound.parse().unwrap()));
-            builder.check(body);
-        }
-        #[cfg(shuttle)]
-        {
-            let schedules = std::env::var("SHUTTLE_ITERS").ok();
-            let schedules = schedules.map_or(1_000, |count| count.parse().unwrap());
-            let body = Shared::new(body);
-            let same = Shared::clone(&body);
-            shuttle::check_random(move || same(), schedules);
-            shuttle::check_pct(move || body(), schedules, 3);
-        }
-    }
 
     /// Whichever caller leads, every request is executed once and every caller receives its own
     /// response.
