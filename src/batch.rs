@@ -139,6 +139,31 @@ impl<T> Batch<T> {
     }
 }
 
+/// Adds items as [`set`](Batch::set) does.
+///
+/// ```
+/// use atomic_db::{AtomicDb, Batch, Item, MemoryDb};
+///
+/// let db = MemoryDb::new();
+/// let batch: Batch<u32> = (1..=3).map(|day| Item::new("log", day.to_string(), day)).collect();
+/// db.commit(&batch)?;
+/// # Ok::<(), atomic_db::Error>(())
+/// ```
+impl<T> Extend<Item<T>> for Batch<T> {
+    fn extend<I: IntoIterator<Item = Item<T>>>(&mut self, items: I) {
+        self.sets.extend(items);
+    }
+}
+
+/// Creates a batch that writes items as [`set`](Batch::set) does.
+impl<T> FromIterator<Item<T>> for Batch<T> {
+    fn from_iter<I: IntoIterator<Item = Item<T>>>(items: I) -> Self {
+        let mut batch = Batch::new();
+        batch.extend(items);
+        batch
+    }
+}
+
 impl<T> Default for Batch<T> {
     fn default() -> Self {
         Batch::new()

@@ -1,6 +1,7 @@
 use crate::sync::Arc;
-use crate::{Key, KeyBuf};
+use crate::{Clock, Key, KeyBuf};
 use std::fmt;
+use std::time::Duration;
 
 /// A key, optional data and an optional expiry.
 ///
@@ -49,6 +50,19 @@ impl<T> Item<T> {
         Item::from_parts(KeyBuf::new(pk, sk), None)
     }
 
+    /// Creates an item at `key` that never expires.
+    ///
+    /// ```
+    /// use atomic_db::{Item, Key};
+    ///
+    /// let key = Key::new("user#123", "profile");
+    /// assert_eq!(Item::at(key, "Ada"), Item::new("user#123", "profile", "Ada"));
+    /// ```
+    #[must_use]
+    pub fn at(key: impl Into<KeyBuf>, data: T) -> Self {
+        Item::from_parts(key.into(), Some(data))
+    }
+
     fn from_parts(key: KeyBuf, data: Option<T>) -> Self {
         Item {
             inner: Arc::new(Inner { key, data }),
@@ -70,6 +84,37 @@ impl<T> Item<T> {
     pub fn expires_at(mut self, epoch_seconds: u64) -> Self {
         self.ttl = epoch_seconds;
         self
+    }
+
+    /// Returns this item with an expiry after `duration`, by the time of `clock`: it is live for at
+    /// least `duration`, and for less than a second longer. Use the clock of the database.
+    ///
+    /// ```
+    /// use atomic_db::{Item, SystemClock};
+    /// use std::time::Duration;
+    ///
+    /// let session = Item::new("session", "abc", 1).expires_in(Duration::from_secs(60), &SystemClock);
+    /// assert!(session.ttl().is_some());
+    /// ```
+    #[must_use]
+    pub fn expires_in(self, duration: Duration, clock: &(impl Clock + ?Sized)) -> Self {
+        self.expires_at(clock.now().saturating_add(duration).as_secs())
+    }
+
+    /// Returns an item with the same key **and expiry** and other data. This is how a stored item is
+    /// rewritten: a new item at its key would never expire.
+    ///
+    /// ```
+    /// use atomic_db::Item;
+    ///
+    /// let session = Item::new("session", "abc", 1).expires_at(1_900_000_000);
+    /// let next = session.with_data(2);
+    /// assert_eq!((next.key(), next.ttl()), (session.key(), session.ttl()));
+    /// assert_eq!(next.data(), Some(&2));
+    /// ```
+    #[must_use]
+    pub fn with_data<U>(&self, data: U) -> Item<U> {
+        Item::at(&self.inner.key, data).expires_at(self.ttl)
     }
 
     /// Returns the item's key.
@@ -152,6 +197,12 @@ impl<T> Clone for Item<T> {
             inner: Arc::clone(&self.inner),
             ttl: self.ttl,
         }
+    }
+}
+
+impl<'a, T> From<&'a Item<T>> for Key<'a> {
+    fn from(item: &'a Item<T>) -> Self {
+        item.key()
     }
 }
 

@@ -17,6 +17,8 @@ use std::hash::{Hash, Hasher};
 ///
 /// let key = Key::new("user#123", "profile");
 /// assert_eq!(key, Key::from(("user#123", "profile")));
+/// let user = String::from("user#123");
+/// assert_eq!(key, Key::from((&user, "profile")));
 /// assert_ne!(Key::new("a:b", "c"), Key::new("a", "b:c"));
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -54,9 +56,13 @@ impl<'a> Key<'a> {
     }
 }
 
-impl<'a> From<(&'a str, &'a str)> for Key<'a> {
-    fn from((pk, sk): (&'a str, &'a str)) -> Self {
-        Key { pk, sk }
+impl<'a, P, S> From<(&'a P, &'a S)> for Key<'a>
+where
+    P: AsRef<str> + ?Sized,
+    S: AsRef<str> + ?Sized,
+{
+    fn from((pk, sk): (&'a P, &'a S)) -> Self {
+        Key::new(pk.as_ref(), sk.as_ref())
     }
 }
 

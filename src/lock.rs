@@ -120,6 +120,12 @@ impl Lock {
     }
 }
 
+impl<'a> From<&'a Lock> for Key<'a> {
+    fn from(lock: &'a Lock) -> Self {
+        lock.key()
+    }
+}
+
 impl fmt::Debug for Lock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lock")
