@@ -42,20 +42,20 @@ use crate::{Batch, Item, Key, Lock, Page, Query, Result, Version};
 /// 1. A key is a pair, never a joined string. Odd keys (empty, NUL, `/`, `#`, non-ASCII, long) are
 ///    ordinary, or are refused with `InvalidInput` or `LimitExceeded` before anything is sent, as the
 ///    database documents.
-/// 2. `get_many` returns results in the order of its keys, repeats included, `None` where there is no
-///    item, for any number of keys.
+/// 2. `get_many` and `get_many_fresh` return results in the order of their keys, repeats included,
+///    `None` where there is no item, for any number of keys.
 /// 3. No read returns an expired item (`now > ttl`).
 /// 4. A key holds an item or a lock, never both. No read returns a lock. `get_lock` where a live item
 ///    exists is `InvalidInput`. Writing an item over a lock replaces it, and commits under it fail.
 /// 5. `query`, `page` and `stream` are in the byte order of `sk`, in either direction, and honour
-///    prefix, limit and `after`.
+///    prefix, range, limit and `after`.
 /// 6. `stream` buffers at most a page, and holds no lock or read transaction between pages, so the
 ///    loop body may call any method of the same database. Items present throughout are yielded once.
 ///    The iterator is fused and yields an error once.
 /// 7. In `MemoryDb` and `RedbDb`, one `query` and one `get_many` are each a snapshot.
-/// 8. `get_fresh` sees every write that completed before the call. It, `query`, `page` and `stream` are
-///    never answered from a cache. On a handle that was asked for eventually consistent reads, all
-///    reads except `get_fresh` may be late.
+/// 8. `get_fresh`, `get_many_fresh` and `fresh` queries see every write that completed before the
+///    call. They, and all of `query`, `page` and `stream`, are never answered from a cache. On a
+///    handle that was asked for eventually consistent reads, the other reads may be late.
 ///
 /// **Writing**
 ///
@@ -85,7 +85,7 @@ use crate::{Batch, Item, Key, Lock, Page, Query, Result, Version};
 ///
 /// 19. Through one `LruCache`, a read that starts after a write completed never returns an older value,
 ///     even when fills, writes, conflicts and failures overlap. Cached items expire like stored ones.
-///     `get_lock` and `get_fresh` are never answered from the cache.
+///     Locks and fresh reads are never answered from the cache.
 /// 20. After a failed write, or one with an unknown outcome, its keys are not cached.
 /// 21. Writes that bypass a cache are not seen until the entry is evicted. Transactions read fresh, so
 ///     they never lose an update because of it.
@@ -169,6 +169,14 @@ pub trait AtomicDb {
     /// Those of [`get`](AtomicDb::get), for the whole call: there are no partial results.
     fn get_many(&self, keys: &[Key<'_>]) -> Result<Vec<Option<Item<Self::Data>>>>;
 
+    /// Returns the live items at `keys` as [`get_many`](AtomicDb::get_many) does, but from the
+    /// database itself, never from a cache. Sees every write that completed before the call.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`get`](AtomicDb::get), for the whole call: there are no partial results.
+    fn get_many_fresh(&self, keys: &[Key<'_>]) -> Result<Vec<Option<Item<Self::Data>>>>;
+
     /// Returns the lock at `key`, and creates it if it does not exist or has expired.
     ///
     /// A new lock has a new version and lives for [24 hours](Lock::LIFETIME); concurrent callers get
@@ -184,6 +192,15 @@ pub trait AtomicDb {
     /// - [`Unavailable`](crate::Error::Unavailable), [`Backend`](crate::Error::Backend): the lock could
     ///   not be read, created or extended. A lock that no caller has received may exist.
     fn get_lock(&self, key: Key<'_>) -> Result<Lock>;
+
+    /// Returns the locks at `keys` in this order, repeats included, each as
+    /// [`get_lock`](AtomicDb::get_lock) does. They are not a snapshot.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`get_lock`](AtomicDb::get_lock). Locks of other keys may have been created or
+    /// extended.
+    fn get_locks(&self, keys: &[Key<'_>]) -> Result<Vec<Lock>>;
 
     /// Writes `items` unconditionally. Each item is written atomically.
     ///
@@ -298,6 +315,22 @@ pub trait AtomicDb {
     }
 }
 
+/// A shared trait object, the form in which application state holds a database.
+///
+/// ```
+/// use atomic_db::{AtomicDb, Item, MemoryDb, SharedDb};
+/// use std::sync::Arc;
+///
+/// struct App {
+///     db: SharedDb<String>,
+/// }
+///
+/// let app = App { db: Arc::new(MemoryDb::new()) };
+/// app.db.set(&[Item::new("user#1", "name", "Ada".to_string())])?;
+/// # Ok::<(), atomic_db::Error>(())
+/// ```
+pub type SharedDb<T> = Arc<dyn AtomicDb<Data = T> + Send + Sync>;
+
 macro_rules! forward {
     ($($pointer:ty),*) => {$(
         #[deny(clippy::missing_trait_methods)]
@@ -316,8 +349,16 @@ macro_rules! forward {
                 (**self).get_many(keys)
             }
 
+            fn get_many_fresh(&self, keys: &[Key<'_>]) -> Result<Vec<Option<Item<Self::Data>>>> {
+                (**self).get_many_fresh(keys)
+            }
+
             fn get_lock(&self, key: Key<'_>) -> Result<Lock> {
                 (**self).get_lock(key)
+            }
+
+            fn get_locks(&self, keys: &[Key<'_>]) -> Result<Vec<Lock>> {
+                (**self).get_locks(keys)
             }
 
             fn set(&self, items: &[Item<Self::Data>]) -> Result<()> {

@@ -9,7 +9,9 @@
 //!     fn get(&self, key: Key) -> Result<Option<Item<Data>>>;         // may be answered by a cache
 //!     fn get_fresh(&self, key: Key) -> Result<Option<Item<Data>>>;   // bypasses caches
 //!     fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<Item<Data>>>>;
+//!     fn get_many_fresh(&self, keys: &[Key]) -> Result<Vec<Option<Item<Data>>>>;
 //!     fn get_lock(&self, key: Key) -> Result<Lock>;                  // created if it is missing
+//!     fn get_locks(&self, keys: &[Key]) -> Result<Vec<Lock>>;
 //!     fn set(&self, items: &[Item<Data>]) -> Result<()>;             // unconditional
 //!     fn commit(&self, batch: &Batch<Data>) -> Result<Version>;      // all or nothing
 //!     fn delete(&self, keys: &[Key]) -> Result<()>;
@@ -127,7 +129,7 @@ mod version;
 pub use batch::Batch;
 pub use cache::{CacheStats, LruCache, LruCacheBuilder};
 pub use clock::{Clock, ManualClock, SystemClock};
-pub use db::AtomicDb;
+pub use db::{AtomicDb, SharedDb};
 #[cfg(feature = "dynamodb")]
 pub use dynamodb::{DynamoDb, DynamoDbBuilder, DynamoDbError};
 pub use error::{BoxError, Error, Result};
@@ -135,7 +137,7 @@ pub use item::Item;
 pub use key::{Key, KeyBuf};
 pub use lock::Lock;
 pub use memory::{MemoryDb, MemoryDbBuilder, Sweeper};
-pub use query::{Page, Query};
+pub use query::{Page, Query, SortKeyRange};
 #[cfg(feature = "redb")]
 pub use redb::{Durability, RedbDb, RedbDbBuilder};
 pub use transact::{AtomicDbExt, Retry, Transaction};

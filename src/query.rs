@@ -1,5 +1,6 @@
-use crate::{Item, Result};
+use crate::{Item, Key, Result};
 use std::fmt;
+use std::ops::{Bound, Range, RangeFrom, RangeFull, RangeInclusive, RangeTo, RangeToInclusive};
 use std::vec;
 
 /// The items of one partition to read, and their order: by the bytes of the sort keys, ascending or
@@ -30,6 +31,10 @@ pub struct Query {
     pub limit: Option<usize>,
     /// The sort key after which to begin, if there is one.
     pub after: Option<String>,
+    /// The lower and the upper bound of the sort keys.
+    pub range: (Bound<String>, Bound<String>),
+    /// Whether the read must be consistent, even where the handle allows eventually consistent ones.
+    pub fresh: bool,
 }
 
 impl Query {
@@ -42,6 +47,8 @@ impl Query {
             reverse: false,
             limit: None,
             after: None,
+            range: (Bound::Unbounded, Bound::Unbounded),
+            fresh: false,
         }
     }
 
@@ -49,6 +56,27 @@ impl Query {
     #[must_use]
     pub fn prefix(mut self, sk_prefix: impl Into<String>) -> Self {
         self.prefix = sk_prefix.into();
+        self
+    }
+
+    /// Selects the items whose sort key is in `range`, such as `"a".."c"`, `"a"..="b"` or `"a"..`, by
+    /// the order of bytes. An empty range, or one whose bounds are in descending order, selects no
+    /// items.
+    ///
+    /// ```
+    /// use atomic_db::{AtomicDb, Item, MemoryDb, Query};
+    ///
+    /// let db = MemoryDb::new();
+    /// for day in ["2026-01-31", "2026-02-01", "2026-02-28", "2026-03-01"] {
+    ///     db.set(&[Item::new("log", day, ())])?;
+    /// }
+    /// let february = db.query(&Query::new("log").range("2026-02".."2026-03"))?;
+    /// assert_eq!(february.len(), 2);
+    /// # Ok::<(), atomic_db::Error>(())
+    /// ```
+    #[must_use]
+    pub fn range(mut self, range: impl SortKeyRange) -> Self {
+        self.range = range.into_bounds();
         self
     }
 
@@ -74,6 +102,97 @@ impl Query {
         self.after = Some(sk.into());
         self
     }
+
+    /// Requires a consistent read, even where the handle allows eventually consistent ones
+    /// (guarantee 8).
+    #[must_use]
+    pub fn fresh(mut self) -> Self {
+        self.fresh = true;
+        self
+    }
+
+    /// Returns `true` if the query selects `key`, by partition, prefix, range and `after`. The limit
+    /// does not matter.
+    ///
+    /// ```
+    /// use atomic_db::{Key, Query};
+    ///
+    /// let query = Query::new("log").range("b".."d").after("b");
+    /// assert!(query.matches(("log", "c")));
+    /// assert!(!query.matches(("log", "b")));
+    /// ```
+    #[must_use]
+    pub fn matches<'k>(&self, key: impl Into<Key<'k>>) -> bool {
+        let Key { pk, sk } = key.into();
+        let is_after = |after: &str| if self.reverse { sk < after } else { sk > after };
+        pk == self.pk
+            && sk.starts_with(&self.prefix)
+            && self.is_in_range(sk)
+            && self.after.as_deref().is_none_or(is_after)
+    }
+
+    /// Returns `true` if `sk` is within the bounds of the range.
+    pub(crate) fn is_in_range(&self, sk: &str) -> bool {
+        let (start, end) = &self.range;
+        let is_above = match start {
+            Bound::Included(start) => sk >= start.as_str(),
+            Bound::Excluded(start) => sk > start.as_str(),
+            Bound::Unbounded => true,
+        };
+        let is_below = match end {
+            Bound::Included(end) => sk <= end.as_str(),
+            Bound::Excluded(end) => sk < end.as_str(),
+            Bound::Unbounded => true,
+        };
+        is_above && is_below
+    }
+}
+
+mod private {
+    pub trait Sealed {}
+}
+
+/// A range of sort keys: `..`, `a..`, `..b`, `a..b`, `..=b`, `a..=b`, or a pair of
+/// [`Bound`]s, of any strings.
+///
+/// The trait is sealed. It takes the place of [`RangeBounds`](std::ops::RangeBounds), with which the
+/// compiler could not infer the type of the strings of `..`, `&a..&b` and pairs of bounds.
+pub trait SortKeyRange: private::Sealed {
+    /// Returns the lower and the upper bound.
+    fn into_bounds(self) -> (Bound<String>, Bound<String>);
+}
+
+macro_rules! sort_key_range {
+    ($($range:ty: $self:ident => ($start:expr, $end:expr);)*) => {$(
+        impl<S: AsRef<str>> private::Sealed for $range {}
+
+        impl<S: AsRef<str>> SortKeyRange for $range {
+            fn into_bounds($self) -> (Bound<String>, Bound<String>) {
+                (owned($start), owned($end))
+            }
+        }
+    )*};
+}
+
+sort_key_range! {
+    Range<S>: self => (Bound::Included(self.start), Bound::Excluded(self.end));
+    RangeInclusive<S>: self => (Bound::Included(self.start()), Bound::Included(self.end()));
+    RangeFrom<S>: self => (Bound::Included(self.start), Bound::Unbounded::<S>);
+    RangeTo<S>: self => (Bound::Unbounded::<S>, Bound::Excluded(self.end));
+    RangeToInclusive<S>: self => (Bound::Unbounded::<S>, Bound::Included(self.end));
+    (Bound<S>, Bound<S>): self => (self.0, self.1);
+}
+
+impl private::Sealed for RangeFull {}
+
+impl SortKeyRange for RangeFull {
+    fn into_bounds(self) -> (Bound<String>, Bound<String>) {
+        (Bound::Unbounded, Bound::Unbounded)
+    }
+}
+
+fn owned(bound: Bound<impl AsRef<str>>) -> Bound<String> {
+    bound.map(|sk| sk.as_ref().to_owned())
 }
 
 /// One page of the result of a [`Query`], and the position to continue from.

@@ -386,12 +386,25 @@ impl<D: AtomicDb> AtomicDb for LruCache<D> {
         }
     }
 
+    fn get_many_fresh(&self, keys: &[Key<'_>]) -> Result<Vec<Option<Item<Self::Data>>>> {
+        self.shared.inner.get_many_fresh(keys)
+    }
+
     fn get_lock(&self, key: Key<'_>) -> Result<Lock> {
         let lock = self.shared.inner.get_lock(key)?;
         // The key of a lock has no item (guarantee 4), even if the item that it had is live by this
         // cache's own clock. After the call, because a fill may store that item until then.
         self.invalidate(key);
         Ok(lock)
+    }
+
+    fn get_locks(&self, keys: &[Key<'_>]) -> Result<Vec<Lock>> {
+        let locks = self.shared.inner.get_locks(keys)?;
+        // As in `get_lock`.
+        for key in keys {
+            self.invalidate(*key);
+        }
+        Ok(locks)
     }
 
     fn set(&self, items: &[Item<Self::Data>]) -> Result<()> {

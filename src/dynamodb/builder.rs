@@ -139,8 +139,9 @@ impl<T> DynamoDbBuilder<T> {
     /// Sets how long a call may take without progress. The default is 10 seconds, the maximum 300.
     ///
     /// - `get`, `get_fresh`, `get_lock` and `commit` end within this time, retries included.
-    /// - `get_many`, `set`, `delete`, `query`, `page` and `stream` may send many requests, and have
-    ///   this time for each batch or page.
+    /// - `get_many`, `get_many_fresh`, `get_locks`, `set`, `delete`, `query`, `page` and `stream` may
+    ///   send many requests, and have this time for each batch or page, and for each lock that is
+    ///   created or extended.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.options.timeouts.call = timeout;
         self
@@ -159,14 +160,15 @@ impl<T> DynamoDbBuilder<T> {
     /// Sets whether reads are strongly consistent. The default is `true`.
     ///
     /// With `false`, `get`, `get_many`, `query`, `page` and `stream` may miss recent writes, and
-    /// consume half the read capacity.
+    /// consume half the read capacity, except for [fresh](crate::Query::fresh) queries.
     ///
     /// **`false` is dangerous.** A value read in this way may be older than a lock that was read
     /// before it. A commit under that lock then overwrites a change that the caller never saw: the
-    /// update is lost without an error. Compute what you commit from
-    /// [`get_fresh`](crate::AtomicDb::get_fresh) only, as
-    /// [`transact`](crate::AtomicDbExt::transact) does: `get_fresh` and `get_lock` remain strongly
-    /// consistent.
+    /// update is lost without an error. Compute what you commit only from
+    /// [`get_fresh`](crate::AtomicDb::get_fresh),
+    /// [`get_many_fresh`](crate::AtomicDb::get_many_fresh) and fresh queries, as
+    /// [`transact`](crate::AtomicDbExt::transact) does: these, `get_lock` and `get_locks` remain
+    /// strongly consistent.
     pub fn consistent_reads(mut self, consistent: bool) -> Self {
         self.options.consistency = if consistent {
             Consistency::Strong

@@ -29,8 +29,8 @@ pub(super) struct TableClient {
     pub(super) client: Client,
     pub(super) table: String,
     pub(super) timeouts: Timeouts,
-    /// The consistency of all reads but [`get_fresh`](crate::AtomicDb::get_fresh) and
-    /// [`get_lock`](crate::AtomicDb::get_lock), which are always strongly consistent.
+    /// The consistency of `get`, `get_many` and queries that are not fresh. All other reads are
+    /// always strongly consistent.
     pub(super) consistency: Consistency,
     pub(super) versions: VersionGenerator,
 }

@@ -1,8 +1,9 @@
 //! Blocking calls to one table, from any thread.
 
-use super::client::TableClient;
+use super::client::{Consistency, TableClient};
 use super::read::{PageRequest, RowPage};
 use super::runtime::{BlockingRuntime, CallError, HANG_GRACE, Pending};
+use super::selection::Selection;
 use super::write::batch_len;
 use crate::sync::Arc;
 use crate::{Clock, Query, Result};
@@ -72,23 +73,39 @@ impl Connection {
         self.spawn(call).wait_write()
     }
 
-    /// Starts to fetch the page of `query` after the sort key `after`.
+    /// Starts to fetch the page of `query` after the sort key `after`, or returns `None` if that
+    /// page is empty by its bounds or by `max_items`.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` or `LimitExceeded` if the table cannot contain such keys.
     pub(super) fn spawn_page(
         &self,
         query: &Query,
-        after: Option<String>,
+        after: Option<&str>,
         max_items: Option<usize>,
-    ) -> Call<RowPage> {
+    ) -> Result<Option<Call<RowPage>>> {
+        let Some(selection) = Selection::from_query(query, after)? else {
+            return Ok(None);
+        };
+        if max_items == Some(0) {
+            return Ok(None);
+        }
         let page = PageRequest {
-            pk: query.pk.to_owned(),
-            prefix: query.prefix.to_owned(),
+            pk: query.pk.clone(),
+            selection,
             reverse: query.reverse,
-            after,
             max_items,
             now: self.now().as_secs(),
         };
-        let consistency = self.client.consistency;
-        self.spawn(|client| client.query_page(page, consistency))
+        let consistency = if query.fresh {
+            Consistency::Strong
+        } else {
+            self.client.consistency
+        };
+        Ok(Some(
+            self.spawn(|client| client.query_page(page, consistency)),
+        ))
     }
 
     /// Applies `writes`, in as many batches as needed. Each must have a key of its own.

@@ -3,8 +3,8 @@
 use super::client::TableClient;
 use super::retry::Attempts;
 use super::table::{
-    IS_VACANT, PK, Row, TTL, VERSION, attributes, encode_lock, is_live, is_lock, key_row, names,
-    number, text, time_values, ttl, version_of,
+    IS_VACANT, PK, Row, TTL, VERSION, attributes, encode_lock, is_live, is_lock, key_row, lock_of,
+    names, number, text, time_values,
 };
 use crate::error::item_at_lock_key;
 use crate::sync::Arc;
@@ -28,19 +28,39 @@ enum ConditionalWrite {
 impl TableClient {
     /// Returns the lock at `key`, which is created if the key has no live row (guarantee 15), and
     /// extended if it is in the last hour of its life (guarantee 16).
+    pub(super) async fn get_lock(self: Arc<Self>, key: KeyBuf, now: Duration) -> Result<Lock> {
+        let mut attempts = Attempts::new(self.timeouts);
+        let row = self.read_lock_row(&mut attempts, &key).await?;
+        self.create_or_extend_lock(attempts, key, row, now).await
+    }
+
+    /// Returns the lock at `key` as [`TableClient::get_lock`] does, where `row` has been read before.
+    /// It may have changed since.
+    pub(super) async fn get_lock_of_row(
+        self: Arc<Self>,
+        key: KeyBuf,
+        row: Option<Row>,
+        now: Duration,
+    ) -> Result<Lock> {
+        let attempts = Attempts::new(self.timeouts);
+        self.create_or_extend_lock(attempts, key, row, now).await
+    }
+
+    /// Returns the lock at `key`, created or extended if `row`, the row that was last seen there,
+    /// requires it.
     ///
     /// Every request that creates a lock has a version of its own, even if it repeats one whose
     /// response was lost. So a request that is delivered late cannot restore a version that has
     /// been deleted since (guarantee 17).
-    pub(super) async fn get_lock(self: Arc<Self>, key: KeyBuf, now: Duration) -> Result<Lock> {
+    async fn create_or_extend_lock(
+        &self,
+        mut attempts: Attempts,
+        key: KeyBuf,
+        mut row: Option<Row>,
+        now: Duration,
+    ) -> Result<Lock> {
         let seconds = now.as_secs();
-        let mut attempts = Attempts::new(self.timeouts);
-        let mut known: Option<Row> = None;
         loop {
-            let row = match known.take() {
-                Some(row) => Some(row),
-                None => self.read_lock_row(&mut attempts, &key).await?,
-            };
             let (lock, write) = match row.filter(|row| is_live(row, seconds)) {
                 None => {
                     let ttl = seconds.saturating_add(Lock::LIFETIME);
@@ -50,8 +70,7 @@ impl TableClient {
                 }
                 Some(row) if !is_lock(&row) => return Err(item_at_lock_key(key.as_key())),
                 Some(row) => {
-                    // A lock without a `ttl` was written by an older client, and is given one.
-                    let lock = Lock::new(key.clone(), version_of(&row)?, ttl(&row).unwrap_or(0));
+                    let lock = lock_of(&row)?;
                     let extended = lock.refreshed_ttl(seconds);
                     if extended == lock.ttl() {
                         return Ok(lock);
@@ -61,10 +80,13 @@ impl TableClient {
                     (lock, write)
                 }
             };
-            match write {
+            row = match write {
                 ConditionalWrite::Applied => return Ok(lock),
-                ConditionalWrite::NotApplied(row) => known = row,
-            }
+                ConditionalWrite::NotApplied(Some(row)) => Some(row),
+                ConditionalWrite::NotApplied(None) => {
+                    self.read_lock_row(&mut attempts, &key).await?
+                }
+            };
         }
     }
 

@@ -10,6 +10,7 @@
 //!
 //! - `error`: what the SDK's errors mean, and whether the request may have been applied.
 //! - `table`: the rows of items and locks, and the limits on them.
+//! - `selection`: which rows of a partition a query asks for.
 //! - `retry`: timeouts, deadlines and back-off.
 //! - `runtime`: the private runtime, and waiting for it without being async.
 //! - `client`: the client of one table. `read`, `write`, `lock`, `commit` and `create` add its
@@ -38,6 +39,7 @@ mod open;
 mod read;
 mod retry;
 mod runtime;
+mod selection;
 mod stream;
 mod table;
 mod write;
@@ -51,7 +53,7 @@ use crate::{AtomicDb, Batch, Item, Key, Lock, Page, Query, Result, Version};
 use client::Consistency;
 use commit::Commit;
 use connection::Connection;
-use read::{MAX_BATCH_KEYS, Position, RowPage};
+use read::{MAX_BATCH_KEYS, RowPage};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::HashMap;
@@ -109,8 +111,8 @@ use table::Row;
 /// named below. What they leave to a database:
 ///
 /// - **Reads are strongly consistent**: they see every write that completed before them. With
-///   [`consistent_reads(false)`](DynamoDbBuilder::consistent_reads), only `get_fresh` and
-///   `get_lock` are.
+///   [`consistent_reads(false)`](DynamoDbBuilder::consistent_reads), only `get_fresh`,
+///   `get_many_fresh`, `get_lock`, `get_locks` and [fresh](crate::Query::fresh) queries are.
 /// - **A commit is one `TransactWriteItems`.** It is retried under one client token until its
 ///   outcome is known, so it is applied once or not at all. If every response is lost, a lock is
 ///   read back: if it has the commit's new version, the commit was applied. Otherwise the commit
@@ -120,9 +122,11 @@ use table::Row;
 ///   may overwrite what was written since.
 /// - **Versions are generated before they are written.** A recreated lock may therefore get a
 ///   smaller version than before. Compare versions only for equality.
-/// - **`get_many` and `query` are not snapshots.** Each item is read at some point during the call,
-///   so of a concurrent commit some items may be seen and others not. Guard data that must be
-///   consistent with a lock.
+/// - **`get_many`, `get_many_fresh` and `query` are not snapshots.** Each item is read at some point
+///   during the call, so of a concurrent commit some items may be seen and others not. Guard data
+///   that must be consistent with a lock.
+/// - **`get_locks` reads all locks before it creates or extends one.** If there is a live item at one
+///   of its keys, nothing was written, unless the item was written during the call.
 /// - **Transactions in flight conflict.** DynamoDB rejects a transaction that meets another one on
 ///   the same row, without evaluating its conditions. It is retried with back-off until the call's
 ///   timeout. If only lock rows were in conflict, the commit returns [`Error::RaceCondition`] with
@@ -144,8 +148,8 @@ use table::Row;
 /// - [`Codec`]: the data could not be encoded or decoded. Nothing was written.
 /// - [`Backend`]: the table is missing or has a different schema, access is denied, or another
 ///   error occurred that a retry cannot help; returned at once. A commit wrote nothing. A `set` or
-///   `delete` of several requests may have written some of its keys, and a `get_lock` may have
-///   created or extended the lock.
+///   `delete` of several requests may have written some of its keys, and a `get_lock` or `get_locks`
+///   may have created or extended locks.
 /// - [`Unavailable`]: throttling, lost connections or internal errors of the server lasted for the
 ///   whole timeout. The state is as after `Backend`.
 /// - [`OutcomeUnknown`]: the same, but a request of the write may have been applied, or may still
@@ -160,7 +164,8 @@ use table::Row;
 /// A violation of [DynamoDB's limits][quotas] is [`LimitExceeded`] or [`InvalidInput`], before any
 /// request is sent:
 ///
-/// - A partition key has 1 to 2048 bytes, a sort key 1 to 1024.
+/// - A partition key has 1 to 2048 bytes, a sort key 1 to 1024. A query's prefix, bounds and `after`
+///   may be empty, but not longer than a sort key.
 /// - An item has at most 400 KiB, including its key and the names of its attributes.
 /// - A commit has at most 100 locks, checks, items and deletions, and 4 MiB in total.
 ///
@@ -174,8 +179,9 @@ use table::Row;
 /// | call | requests | units, for rows of up to 1 KiB |
 /// | --- | --- | --- |
 /// | `get`, `get_fresh` | `GetItem` | 1 read |
-/// | `get_many` | `BatchGetItem` for every 100 distinct keys | 1 read for each distinct key |
+/// | `get_many`, `get_many_fresh` | `BatchGetItem` for every 100 distinct keys | 1 read for each distinct key |
 /// | `get_lock` | `GetItem`, then `PutItem` to create or `UpdateItem` to extend the lock | 1 read, then 1 write |
+/// | `get_locks` | `BatchGetItem` for every 100 distinct keys, then `PutItem` or `UpdateItem` for each lock to create or extend | 1 read for each distinct key, then 1 write |
 /// | `set`, `delete` | `BatchWriteItem` for every 25 distinct keys, or MiB | 1 write for each distinct key |
 /// | `commit`, `set_atomic` | `TransactWriteItems` | 2 writes for each lock, check, item and deletion |
 /// | `query`, `page`, `stream` | `Query` for every MiB | 1 read for every 4 KiB of the rows that are read, including locks and expired rows |
@@ -183,8 +189,18 @@ use table::Row;
 /// An eventually consistent read costs half. Reading or deleting an absent row costs 1 unit. A
 /// failed commit costs as much as a successful one, and a retried request is charged again.
 ///
+/// A query reads only rows within its prefix, its range and its `after`, and at most one row at the
+/// end of the range that is not part of it. With a limit, it reads up to 16 rows more than it needs,
+/// because some may be locks or expired. A query that can select nothing, such as one with a prefix
+/// outside its range, sends no request.
+///
 /// A read-modify-write of one item under one lock is a `get_lock`, a `get_fresh` and a commit: 2
 /// read and 4 write units. If the lock is reused by [`Lock::with_version`], it is 1 read unit less.
+///
+/// A transaction has a request for each call of [`lock`](crate::Transaction::lock) and
+/// [`get`](crate::Transaction::get), one after the other.
+/// [`lock_all`](crate::Transaction::lock_all) and [`get_many`](crate::Transaction::get_many) send one
+/// for up to 100 keys: with the commit, a transaction under existing locks is three requests.
 ///
 /// # Access
 ///
@@ -192,11 +208,11 @@ use table::Row;
 ///
 /// | action | required by |
 /// | --- | --- |
-/// | `dynamodb:GetItem` | `get`, `get_fresh`, `get_lock`, and a `commit` whose outcome is in doubt |
-/// | `dynamodb:BatchGetItem` | `get_many` |
+/// | `dynamodb:GetItem` | `get`, `get_fresh`, `get_lock`, `get_locks`, and a `commit` whose outcome is in doubt |
+/// | `dynamodb:BatchGetItem` | `get_many`, `get_many_fresh`, `get_locks` |
 /// | `dynamodb:Query` | `query`, `page`, `stream` |
-/// | `dynamodb:PutItem` | `get_lock`; a `commit` that sets or creates items |
-/// | `dynamodb:UpdateItem` | `get_lock`; a `commit` with locks |
+/// | `dynamodb:PutItem` | `get_lock`, `get_locks`; a `commit` that sets or creates items |
+/// | `dynamodb:UpdateItem` | `get_lock`, `get_locks`; a `commit` with locks |
 /// | `dynamodb:ConditionCheckItem` | a `commit` with checks |
 /// | `dynamodb:DeleteItem` | a `commit` that deletes |
 /// | `dynamodb:BatchWriteItem` | `set`, `delete` |
@@ -302,6 +318,50 @@ impl<T> DynamoDbBuilder<T> {
     }
 }
 
+impl<T> DynamoDb<T> {
+    /// Reads the rows at `keys`, each distinct key once, and returns what `decode` returns for them
+    /// at the current time, in the order of `keys`. `None` where there is no row.
+    fn read_many<R: Clone>(
+        &self,
+        keys: &[Key<'_>],
+        consistency: Consistency,
+        decode: impl Fn(&Row, u64) -> Result<Option<R>>,
+    ) -> Result<Vec<Option<R>>> {
+        keys.iter().try_for_each(|key| table::check_key(*key))?;
+        // DynamoDB rejects repeated keys. Each distinct key has an index in `found`.
+        let mut indices: HashMap<Key<'_>, usize> = HashMap::with_capacity(keys.len());
+        let mut unread: Vec<Row> = Vec::with_capacity(keys.len());
+        for key in keys {
+            indices.entry(*key).or_insert_with(|| {
+                unread.push(table::key_row(*key));
+                unread.len() - 1
+            });
+        }
+        let mut found: Vec<Option<R>> = vec![None; unread.len()];
+        while !unread.is_empty() {
+            let rest = unread.split_off(unread.len().min(MAX_BATCH_KEYS));
+            let batch = std::mem::replace(&mut unread, rest);
+            let (rows, unprocessed) = self
+                .connection
+                .call_read(|client| client.batch_get(batch, consistency))?;
+            unread.extend(unprocessed);
+            let now = self.connection.now().as_secs();
+            for row in &rows {
+                let index = indices.get(&table::key_of(row)?);
+                if let Some(found) = index.and_then(|index| found.get_mut(*index)) {
+                    *found = decode(row, now)?;
+                }
+            }
+        }
+        let value = |key| {
+            indices
+                .get(key)
+                .and_then(|index| found.get(*index)?.clone())
+        };
+        Ok(keys.iter().map(value).collect())
+    }
+}
+
 impl<T: DeserializeOwned> DynamoDb<T> {
     fn read(&self, key: Key<'_>, consistency: Consistency) -> Result<Option<Item<T>>> {
         table::check_key(key)?;
@@ -342,40 +402,12 @@ impl<T: Serialize + DeserializeOwned> AtomicDb for DynamoDb<T> {
     }
 
     fn get_many(&self, keys: &[Key<'_>]) -> Result<Vec<Option<Item<T>>>> {
-        keys.iter().try_for_each(|key| table::check_key(*key))?;
         let consistency = self.connection.client.consistency;
-        // Each distinct key is requested once (DynamoDB rejects repeats), and has an index in
-        // `found`.
-        let mut indices: HashMap<Key<'_>, usize> = HashMap::with_capacity(keys.len());
-        let mut unread: Vec<Row> = Vec::with_capacity(keys.len());
-        for key in keys {
-            indices.entry(*key).or_insert_with(|| {
-                unread.push(table::key_row(*key));
-                unread.len() - 1
-            });
-        }
-        let mut found: Vec<Option<Item<T>>> = vec![None; unread.len()];
-        while !unread.is_empty() {
-            let rest = unread.split_off(unread.len().min(MAX_BATCH_KEYS));
-            let batch = std::mem::replace(&mut unread, rest);
-            let (rows, unprocessed) = self
-                .connection
-                .call_read(|client| client.batch_get(batch, consistency))?;
-            unread.extend(unprocessed);
-            let now = self.connection.now().as_secs();
-            for row in &rows {
-                let index = indices.get(&table::key_of(row)?);
-                if let Some(found) = index.and_then(|index| found.get_mut(*index)) {
-                    *found = table::decode(row, now)?;
-                }
-            }
-        }
-        let item = |key| {
-            indices
-                .get(key)
-                .and_then(|index| found.get(*index)?.clone())
-        };
-        Ok(keys.iter().map(item).collect())
+        self.read_many(keys, consistency, table::decode)
+    }
+
+    fn get_many_fresh(&self, keys: &[Key<'_>]) -> Result<Vec<Option<Item<T>>>> {
+        self.read_many(keys, Consistency::Strong, table::decode)
     }
 
     fn get_lock(&self, key: Key<'_>) -> Result<Lock> {
@@ -383,6 +415,31 @@ impl<T: Serialize + DeserializeOwned> AtomicDb for DynamoDb<T> {
         let now = self.connection.now();
         self.connection
             .call_read(|client| client.get_lock(key.to_buf(), now))
+    }
+
+    fn get_locks(&self, keys: &[Key<'_>]) -> Result<Vec<Lock>> {
+        // All rows are read before a lock is created: if one is an item, nothing is written.
+        let found = self.read_many(keys, Consistency::Strong, |row, now| {
+            Ok(Some((table::decode_lock(row, now)?, row.clone())))
+        })?;
+        let mut written: HashMap<Key<'_>, Lock> = HashMap::new();
+        let locks = keys.iter().zip(found).map(|(key, found)| {
+            let row = match found {
+                Some((Some(lock), _)) => return Ok(lock),
+                Some((None, row)) => Some(row),
+                None => None,
+            };
+            if let Some(lock) = written.get(key) {
+                return Ok(lock.clone());
+            }
+            let now = self.connection.now();
+            let lock = self
+                .connection
+                .call_read(|client| client.get_lock_of_row(key.to_buf(), row, now))?;
+            written.insert(*key, lock.clone());
+            Ok(lock)
+        });
+        locks.collect()
     }
 
     fn set(&self, items: &[Item<T>]) -> Result<()> {
@@ -415,24 +472,19 @@ impl<T: Serialize + DeserializeOwned> AtomicDb for DynamoDb<T> {
     }
 
     fn page(&self, query: &Query, after: Option<&str>) -> Result<Page<T>> {
+        let limit = query.limit.unwrap_or(usize::MAX);
         let mut page = Page {
             items: Vec::new(),
-            next: None,
+            next: after.map(str::to_owned),
         };
-        let position = Position::from_query(query, after)?;
-        let limit = query.limit.unwrap_or(usize::MAX);
-        let mut after = match position {
-            _ if limit == 0 => return Ok(page),
-            Position::End => return Ok(page),
-            Position::Start => None,
-            Position::After(after) => Some(after),
-        };
-        // Some of DynamoDB's pages contain only filtered rows.
+        // Some of DynamoDB's pages contain only rows that are not shown.
         while page.items.is_empty() {
-            let RowPage { rows, next } = self
+            let after = page.next.take();
+            let call = self
                 .connection
-                .spawn_page(query, after, query.limit)
-                .wait_read()?;
+                .spawn_page(query, after.as_deref(), query.limit)?;
+            let Some(call) = call else { break };
+            let RowPage { rows, next } = call.wait_read()?;
             page.next = next;
             let now = self.connection.now().as_secs();
             for row in rows {
@@ -450,9 +502,8 @@ impl<T: Serialize + DeserializeOwned> AtomicDb for DynamoDb<T> {
                 page.next = page.items.last().map(|item| item.sk().to_owned());
                 break;
             }
-            match &page.next {
-                Some(next) => after = Some(next.clone()),
-                None => break,
+            if page.next.is_none() {
+                break;
             }
         }
         Ok(page)

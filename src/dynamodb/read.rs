@@ -3,12 +3,12 @@
 use super::client::{Consistency, TableClient, build_error};
 use super::error::Failure;
 use super::retry::{Attempts, CallFailure};
+use super::selection::Selection;
 use super::table::{
-    IS_LIVE, PK, Row, SK, TTL, VERSION, attributes, check_pk, check_sk, key_of, key_row, names,
-    text, time_values,
+    IS_LIVE, PK, Row, SK, TTL, VERSION, attributes, key_of, key_row, names, text, time_values,
 };
 use crate::sync::Arc;
-use crate::{Key, Query, Result};
+use crate::{Key, Result};
 use aws_sdk_dynamodb::types::KeysAndAttributes;
 
 /// The most keys of one `BatchGetItem`, by DynamoDB's limit.
@@ -33,51 +33,12 @@ pub(super) struct RowPage {
 #[derive(Clone, Debug)]
 pub(super) struct PageRequest {
     pub(super) pk: String,
-    pub(super) prefix: String,
+    pub(super) selection: Selection,
     pub(super) reverse: bool,
-    pub(super) after: Option<String>,
     /// The number of items that are still wanted, if there is a limit.
     pub(super) max_items: Option<usize>,
     /// The current time in epoch seconds.
     pub(super) now: u64,
-}
-
-/// Where in its partition a query begins.
-#[derive(Debug, PartialEq)]
-pub(super) enum Position {
-    /// At the first row that matches.
-    Start,
-    /// After this sort key, which has the query's prefix.
-    After(String),
-    /// Past the last row that matches.
-    End,
-}
-
-impl Position {
-    /// Returns where `query` begins if it continues after `after`.
-    ///
-    /// DynamoDB rejects a start key without the query's prefix. All sort keys with the prefix are
-    /// on the same side of such a key, so no request is needed to skip it.
-    ///
-    /// # Errors
-    ///
-    /// `InvalidInput` or `LimitExceeded` if the table cannot contain such keys.
-    pub(super) fn from_query(query: &Query, after: Option<&str>) -> Result<Self> {
-        check_pk(&query.pk)?;
-        check_sk("the length in bytes of a sort key prefix", &query.prefix)?;
-        let Some(after) = after.or(query.after.as_deref()) else {
-            return Ok(Position::Start);
-        };
-        check_sk("the length in bytes of the sort key to begin after", after)?;
-        let prefix = query.prefix.as_str();
-        Ok(if after.starts_with(prefix) && !after.is_empty() {
-            Position::After(after.to_owned())
-        } else if (after <= prefix) == query.reverse {
-            Position::End
-        } else {
-            Position::Start
-        })
-    }
 }
 
 impl TableClient {
@@ -160,15 +121,15 @@ impl TableClient {
         let mut names = names([("#p", PK), ("#t", TTL), ("#v", VERSION)]);
         let mut values = attributes(time_values(page.now));
         values.insert(":pk".to_owned(), text(page.pk.as_str()));
-        if !page.prefix.is_empty() {
-            condition += " AND begins_with(#s, :prefix)";
+        if let Some((expression, sks)) = page.selection.condition.expression() {
+            condition = format!("{condition} AND {expression}");
             names.insert("#s".to_owned(), SK.to_owned());
-            values.insert(":prefix".to_owned(), text(page.prefix.as_str()));
+            values.extend(attributes(
+                sks.into_iter().map(|(name, sk)| (name, text(sk))),
+            ));
         }
-        let start = page
-            .after
-            .as_deref()
-            .map(|sk| key_row(Key::new(&page.pk, sk)));
+        let start = page.selection.start.as_deref();
+        let start = start.map(|sk| key_row(Key::new(&page.pk, sk)));
         // DynamoDB counts rows before it filters them.
         let limit = page.max_items.map(|items| {
             let rows = items.saturating_add(LIMIT_SLACK).min(MAX_QUERY_ROWS);
@@ -193,54 +154,15 @@ impl TableClient {
                         Some(key) => Some(key_of(key)?.sk.to_owned()),
                         None => None,
                     };
-                    let rows = response.items.unwrap_or_default();
+                    let mut rows = response.items.unwrap_or_default();
+                    // A filter expression cannot do this: it may not contain keys.
+                    if let Some(excluded) = &page.selection.excluded {
+                        rows.retain(|row| !key_of(row).is_ok_and(|key| key.sk == excluded));
+                    }
                     return Ok(RowPage { rows, next });
                 }
                 Err(error) => self.pause(&mut attempts, error).await?,
             }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::Error;
-
-    #[test]
-    fn a_query_begins_where_its_prefix_and_its_direction_require() {
-        let position =
-            |query: Query, after: &str| Position::from_query(&query, Some(after)).unwrap();
-        let (all, some) = (Query::new("pk"), Query::new("pk").prefix("m"));
-        let (all_back, some_back) = (all.clone().reverse(), some.clone().reverse());
-        assert_eq!(Position::from_query(&some, None).unwrap(), Position::Start);
-        assert_eq!(position(all.clone(), "k"), Position::After("k".into()));
-        assert_eq!(position(some.clone(), "m1"), Position::After("m1".into()));
-        assert_eq!(position(some.clone(), "a"), Position::Start);
-        assert_eq!(position(some.clone(), "z"), Position::End);
-        assert_eq!(position(some_back.clone(), "a"), Position::End);
-        assert_eq!(position(some_back.clone(), "z"), Position::Start);
-        assert_eq!(position(all.clone(), ""), Position::Start);
-        assert_eq!(position(all_back, ""), Position::End);
-        assert_eq!(position(some, ""), Position::Start);
-        assert_eq!(position(some_back, ""), Position::End);
-        let after_k = all.after("k");
-        assert_eq!(
-            Position::from_query(&after_k, None).unwrap(),
-            Position::After("k".into())
-        );
-        assert_eq!(position(after_k, "x"), Position::After("x".into()));
-        let long = "k".repeat(1025);
-        for rejected in [
-            Position::from_query(&Query::new(""), None),
-            Position::from_query(&Query::new("k".repeat(2049)), None),
-            Position::from_query(&Query::new("pk").prefix(long.as_str()), None),
-            Position::from_query(&Query::new("pk"), Some(&long)),
-        ] {
-            assert!(matches!(
-                rejected,
-                Err(Error::InvalidInput(_) | Error::LimitExceeded { .. })
-            ));
         }
     }
 }

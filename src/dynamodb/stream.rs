@@ -1,7 +1,7 @@
 //! Streams: each page is fetched while the caller works on the one before.
 
 use super::connection::{Call, Connection};
-use super::read::{Position, RowPage};
+use super::read::RowPage;
 use super::table::{Row, decode};
 use crate::sync::Arc;
 use crate::{Item, Query, Result};
@@ -26,10 +26,9 @@ pub(super) struct Stream<T> {
 
 /// The page after the current one.
 enum NextPage {
-    /// The first page, not yet requested.
-    Start,
-    /// The page after this sort key, not yet requested: the current page may suffice.
-    After(String),
+    /// The page after this sort key, or the first page. It is not yet requested: the current page
+    /// may suffice.
+    After(Option<String>),
     /// A page that has been requested.
     InFlight(Call<RowPage>),
     /// None.
@@ -43,7 +42,7 @@ impl<T: DeserializeOwned> Stream<T> {
             left: query.limit,
             query,
             rows: Vec::new().into_iter(),
-            next: NextPage::Start,
+            next: NextPage::After(None),
             data: PhantomData,
         }
     }
@@ -61,27 +60,29 @@ impl<T: DeserializeOwned> Stream<T> {
         let page = match std::mem::replace(&mut self.next, NextPage::Done) {
             NextPage::Done => return Ok(false),
             NextPage::InFlight(page) => page,
-            NextPage::After(after) => self.spawn_page(Some(after), 0),
-            NextPage::Start => match Position::from_query(&self.query, None)? {
-                Position::Start => self.spawn_page(None, 0),
-                Position::After(after) => self.spawn_page(Some(after), 0),
-                Position::End => return Ok(false),
+            NextPage::After(after) => match self.spawn_page(after.as_deref(), 0)? {
+                Some(page) => page,
+                None => return Ok(false),
             },
         };
         let RowPage { rows, next } = page.wait_read()?;
         self.next = match next {
             None => NextPage::Done,
             Some(after) if self.left.is_some_and(|left| left <= rows.len()) => {
-                NextPage::After(after)
+                NextPage::After(Some(after))
             }
-            Some(after) => NextPage::InFlight(self.spawn_page(Some(after), rows.len())),
+            Some(after) => match self.spawn_page(Some(&after), rows.len())? {
+                Some(page) => NextPage::InFlight(page),
+                None => NextPage::Done,
+            },
         };
         self.rows = rows.into_iter();
         Ok(true)
     }
 
-    /// Starts to fetch the page after `after`, while `buffered` rows are still to be yielded.
-    fn spawn_page(&self, after: Option<String>, buffered: usize) -> Call<RowPage> {
+    /// Starts to fetch the page after `after`, if there can be one, while `buffered` rows are still
+    /// to be yielded.
+    fn spawn_page(&self, after: Option<&str>, buffered: usize) -> Result<Option<Call<RowPage>>> {
         let max_items = self.left.map(|left| left.saturating_sub(buffered));
         self.connection.spawn_page(&self.query, after, max_items)
     }

@@ -7,6 +7,7 @@
 //! gzip-compressed `data` of type B, and a fractional `ttl`.
 
 use super::error::DynamoDbError;
+use crate::error::item_at_lock_key;
 use crate::{BoxError, Error, Item, Key, KeyBuf, Lock, Result, Version};
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::AttributeValue;
@@ -26,7 +27,7 @@ pub(super) const VERSION: &str = "version";
 
 // "Quotas in Amazon DynamoDB" in AWS's documentation.
 const MAX_PK_BYTES: usize = 2048;
-const MAX_SK_BYTES: usize = 1024;
+pub(super) const MAX_SK_BYTES: usize = 1024;
 const MAX_ITEM_BYTES: usize = 400 * 1024;
 const MAX_ACTIONS: usize = 100;
 const MAX_COMMIT_BYTES: usize = 4 * 1024 * 1024;
@@ -221,6 +222,17 @@ pub(super) fn is_lock(row: &Row) -> bool {
     row.contains_key(VERSION)
 }
 
+/// Returns the lock in the row of one. A lock without a `ttl` was written by an older client. Its
+/// `ttl` here is zero, so that it is extended, and given one, when it is read.
+///
+/// # Errors
+///
+/// Those of [`version_of`].
+pub(super) fn lock_of(row: &Row) -> Result<Lock> {
+    let ttl = ttl(row).unwrap_or(0);
+    Ok(Lock::new(key_of(row)?, version_of(row)?, ttl))
+}
+
 /// Returns the version in the row of a lock.
 ///
 /// # Errors
@@ -241,6 +253,24 @@ pub(super) fn version_of(row: &Row) -> Result<Version> {
             format!("the lock's version {text:?} is not in upper case"),
         ))
     }
+}
+
+/// Returns the lock in `row`, or `None` if it has to be created or extended by
+/// [`get_lock`](crate::AtomicDb::get_lock).
+///
+/// # Errors
+///
+/// [`Error::InvalidInput`] if the row is a live item; those of [`lock_of`].
+pub(super) fn decode_lock(row: &Row, now: u64) -> Result<Option<Lock>> {
+    let key = key_of(row)?;
+    if !is_live(row, now) {
+        return Ok(None);
+    }
+    if !is_lock(row) {
+        return Err(item_at_lock_key(key));
+    }
+    let lock = lock_of(row)?;
+    Ok((lock.refreshed_ttl(now) == lock.ttl()).then_some(lock))
 }
 
 pub(super) fn is_live(row: &Row, now: u64) -> bool {

@@ -427,6 +427,10 @@ impl<T> AtomicDb for MemoryDb<T> {
             .collect())
     }
 
+    fn get_many_fresh(&self, keys: &[Key<'_>]) -> Result<Vec<Option<Item<T>>>> {
+        self.get_many(keys)
+    }
+
     fn get_lock(&self, key: Key<'_>) -> Result<Lock> {
         let now = self.shared.clock.now();
         let at = self.locate(key.bytes());
@@ -437,6 +441,10 @@ impl<T> AtomicDb for MemoryDb<T> {
             Some(lock) => Ok(lock),
             None => self.create_or_refresh_lock(&at, key, now),
         }
+    }
+
+    fn get_locks(&self, keys: &[Key<'_>]) -> Result<Vec<Lock>> {
+        keys.iter().map(|key| self.get_lock(*key)).collect()
     }
 
     fn set(&self, items: &[Item<T>]) -> Result<()> {

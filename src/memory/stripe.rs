@@ -11,6 +11,7 @@ use crate::{Item, Key, Lock, Query, Version};
 use hashbrown::HashTable;
 use smallvec::SmallVec;
 use std::collections::BTreeSet;
+use std::ops::Bound;
 use std::{mem, slice};
 
 /// Replaced and removed rows, kept alive until no mutex is held.
@@ -472,11 +473,23 @@ impl<T> Stripe<T> {
                 rows.partition_point(|row| truncated(self.sk(row), prefix.len()) <= prefix),
             ),
         };
+        let below = |sk: &[u8]| rows.partition_point(|row| self.sk(row) < sk);
+        let up_to = |sk: &[u8]| rows.partition_point(|row| self.sk(row) <= sk);
+        match &query.range.0 {
+            Bound::Included(start) => from = from.max(below(start.as_bytes())),
+            Bound::Excluded(start) => from = from.max(up_to(start.as_bytes())),
+            Bound::Unbounded => {}
+        }
+        match &query.range.1 {
+            Bound::Included(end) => to = to.min(up_to(end.as_bytes())),
+            Bound::Excluded(end) => to = to.min(below(end.as_bytes())),
+            Bound::Unbounded => {}
+        }
         if let Some(after) = after {
             if query.reverse {
-                to = to.min(rows.partition_point(|row| self.sk(row) < after));
+                to = to.min(below(after));
             } else {
-                from = from.max(rows.partition_point(|row| self.sk(row) <= after));
+                from = from.max(up_to(after));
             }
         }
         (from, to)

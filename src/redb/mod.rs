@@ -516,6 +516,10 @@ impl<T: Serialize + DeserializeOwned> AtomicDb for RedbDb<T> {
             .collect()
     }
 
+    fn get_many_fresh(&self, keys: &[Key<'_>]) -> Result<Vec<Option<Item<T>>>> {
+        self.get_many(keys)
+    }
+
     fn get_lock(&self, key: Key<'_>) -> Result<Lock> {
         check_key(key)?;
         let now = self.shared.clock.now();
@@ -538,6 +542,11 @@ impl<T: Serialize + DeserializeOwned> AtomicDb for RedbDb<T> {
             Err(WriteError::Unknown(source)) => Err(Error::Backend(Box::new(source))),
             Err(error) => Err(error.into_error()),
         }
+    }
+
+    fn get_locks(&self, keys: &[Key<'_>]) -> Result<Vec<Lock>> {
+        keys.iter().copied().try_for_each(check_key)?;
+        keys.iter().map(|key| self.get_lock(*key)).collect()
     }
 
     fn set(&self, items: &[Item<T>]) -> Result<()> {

@@ -78,10 +78,7 @@ impl File {
             return Ok((Vec::new(), false));
         };
         self.with_table(ITEMS, |items| {
-            let range = (
-                from.as_ref().map(RowKey::as_slice),
-                to.as_ref().map(RowKey::as_slice),
-            );
+            let range = from.as_slice()..to.as_slice();
             let mut range = items.range::<&[u8]>(range).map_err(backend)?;
             let mut found = Vec::new();
             let mut size = 0;
@@ -230,29 +227,36 @@ fn item_at(items: &ReadOnlyTable<Bytes, Bytes>, key: &[u8]) -> Result<Option<Enc
     Ok(Some(EncodedItem { ttl, json }))
 }
 
-/// Returns the range of rows that `query` selects after `after`, or `None` if it is empty.
-fn bounds(
-    partition: &[u8],
-    query: &Query,
-    after: Option<&str>,
-) -> Option<(Bound<RowKey>, Bound<RowKey>)> {
+/// Returns the half-open range of rows that `query` selects after `after`, or `None` if it is empty.
+fn bounds(partition: &[u8], query: &Query, after: Option<&str>) -> Option<(RowKey, RowKey)> {
     let row_key = |sk: &str| {
         let mut key = RowKey::from_slice(partition);
         key.extend_from_slice(sk.as_bytes());
         key
     };
-    let first = row_key(&query.prefix);
-    let end = prefix_upper_bound(&first);
-    let after = after.or(query.after.as_deref()).map(row_key);
-    let (from, to) = match (after, query.reverse) {
-        (Some(after), false) if after >= first => (Bound::Excluded(after), end),
-        (Some(after), true) if after < end => (Bound::Included(first), after),
-        _ => (Bound::Included(first), end),
+    // In the order of bytes, no key is between a key and the same key with a NUL appended.
+    let successor = |sk: &str| {
+        let mut key = row_key(sk);
+        key.push(0);
+        key
     };
-    // An `after` outside the prefix can invert the bounds. Such a range is never given to redb.
-    let empty = match &from {
-        Bound::Included(from) | Bound::Excluded(from) => *from >= to,
-        Bound::Unbounded => false,
-    };
-    (!empty).then_some((from, Bound::Excluded(to)))
+    let mut from = row_key(&query.prefix);
+    let mut to = prefix_upper_bound(&from);
+    match &query.range.0 {
+        Bound::Included(start) => from = from.max(row_key(start)),
+        Bound::Excluded(start) => from = from.max(successor(start)),
+        Bound::Unbounded => {}
+    }
+    match &query.range.1 {
+        Bound::Included(end) => to = to.min(successor(end)),
+        Bound::Excluded(end) => to = to.min(row_key(end)),
+        Bound::Unbounded => {}
+    }
+    match after.or(query.after.as_deref()) {
+        Some(after) if query.reverse => to = to.min(row_key(after)),
+        Some(after) => from = from.max(successor(after)),
+        None => {}
+    }
+    // Inverted bounds are never given to redb.
+    (from < to).then_some((from, to))
 }

@@ -1,7 +1,7 @@
 //! Guarantees 12 and 15 to 18 on a single thread: the life of a lock.
 
 use super::fixture::{Database, Fixture};
-use super::support::{assert_data, assert_race, item, key};
+use super::support::{assert_data, assert_invalid, assert_race, item, key};
 use crate::{Batch, Clock, Error, KeyBuf, Lock};
 use std::collections::HashSet;
 
@@ -58,6 +58,47 @@ pub fn commits_under_a_lock_succeed_until_its_ttl_has_passed<D: Database>(fixtur
     }
     let when = "after commits under expired locks";
     assert_data(db, ("pk", "a"), Some("in time"), when);
+}
+
+/// Guarantees 4 and 15: `get_locks` returns the locks in the order asked, repeats included, and creates
+/// the missing ones, each as `get_lock` does. A live item at one of the keys is `InvalidInput`.
+pub fn get_locks_returns_the_locks_in_the_order_asked<D: Database>(fixture: &Fixture<D>) {
+    let (db, clock) = (&*fixture.db, &fixture.clock);
+    let keys = ["1", "2", "3", "4", "1", "3"].map(|sk| key("pk", sk));
+    let first = db.get_lock(keys[0]).unwrap();
+    clock.set(clock.epoch_seconds() + DAY - HOUR / 2);
+    // The second lock is new, and the first one is due for a refresh.
+    let second = db.get_lock(keys[1]).unwrap();
+    let locks = db.get_locks(&keys).unwrap();
+    let found: Vec<_> = locks.iter().map(|lock| lock.key()).collect();
+    assert_eq!(found, keys, "the keys of the locks");
+    assert_eq!(locks[1], second, "a live lock");
+    assert_eq!(
+        (locks[0].version(), locks[0].ttl()),
+        (first.version(), clock.epoch_seconds() + DAY),
+        "a lock in the last hour of its life is extended and keeps its version"
+    );
+    assert_eq!(
+        (&locks[4], &locks[5]),
+        (&locks[0], &locks[2]),
+        "repeated keys"
+    );
+    for lock in &locks {
+        assert_eq!(
+            &db.get_lock(lock.key()).unwrap(),
+            lock,
+            "get_lock afterwards"
+        );
+    }
+    let versions: HashSet<_> = locks[..4].iter().map(|lock| lock.version()).collect();
+    assert_eq!(versions.len(), 4, "two locks share a version: {locks:?}");
+    assert!(db.get_locks(&[]).unwrap().is_empty(), "no keys");
+
+    db.set(&[item("pk", "item", "")]).unwrap();
+    assert_invalid(
+        db.get_locks(&[keys[0], key("pk", "item")]),
+        "get_locks at the key of an item",
+    );
 }
 
 /// Guarantee 15: `get_lock` creates a missing or expired lock with a new version that lives for 24

@@ -82,6 +82,7 @@ macro_rules! __testing_cases {
             a_key_holds_an_item_or_a_lock_never_both
             queries_are_in_byte_order_either_way
             queries_honour_the_prefix
+            queries_honour_the_range
             queries_honour_after_and_limit
             the_limit_counts_returned_items
             pages_are_contiguous_and_do_not_overlap
@@ -120,6 +121,7 @@ macro_rules! __testing_cases {
             a_key_appears_at_most_once_in_a_batch
             // Locks: guarantees 15 to 18
             get_lock_creates_a_lock_that_lives_for_24_hours
+            get_locks_returns_the_locks_in_the_order_asked
             concurrent_callers_of_get_lock_get_the_same_lock
             a_refresh_extends_a_lock_and_keeps_its_version
             versions_are_never_reused

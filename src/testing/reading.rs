@@ -7,6 +7,7 @@ use super::support::{
 use super::threads::with_timeout;
 use crate::sync::Arc;
 use crate::{Batch, Clock, Error, Item, Key, Query, Result};
+use std::ops::Bound;
 use std::time::Duration;
 
 /// Guarantee 1: keys are pairs, never joined. Two keys that are the same text when they are joined
@@ -104,8 +105,8 @@ fn assert_refused(outcome: Result<()>, key: Key<'_>) {
     );
 }
 
-/// Guarantee 2: `get_many` returns results in the order asked, repeats included, and `None` where
-/// there is no item.
+/// Guarantee 2: `get_many` and `get_many_fresh` return results in the order asked, repeats included,
+/// and `None` where there is no item.
 pub fn get_many_returns_results_in_the_order_asked<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
     db.set(&[
@@ -124,8 +125,14 @@ pub fn get_many_returns_results_in_the_order_asked<D: Database>(fixture: &Fixtur
         ("b", "1"),
     ];
     // The second call may be answered from a cache.
-    for _ in 0..2 {
-        let results = db.get_many(&keys.map(Key::from)).unwrap();
+    for call in ["get_many", "get_many", "get_many_fresh"] {
+        let keys = keys.map(Key::from);
+        let results = if call == "get_many" {
+            db.get_many(&keys)
+        } else {
+            db.get_many_fresh(&keys)
+        };
+        let results = results.unwrap_or_else(|error| panic!("{call} failed: {error}"));
         let results: Vec<Option<String>> = results.into_iter().map(data).collect();
         let expected = [
             Some("b1"),
@@ -411,6 +418,62 @@ pub fn queries_honour_the_prefix<D: Database>(fixture: &Fixture<D>) {
             "prefix {prefix:?} in reverse"
         );
     }
+}
+
+/// Guarantee 5: a query returns the items whose sort keys are in its range, with every kind of bound
+/// and together with prefix, direction, `after` and limit. An empty or inverted range selects nothing.
+pub fn queries_honour_the_range<D: Database>(fixture: &Fixture<D>) {
+    let db = &*fixture.db;
+    let sks = ["a", "a\0", "ab", "b", "b\u{10ffff}", "c"];
+    let items: Vec<Item<String>> = sks.iter().map(|sk| item("pk", sk, "")).collect();
+    db.set(&items).unwrap();
+    db.set(&[item("other", "b", "")]).unwrap();
+    db.get_lock(key("pk", "b lock")).unwrap();
+
+    let bounds = |sk: &str| {
+        let sk = sk.to_owned();
+        [Bound::Included(sk.clone()), Bound::Excluded(sk)]
+    };
+    let edges = ["a", "aa", "b"];
+    let edges: Vec<Bound<String>> = edges
+        .into_iter()
+        .flat_map(bounds)
+        .chain([Bound::Unbounded])
+        .collect();
+    for start in &edges {
+        for end in &edges {
+            for (prefix, after, limit) in [
+                ("", None, None),
+                ("b", None, None),
+                ("", Some("ab"), None),
+                ("a", Some("a"), Some(1)),
+            ] {
+                for reverse in [false, true] {
+                    let range = (start.clone(), end.clone());
+                    let mut query = Query::new("pk").prefix(prefix).range(range);
+                    query.after = after.map(str::to_owned);
+                    query.limit = limit;
+                    query.reverse = reverse;
+                    let mut expected = sks.to_vec();
+                    expected.retain(|sk| query.matches(("pk", *sk)));
+                    if reverse {
+                        expected.reverse();
+                    }
+                    expected.truncate(limit.unwrap_or(usize::MAX));
+                    assert_eq!(found(db, &query), expected, "{query:?}");
+                }
+            }
+        }
+    }
+    let query = |range: Query| found(db, &range);
+    assert_eq!(
+        query(Query::new("pk").range("ab".."c")),
+        ["ab", "b", "b\u{10ffff}"]
+    );
+    assert_eq!(query(Query::new("pk").range("ab"..="b")), ["ab", "b"]);
+    assert_eq!(query(Query::new("pk").range(.."ab")), ["a", "a\0"]);
+    assert_eq!(query(Query::new("pk").range("c"..)), ["c"]);
+    assert_eq!(query(Query::new("pk").range(..)), sks);
 }
 
 /// Guarantee 5: a query begins strictly after its `after`, whether or not an item is stored there,

@@ -41,6 +41,12 @@ pub(super) fn read<D: Database>(db: &D, pk: &str, sk: &str) -> Option<String> {
         get,
         "get_many of {key} differs from get"
     );
+    let fresh = db.get_many_fresh(&[key]).unwrap();
+    assert_eq!(
+        data(fresh.into_iter().next().flatten()),
+        get,
+        "get_many_fresh of {key} differs from get"
+    );
     get
 }
 

@@ -476,12 +476,25 @@ fn get_lock_removes_an_item_that_has_expired_in_the_inner_database() {
 }
 
 #[test]
-fn an_item_cached_while_get_lock_is_in_flight_does_not_stay_at_the_locks_key() {
-    with_timeout(HANG_LIMIT, |_| {
+fn an_item_cached_while_a_lock_is_read_does_not_stay_at_the_locks_key() {
+    type GetLock = fn(&LruCache<HookedDb<MemoryDb<u32>>>) -> Result<()>;
+    let get_lock: [(Call, GetLock); 2] = [
+        (Call::GetLock, |cache| cache.get_lock(KEY).map(drop)),
+        (Call::GetLocks, |cache| {
+            cache.get_locks(&[OTHER, KEY]).map(drop)
+        }),
+    ];
+    with_timeout(HANG_LIMIT, move |_| {
+        for (call, get_lock) in get_lock {
+            cache_while_a_lock_is_read(call, get_lock);
+        }
+    });
+
+    fn cache_while_a_lock_is_read(call: Call, get_lock: GetLock) {
         // The cache's own clock is behind the one of the database.
         let clock = ManualClock::new(1_000);
         let inner = MemoryDb::builder().clock(clock.clone()).build();
-        let (inner, gate) = Gate::new(inner, Call::GetLock, Moment::Before);
+        let (inner, gate) = Gate::new(inner, call, Moment::Before);
         let cache = LruCache::builder(inner)
             .clock(ManualClock::new(1_000))
             .build();
@@ -489,7 +502,7 @@ fn an_item_cached_while_get_lock_is_in_flight_does_not_stay_at_the_locks_key() {
         cache.inner().set(&[expiring]).unwrap();
         let locker = {
             let cache = cache.clone();
-            thread::spawn(move || cache.get_lock(KEY))
+            thread::spawn(move || get_lock(&cache))
         };
         gate.wait_until_reached();
         // The item is still live, and a fill caches it.
@@ -498,8 +511,8 @@ fn an_item_cached_while_get_lock_is_in_flight_does_not_stay_at_the_locks_key() {
         clock.set(1_011);
         gate.open();
         locker.join().unwrap().unwrap();
-        assert_eq!(data(&cache, KEY), None);
-    });
+        assert_eq!(data(&cache, KEY), None, "{call:?}");
+    }
 }
 
 #[test]

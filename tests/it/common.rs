@@ -17,7 +17,9 @@ pub(crate) enum Call {
     Get,
     GetFresh,
     GetMany,
+    GetManyFresh,
     GetLock,
+    GetLocks,
     Set,
     Commit,
     Delete,
@@ -78,8 +80,16 @@ impl<D: AtomicDb> AtomicDb for HookedDb<D> {
         self.call(Call::GetMany, |inner| inner.get_many(keys))
     }
 
+    fn get_many_fresh(&self, keys: &[Key<'_>]) -> Result<Vec<Option<Item<Self::Data>>>> {
+        self.call(Call::GetManyFresh, |inner| inner.get_many_fresh(keys))
+    }
+
     fn get_lock(&self, key: Key<'_>) -> Result<Lock> {
         self.call(Call::GetLock, |inner| inner.get_lock(key))
+    }
+
+    fn get_locks(&self, keys: &[Key<'_>]) -> Result<Vec<Lock>> {
+        self.call(Call::GetLocks, |inner| inner.get_locks(keys))
     }
 
     fn set(&self, items: &[Item<Self::Data>]) -> Result<()> {

@@ -28,6 +28,7 @@ findings! {
     LockInQuery: "reads_never_return_locks";
     OrderByLength: "queries_are_in_byte_order_either_way";
     PrefixAnywhere: "queries_honour_the_prefix";
+    InclusiveRangeEnd: "queries_honour_the_range";
     InclusiveAfter: "queries_honour_after_and_limit";
     LimitCountsHidden: "the_limit_counts_returned_items";
     LimitOverflow: "extreme_queries_do_not_panic";
@@ -64,6 +65,7 @@ findings! {
     CreateReplaces: "create_requires_that_no_live_item_exists";
     RepeatedKeyInBatch: "a_key_appears_at_most_once_in_a_batch";
     LockReplacesItem: "a_key_holds_an_item_or_a_lock_never_both";
+    MergedLocks: "get_locks_returns_the_locks_in_the_order_asked";
     DuplicateLock: "concurrent_callers_of_get_lock_get_the_same_lock";
     RefreshChangesVersion: "a_refresh_extends_a_lock_and_keeps_its_version";
     ExpiredLockCommits: "commits_under_a_lock_succeed_until_its_ttl_has_passed";

@@ -17,9 +17,11 @@ use atomic_db::{
 use atomic_db_test_support::history::workload::Workload;
 use atomic_db_test_support::history::{Action, Op, Versions};
 use atomic_db_test_support::reference_model as model;
-use proptest::strategy::{Strategy, ValueTree};
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 use std::fmt::Debug;
+use std::ops::Bound;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -104,6 +106,10 @@ impl<D: AtomicDb<Data = u32>> Namespaced<D> {
         KeyBuf::new(self.pk(key.pk), Self::sk(key.sk))
     }
 
+    fn to_inner_keys(&self, keys: &[Key<'_>]) -> Vec<KeyBuf> {
+        keys.iter().map(|key| self.to_inner(*key)).collect()
+    }
+
     fn to_inner_item(&self, item: &Item<u32>) -> Item<u32> {
         let key = self.to_inner(item.key());
         with_key(key.as_key(), item)
@@ -115,6 +121,13 @@ impl<D: AtomicDb<Data = u32>> Namespaced<D> {
 
     fn to_outer<'k>(&self, key: Key<'k>) -> Key<'k> {
         Key::new(&key.pk[self.namespace.len() + 1..], &key.sk[1..])
+    }
+
+    fn to_outer_items(&self, items: Vec<Option<Item<u32>>>) -> Vec<Option<Item<u32>>> {
+        let items = items.into_iter();
+        items
+            .map(|item| item.map(|item| self.to_outer_item(&item)))
+            .collect()
     }
 
     fn to_outer_item(&self, item: &Item<u32>) -> Item<u32> {
@@ -158,17 +171,30 @@ impl<D: AtomicDb<Data = u32>> AtomicDb for Namespaced<D> {
     }
 
     fn get_many(&self, keys: &[Key<'_>]) -> Result<Vec<Option<Item<u32>>>> {
-        let keys: Vec<KeyBuf> = keys.iter().map(|key| self.to_inner(*key)).collect();
+        let keys = self.to_inner_keys(keys);
         let keys: Vec<Key<'_>> = keys.iter().map(KeyBuf::as_key).collect();
-        let items = self.db.get_many(&keys)?.into_iter();
-        Ok(items
-            .map(|item| item.map(|item| self.to_outer_item(&item)))
-            .collect())
+        Ok(self.to_outer_items(self.db.get_many(&keys)?))
+    }
+
+    fn get_many_fresh(&self, keys: &[Key<'_>]) -> Result<Vec<Option<Item<u32>>>> {
+        let keys = self.to_inner_keys(keys);
+        let keys: Vec<Key<'_>> = keys.iter().map(KeyBuf::as_key).collect();
+        Ok(self.to_outer_items(self.db.get_many_fresh(&keys)?))
     }
 
     fn get_lock(&self, key: Key<'_>) -> Result<Lock> {
         let lock = self.db.get_lock(self.to_inner(key).as_key())?;
         Ok(Lock::new(key, lock.version(), lock.ttl()))
+    }
+
+    fn get_locks(&self, keys: &[Key<'_>]) -> Result<Vec<Lock>> {
+        let inner = self.to_inner_keys(keys);
+        let inner: Vec<Key<'_>> = inner.iter().map(KeyBuf::as_key).collect();
+        let locks = self.db.get_locks(&inner)?;
+        let locks = keys.iter().zip(locks);
+        Ok(locks
+            .map(|(key, lock)| Lock::new(*key, lock.version(), lock.ttl()))
+            .collect())
     }
 
     fn set(&self, items: &[Item<u32>]) -> Result<()> {
@@ -198,22 +224,18 @@ impl<D: AtomicDb<Data = u32>> AtomicDb for Namespaced<D> {
     }
 
     fn delete(&self, keys: &[Key<'_>]) -> Result<()> {
-        let keys: Vec<KeyBuf> = keys.iter().map(|key| self.to_inner(*key)).collect();
+        let keys = self.to_inner_keys(keys);
         let keys: Vec<Key<'_>> = keys.iter().map(KeyBuf::as_key).collect();
         self.db.delete(&keys)
     }
 
     fn page(&self, query: &Query, after: Option<&str>) -> Result<Page<u32>> {
-        let mut inner = Query::new(self.pk(&query.pk)).prefix(Self::sk(query.prefix.as_str()));
-        if query.reverse {
-            inner = inner.reverse();
-        }
-        if let Some(limit) = query.limit {
-            inner = inner.limit(limit);
-        }
-        if let Some(after) = query.after.as_deref() {
-            inner = inner.after(Self::sk(after));
-        }
+        let mut inner = query.clone();
+        let bound = |bound: &Bound<String>| bound.as_ref().map(|sk| Self::sk(sk));
+        inner.pk = self.pk(&query.pk);
+        inner.prefix = Self::sk(&query.prefix);
+        inner.range = (bound(&query.range.0), bound(&query.range.1));
+        inner.after = query.after.as_deref().map(Self::sk);
         let after = after.map(Self::sk);
         let page = self.db.page(&inner, after.as_deref())?;
         let items = page.items.iter();
@@ -254,6 +276,77 @@ fn agrees_with_the_reference_model() {
         if let Err(mismatch) = outcome {
             panic!("{mismatch}\nafter {ops:#?}");
         }
+    }
+}
+
+/// Guarantee 5.
+#[test]
+fn a_query_returns_the_items_that_it_matches() {
+    let Some(db) = new_db_or_skip::<u32>() else {
+        return;
+    };
+    // The successor of one character has more bytes, one character has none.
+    let chars = ["", "a", "\u{7f}", "\u{80}", "\u{10ffff}"];
+    let mut texts: Vec<String> = chars
+        .iter()
+        .flat_map(|first| chars.map(|second| format!("{first}{second}")))
+        .collect();
+    texts.sort_unstable();
+    texts.dedup();
+    // Of every four texts, one has no row and one a hidden row. The empty text is the first of all.
+    let row = |(number, sk): (u32, &String)| match number % 4 {
+        0 => None,
+        1 => Some(Item::new("pk", sk, number).expires_at(START - 1)),
+        _ => Some(Item::new("pk", sk, number)),
+    };
+    let items: Vec<Item<u32>> = (0..).zip(&texts).filter_map(row).collect();
+    db.set(&items).unwrap();
+    let text = prop::sample::select(texts);
+    let bound = || {
+        prop_oneof![
+            Just(Bound::Unbounded),
+            text.clone().prop_map(Bound::Included),
+            text.clone().prop_map(Bound::Excluded),
+        ]
+    };
+    let queries = (
+        prop_oneof![Just(String::new()), text.clone()],
+        (bound(), bound()),
+        any::<bool>(),
+        prop::option::of(0..6_usize),
+        prop::option::of(text.clone()),
+    );
+    let mut runner = TestRunner::default();
+    for _ in 0..200 {
+        let (prefix, range, reverse, limit, after) =
+            queries.new_tree(&mut runner).unwrap().current();
+        let mut query = Query::new("pk").prefix(prefix).range(range);
+        query.reverse = reverse;
+        query.after = after;
+        let mut expected = items.clone();
+        expected.retain(|item| query.matches(item.key()) && item.ttl().is_none());
+        if reverse {
+            expected.reverse();
+        }
+        let mut paged = Vec::new();
+        let mut next = None;
+        loop {
+            let page = db.page(&query.clone().limit(2), next.as_deref()).unwrap();
+            assert!(page.items.len() <= 2);
+            paged.extend(page.items);
+            next = page.next;
+            if next.is_none() {
+                break;
+            }
+        }
+        assert_eq!(paged, expected, "{query:?} of {items:?}");
+        query.limit = limit;
+        expected.truncate(limit.unwrap_or(usize::MAX));
+        assert_eq!(
+            db.query(&query).unwrap(),
+            expected,
+            "{query:?} of {items:?}"
+        );
     }
 }
 

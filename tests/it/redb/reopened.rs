@@ -58,6 +58,14 @@ impl AtomicDb for Reopened {
         self.db().get_many(keys)
     }
 
+    fn get_many_fresh(&self, keys: &[Key<'_>]) -> Result<Vec<Option<Item<u32>>>> {
+        self.db().get_many_fresh(keys)
+    }
+
+    fn get_locks(&self, keys: &[Key<'_>]) -> Result<Vec<Lock>> {
+        self.db().get_locks(keys)
+    }
+
     fn get_lock(&self, key: Key<'_>) -> Result<Lock> {
         self.db().get_lock(key)
     }

@@ -38,6 +38,14 @@ impl<D: AtomicDb> AtomicDb for Temporary<D> {
         self.db.get_many(keys)
     }
 
+    fn get_many_fresh(&self, keys: &[Key<'_>]) -> Result<Vec<Option<Item<Self::Data>>>> {
+        self.db.get_many_fresh(keys)
+    }
+
+    fn get_locks(&self, keys: &[Key<'_>]) -> Result<Vec<Lock>> {
+        self.db.get_locks(keys)
+    }
+
     fn get_lock(&self, key: Key<'_>) -> Result<Lock> {
         self.db.get_lock(key)
     }

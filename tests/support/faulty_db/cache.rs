@@ -175,6 +175,14 @@ impl<D: AtomicDb> AtomicDb for FaultyCache<D> {
         }
     }
 
+    fn get_many_fresh(&self, keys: &[Key<'_>]) -> Result<Vec<Option<Item<D::Data>>>> {
+        self.inner.get_many_fresh(keys)
+    }
+
+    fn get_locks(&self, keys: &[Key<'_>]) -> Result<Vec<Lock>> {
+        self.inner.get_locks(keys)
+    }
+
     fn get_lock(&self, key: Key<'_>) -> Result<Lock> {
         self.inner.get_lock(key)
     }

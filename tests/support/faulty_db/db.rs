@@ -9,6 +9,7 @@ use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, HashSet};
 use std::hash::Hasher;
 use std::iter;
+use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -326,6 +327,11 @@ impl<T: Clone> Section<'_, T> {
             Fault::PrefixAnywhere => sk.contains(&*query.prefix),
             _ => sk.starts_with(&*query.prefix),
         };
+        let mut range = Query::new(&query.pk).range(query.range.clone());
+        if let (Bound::Excluded(end), true) = (&query.range.1, self.has(Fault::InclusiveRangeEnd)) {
+            range.range.1 = Bound::Included(end.clone());
+        }
+        let in_range = |key: Key<'_>| range.matches(key);
         let hit = |row: &Row<T>| {
             let (key, item) = match row {
                 Row::Item(item) if self.has(Fault::ExpiredItemInQuery) => {
@@ -339,7 +345,7 @@ impl<T: Clone> Section<'_, T> {
                 }
             };
             let hidden = item.is_none() && !self.has(Fault::LimitCountsHidden);
-            let hit = key.pk == query.pk && matches(key.sk) && !hidden;
+            let hit = key.pk == query.pk && matches(key.sk) && in_range(key) && !hidden;
             hit.then(|| (key.sk.to_owned(), item))
         };
         let mut hits: Vec<Hit<T>> = self.rows(&query.pk).values().filter_map(hit).collect();
@@ -487,6 +493,19 @@ impl<T: Clone> AtomicDb for FaultyDb<T> {
             section.item(*key).filter(|_| !repeated && !ignored)
         });
         Ok(items.collect())
+    }
+
+    fn get_many_fresh(&self, keys: &[Key<'_>]) -> Result<Vec<Option<Item<T>>>> {
+        self.get_many(keys)
+    }
+
+    fn get_locks(&self, keys: &[Key<'_>]) -> Result<Vec<Lock>> {
+        let mut keys = keys.to_vec();
+        if self.has(Fault::MergedLocks) {
+            keys.sort_unstable();
+            keys.dedup();
+        }
+        keys.into_iter().map(|key| self.get_lock(key)).collect()
     }
 
     fn get_lock(&self, key: Key<'_>) -> Result<Lock> {

@@ -22,6 +22,9 @@ pub enum Fault {
     /// `get_many` ignores all keys after the hundredth (2).
     TruncatedGetMany,
 
+    /// `get_locks` returns one lock for several equal keys (15).
+    MergedLocks,
+
     // Expiry
     /// An item is expired in its last second already (3).
     ExclusiveTtl,
@@ -47,6 +50,8 @@ pub enum Fault {
     OrderByLength,
     /// A prefix matches anywhere in the sort key (5).
     PrefixAnywhere,
+    /// The upper bound of a range is always included (5).
+    InclusiveRangeEnd,
     /// `after` includes its sort key (5).
     InclusiveAfter,
     /// `after` is ignored in a reverse query (5).
