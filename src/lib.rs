@@ -119,6 +119,8 @@ mod query;
 mod random;
 #[cfg(feature = "redb")]
 mod redb;
+#[cfg(feature = "serde")]
+mod serde_impls;
 mod sharding;
 mod sync;
 #[cfg(feature = "testing")]

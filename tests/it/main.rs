@@ -15,6 +15,8 @@ mod prefixes;
 #[cfg(feature = "redb")]
 mod redb;
 mod reference_model;
+#[cfg(feature = "serde")]
+mod serialization;
 #[cfg(not(mutants))]
 mod suite_faults;
 mod suites;
