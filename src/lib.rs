@@ -91,6 +91,33 @@
 //! # Ok::<(), atomic_db::Error>(())
 //! ```
 //!
+//! **Locks that are found by reading**: a transaction reads all its locks before any data, so read
+//! outside of it which locks are needed, and read again inside.
+//!
+//! ```
+//! use atomic_db::{AtomicDb, AtomicDbExt, Item, Key, MemoryDb};
+//!
+//! let db = MemoryDb::new();
+//! db.set(&[Item::new("order#1", "owner", "user#1"), Item::new("user#1", "name", "Ada")])?;
+//! let greeting = loop {
+//!     let owner = db.get_fresh(Key::new("order#1", "owner"))?.and_then(Item::into_data);
+//!     let owner = owner.unwrap_or_default();
+//!     let greeting = db.transact(|tx| {
+//!         tx.check_all(&[("order#1", "lock"), (owner, "lock")])?;
+//!         // The owner may have changed since it was read.
+//!         if tx.get(("order#1", "owner"))?.and_then(Item::into_data) != Some(owner) {
+//!             return Ok(None);
+//!         }
+//!         Ok(tx.get((owner, "name"))?.and_then(Item::into_data))
+//!     })?;
+//!     if let Some(name) = greeting {
+//!         break format!("Hello, {name}");
+//!     }
+//! };
+//! assert_eq!(greeting, "Hello, Ada");
+//! # Ok::<(), atomic_db::Error>(())
+//! ```
+//!
 //! # Documents
 //!
 //! - [Design](_documentation::design): why it is built this way, and what was left out.

@@ -5,7 +5,7 @@ mod write_set;
 
 pub use retry::Retry;
 
-use crate::{AtomicDb, Batch, Error, Item, Key, Lock, Result};
+use crate::{AtomicDb, Batch, Error, Item, Key, KeyBuf, Lock, Query, Result};
 use retry::Backoff;
 use std::fmt;
 use write_set::{Op, WriteSet};
@@ -30,10 +30,16 @@ pub trait AtomicDbExt: AtomicDb + private::Sealed {
     /// # Writing the body
     ///
     /// - It may run several times, so its effects outside the transaction must be safe to repeat.
+    /// - It must use `tx` for its reads and writes. A call of the database itself is not part of the
+    ///   transaction.
+    /// - If it reads and writes, it must lock or check a key before its first read. Otherwise it
+    ///   would overwrite concurrent updates, and fails with [`InvalidInput`](Error::InvalidInput).
     /// - Each read is fresh, but two reads are not a snapshot. If another commit lands between them,
-    ///   this attempt will fail with a conflict, but only after the body has seen an inconsistent
-    ///   state. So the body must not panic or loop forever on inconsistent data, and an error that it
-    ///   returns may describe a state that never existed.
+    ///   this attempt fails with a conflict, but only after the body has seen an inconsistent state.
+    ///   So the body must not panic or loop forever on inconsistent data.
+    /// - What it returns is based on one consistent state. A result is returned only if all locks are
+    ///   unchanged, even if nothing is written. If it returns an error after several reads under
+    ///   locks, the locks are read again; if one has changed, the body runs again.
     ///
     /// # Examples
     ///
@@ -54,7 +60,11 @@ pub trait AtomicDbExt: AtomicDb + private::Sealed {
     ///
     /// # Errors
     ///
-    /// - Any error that `body` returns, unchanged and without a retry. Nothing was written.
+    /// - The error that `body` returns, unchanged: at once if it rests on at most one read or if a
+    ///   call of the transaction failed, and otherwise if the locks are still unchanged. Nothing was
+    ///   written.
+    /// - [`InvalidInput`](Error::InvalidInput): the body has read and writes, but holds no lock.
+    ///   Nothing was written.
     /// - [`RetriesExhausted`](Error::RetriesExhausted): every attempt met a conflict. Nothing was
     ///   written.
     /// - Those of [`commit`](AtomicDb::commit), except a conflict, with the same states afterwards.
@@ -132,9 +142,98 @@ pub trait AtomicDbExt: AtomicDb + private::Sealed {
         let mut backoff = Backoff::new(retry);
         loop {
             let mut transaction = Transaction::new(self);
-            let result = body(&mut transaction)?;
-            match transaction.commit() {
-                Ok(()) => return Ok(result),
+            let outcome = match body(&mut transaction) {
+                Ok(result) => transaction.commit().map(|()| result),
+                Err(error) => match transaction.into_conflict() {
+                    Some(race) => Err(race),
+                    None => return Err(error),
+                },
+            };
+            match outcome {
+                Ok(result) => return Ok(result),
+                Err(race) if race.is_race_condition() => backoff.back_off(race)?,
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Reads the item at `key`, passes its data to `change`, and writes what `change` returns, in one
+    /// commit under the lock at `lock`. After a conflict it starts again, as the default [`Retry`]
+    /// allows. Returns the item that it leaves at `key`.
+    ///
+    /// `change` gets `None` if there is no live item. If it returns `None`, the item is deleted. The
+    /// item keeps its expiry.
+    ///
+    /// ```
+    /// use atomic_db::{AtomicDbExt, Item, MemoryDb};
+    ///
+    /// let db = MemoryDb::new();
+    /// for _ in 0..3 {
+    ///     db.update(("page#1", "visits"), ("page#1", "lock"), |visits| {
+    ///         Some(visits.copied().unwrap_or(0) + 1)
+    ///     })?;
+    /// }
+    /// let left = db.update(("page#1", "visits"), ("page#1", "lock"), |visits| visits.copied())?;
+    /// assert_eq!(left.and_then(Item::into_data), Some(3));
+    /// # Ok::<(), atomic_db::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// - [`InvalidInput`](Error::InvalidInput): `key` and `lock` are the same. Nothing was written.
+    /// - [`RetriesExhausted`](Error::RetriesExhausted): every attempt met a conflict. Nothing was
+    ///   written.
+    /// - Those of [`get_lock`](AtomicDb::get_lock), [`get_fresh`](AtomicDb::get_fresh) and
+    ///   [`commit`](AtomicDb::commit), except a conflict, with the same states afterwards.
+    fn update<'k, 'l>(
+        &self,
+        key: impl Into<Key<'k>>,
+        lock: impl Into<Key<'l>>,
+        mut change: impl FnMut(Option<&Self::Data>) -> Option<Self::Data>,
+    ) -> Result<Option<Item<Self::Data>>> {
+        self.try_update(key, lock, |data| Ok(change(data)))
+    }
+
+    /// Updates an item like [`update`](AtomicDbExt::update), with a closure that may fail with the
+    /// caller's own error. One read is one point in time, so the error needs no validation.
+    ///
+    /// # Errors
+    ///
+    /// - The error that `change` returns. Nothing was written.
+    /// - Those of [`update`](AtomicDbExt::update).
+    fn try_update<'k, 'l, E: From<Error>>(
+        &self,
+        key: impl Into<Key<'k>>,
+        lock: impl Into<Key<'l>>,
+        mut change: impl FnMut(Option<&Self::Data>) -> Result<Option<Self::Data>, E>,
+    ) -> Result<Option<Item<Self::Data>>, E> {
+        let (key, lock_key) = (key.into(), lock.into());
+        if key == lock_key {
+            return Err(lock_key_written_error(key).into());
+        }
+        let retry = Retry::default();
+        let mut backoff = Backoff::new(&retry);
+        loop {
+            let lock = self.get_lock(lock_key)?;
+            let old = self.get_fresh(key)?;
+            let new = change(old.as_ref().and_then(Item::data))?;
+            let (new, committed) = match (old, new) {
+                (None, None) => return Ok(None),
+                (Some(_), None) => {
+                    let batch = Batch::new().lock(lock).delete(key);
+                    (None, self.commit(&batch))
+                }
+                (old, Some(data)) => {
+                    let item = match old {
+                        Some(old) => old.with_data(data),
+                        None => Item::at(key, data),
+                    };
+                    let committed = self.set_atomic(std::slice::from_ref(&item), &[lock]);
+                    (Some(item), committed)
+                }
+            };
+            match committed {
+                Ok(_) => return Ok(new),
                 Err(race) if race.is_race_condition() => backoff.back_off(race)?,
                 Err(error) => return Err(error.into()),
             }
@@ -201,7 +300,9 @@ impl<D: AtomicDb + ?Sized> AtomicDbExt for D {}
 ///
 /// Use [`lock`](Transaction::lock) for data that the transaction changes, and
 /// [`check`](Transaction::check) for data that it only reads: any number of transactions that only
-/// check a lock may succeed at the same time.
+/// check a lock may succeed at the same time. On a network, [`lock_all`](Transaction::lock_all),
+/// [`check_all`](Transaction::check_all) and [`get_many`](Transaction::get_many) take fewer requests
+/// than single calls.
 ///
 /// ```
 /// use atomic_db::{AtomicDbExt, Item, MemoryDb};
@@ -224,6 +325,13 @@ pub struct Transaction<'a, D: AtomicDb + ?Sized> {
     writes: WriteSet<D::Data>,
     /// Whether data was read. No other lock may be read after that.
     has_read: bool,
+    /// How many points in time the reads of the database may have seen. With at most one, what the
+    /// body returns is consistent without a validation.
+    points_in_time: usize,
+    /// The key of the first read of the database.
+    first_read: Option<KeyBuf>,
+    /// Whether a call of this transaction failed, so that an error of the body may be due to it.
+    has_failed: bool,
 }
 
 /// What the commit does with a lock that is unchanged.
@@ -241,6 +349,9 @@ impl<'a, D: AtomicDb + ?Sized> Transaction<'a, D> {
             db,
             writes: WriteSet::new(),
             has_read: false,
+            points_in_time: 0,
+            first_read: None,
+            has_failed: false,
         }
     }
 
@@ -254,7 +365,8 @@ impl<'a, D: AtomicDb + ?Sized> Transaction<'a, D> {
     ///   item at `key`.
     /// - Those of [`get_lock`](AtomicDb::get_lock).
     pub fn lock<'k>(&mut self, key: impl Into<Key<'k>>) -> Result<Lock> {
-        self.read_lock(key.into(), LockMode::Lock)
+        let key = key.into();
+        self.noting_failure(|tx| tx.read_lock(key, LockMode::Lock))
     }
 
     /// Reads the lock at `key`, and creates it if it does not exist. The commit requires it to be
@@ -265,32 +377,100 @@ impl<'a, D: AtomicDb + ?Sized> Transaction<'a, D> {
     ///
     /// Those of [`lock`](Transaction::lock).
     pub fn check<'k>(&mut self, key: impl Into<Key<'k>>) -> Result<Lock> {
-        self.read_lock(key.into(), LockMode::Check)
+        let key = key.into();
+        self.noting_failure(|tx| tx.read_lock(key, LockMode::Check))
     }
 
-    fn read_lock(&mut self, key: Key<'_>, mode: LockMode) -> Result<Lock> {
-        if let Some(op) = self.writes.find(key) {
-            let (Op::Lock(lock) | Op::Check(lock)) = op else {
-                return Err(lock_key_written_error(key));
-            };
-            let lock = lock.clone();
-            // A check becomes a lock, but not the reverse.
-            if let LockMode::Lock = mode {
-                *op = Op::Lock(lock.clone());
+    /// Locks all `keys` as [`lock`](Transaction::lock) does, with one call of
+    /// [`get_locks`](AtomicDb::get_locks). Returns the locks in the order of `keys`, repeats included.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`lock`](Transaction::lock).
+    pub fn lock_all<'k, K: Copy + Into<Key<'k>>>(&mut self, keys: &[K]) -> Result<Vec<Lock>> {
+        let keys: Vec<Key<'k>> = keys.iter().map(|key| (*key).into()).collect();
+        self.noting_failure(|tx| tx.read_locks(&keys, LockMode::Lock))
+    }
+
+    /// Checks all `keys` as [`check`](Transaction::check) does, with one call of
+    /// [`get_locks`](AtomicDb::get_locks). Returns the locks in the order of `keys`, repeats included.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`lock`](Transaction::lock).
+    pub fn check_all<'k, K: Copy + Into<Key<'k>>>(&mut self, keys: &[K]) -> Result<Vec<Lock>> {
+        let keys: Vec<Key<'k>> = keys.iter().map(|key| (*key).into()).collect();
+        self.noting_failure(|tx| tx.read_locks(&keys, LockMode::Check))
+    }
+
+    fn noting_failure<R>(&mut self, call: impl FnOnce(&mut Self) -> Result<R>) -> Result<R> {
+        let result = call(self);
+        self.has_failed |= result.is_err();
+        result
+    }
+
+    /// Returns the lock at `key` if this transaction has it already.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidInput`] if the transaction writes an item at `key`, or if it may not read
+    /// another lock.
+    fn held_lock(&mut self, key: Key<'_>, mode: LockMode) -> Result<Option<Lock>> {
+        match self.writes.find(key) {
+            Some(op) => {
+                let (Op::Lock(lock) | Op::Check(lock)) = op else {
+                    return Err(lock_key_written_error(key));
+                };
+                let lock = lock.clone();
+                // A check becomes a lock, but not the reverse.
+                if let LockMode::Lock = mode {
+                    *op = Op::Lock(lock.clone());
+                }
+                Ok(Some(lock))
             }
-            return Ok(lock);
-        }
-        if self.has_read {
-            return Err(Error::InvalidInput(format!(
+            None if self.has_read => Err(Error::InvalidInput(format!(
                 "the lock {key} is requested after a read: a transaction reads all its locks before any data, because a lock that is read later does not protect that data"
-            )));
+            ))),
+            None => Ok(None),
         }
-        let lock = self.db.get_lock(key)?;
+    }
+
+    fn add_lock(&mut self, lock: &Lock, mode: LockMode) {
         self.writes.add(match mode {
             LockMode::Lock => Op::Lock(lock.clone()),
             LockMode::Check => Op::Check(lock.clone()),
         });
+    }
+
+    fn read_lock(&mut self, key: Key<'_>, mode: LockMode) -> Result<Lock> {
+        if let Some(lock) = self.held_lock(key, mode)? {
+            return Ok(lock);
+        }
+        let lock = self.db.get_lock(key)?;
+        self.add_lock(&lock, mode);
         Ok(lock)
+    }
+
+    fn read_locks(&mut self, keys: &[Key<'_>], mode: LockMode) -> Result<Vec<Lock>> {
+        let mut missing: Vec<Key<'_>> = Vec::new();
+        for key in keys {
+            if self.held_lock(*key, mode)?.is_none() {
+                missing.push(*key);
+            }
+        }
+        missing.sort_unstable();
+        missing.dedup();
+        if !missing.is_empty() {
+            for lock in self.db.get_locks(&missing)? {
+                self.add_lock(&lock, mode);
+            }
+        }
+        let held = keys.iter().map(|key| self.held_lock(*key, mode));
+        held.map(|lock| {
+            lock.transpose()
+                .unwrap_or_else(|| Err(missing_lock_error()))
+        })
+        .collect()
     }
 
     /// Returns the live item at `key`: the one that this transaction writes, or else the one in the
@@ -302,10 +482,85 @@ impl<'a, D: AtomicDb + ?Sized> Transaction<'a, D> {
     pub fn get<'k>(&mut self, key: impl Into<Key<'k>>) -> Result<Option<Item<D::Data>>> {
         let key = key.into();
         self.has_read = true;
-        match self.writes.find(key) {
-            Some(Op::Set(item) | Op::Create(item)) => Ok(Some(item.clone())),
-            Some(Op::Delete(_)) => Ok(None),
-            Some(Op::Lock(_) | Op::Check(_)) | None => self.db.get_fresh(key),
+        if let Some(own) = self.own_item(key) {
+            return Ok(own);
+        }
+        self.note_read(key, 1);
+        let db = self.db;
+        self.noting_failure(|_| db.get_fresh(key))
+    }
+
+    /// Returns the live items at `keys` as [`get`](Transaction::get) does, in the order of `keys`,
+    /// repeats included, with one call of [`get_many_fresh`](AtomicDb::get_many_fresh).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`get_many_fresh`](AtomicDb::get_many_fresh).
+    pub fn get_many<'k, K: Copy + Into<Key<'k>>>(
+        &mut self,
+        keys: &[K],
+    ) -> Result<Vec<Option<Item<D::Data>>>> {
+        self.has_read = true;
+        let keys: Vec<Key<'k>> = keys.iter().map(|key| (*key).into()).collect();
+        let mut items = Vec::with_capacity(keys.len());
+        let (mut others, mut positions) = (Vec::new(), Vec::new());
+        for key in keys {
+            let own = self.own_item(key);
+            if own.is_none() {
+                others.push(key);
+                positions.push(items.len());
+            }
+            items.push(own.flatten());
+        }
+        if let Some(first) = others.first() {
+            // Not every database reads several items at a single point in time.
+            self.note_read(*first, others.len());
+            let db = self.db;
+            let found = self.noting_failure(|_| db.get_many_fresh(&others))?;
+            for (position, item) in positions.into_iter().zip(found) {
+                items[position] = item;
+            }
+        }
+        Ok(items)
+    }
+
+    /// Returns the live items that `query` selects, with this transaction's own writes merged in:
+    /// items that it writes are in their place, and items that it deletes are missing. The query is
+    /// [fresh](Query::fresh).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`query`](AtomicDb::query).
+    pub fn query(&mut self, query: &Query) -> Result<Vec<Item<D::Data>>> {
+        self.has_read = true;
+        let own = self.writes.items_of(query);
+        let mut fresh = query.clone().fresh();
+        // Each own write hides at most one item of the database.
+        fresh.limit = query.limit.map(|limit| limit.saturating_add(own.len()));
+        // Not every database answers a query at a single point in time.
+        self.note_read(Key::new(&query.pk, &query.prefix), 2);
+        let db = self.db;
+        let mut items = self.noting_failure(|_| db.query(&fresh))?;
+        if !own.is_empty() {
+            items = merge(items, own, query.reverse);
+        }
+        items.truncate(query.limit.unwrap_or(usize::MAX));
+        Ok(items)
+    }
+
+    /// Returns what this transaction writes at `key`, if it writes there.
+    fn own_item(&mut self, key: Key<'_>) -> Option<Option<Item<D::Data>>> {
+        match self.writes.find(key)? {
+            Op::Set(item) | Op::Create(item) => Some(Some(item.clone())),
+            Op::Delete(_) => Some(None),
+            Op::Lock(_) | Op::Check(_) => None,
+        }
+    }
+
+    fn note_read(&mut self, key: Key<'_>, points_in_time: usize) {
+        self.points_in_time = self.points_in_time.saturating_add(points_in_time);
+        if self.first_read.is_none() && !self.writes.has_locks() {
+            self.first_read = Some(key.to_buf());
         }
     }
 
@@ -368,12 +623,84 @@ impl<'a, D: AtomicDb + ?Sized> Transaction<'a, D> {
     }
 
     fn commit(self) -> Result<()> {
+        let has_locks = self.writes.has_locks();
         let batch = self.writes.into_batch();
+        if let (Some(key), false) = (self.first_read, has_locks || batch.is_empty()) {
+            return Err(Error::InvalidInput(format!(
+                "the transaction reads {key} and writes, but holds no lock, so it could overwrite concurrent updates: lock or check a key before the first read, or use commit for an unconditional write"
+            )));
+        }
         if batch.is_empty() {
             return Ok(());
         }
+        if batch.as_batch_ref().len() == batch.checks().len() {
+            // All reads are done, so locks that are unchanged now were unchanged throughout. Reading
+            // them is cheaper than a commit that writes nothing.
+            return match changed_locks(self.db, batch.checks())? {
+                Some(race) => Err(race),
+                None => Ok(()),
+            };
+        }
         self.db.commit(&batch).map(drop)
     }
+
+    /// Returns the conflict that may be the reason for an error of the body, after which the body
+    /// must run again; `None` if the error rests on a consistent state or on a failed call.
+    fn into_conflict(self) -> Option<Error> {
+        if self.has_failed || self.points_in_time < 2 {
+            return None;
+        }
+        let batch = self.writes.into_batch();
+        let locks: Vec<Lock> = batch
+            .locks()
+            .iter()
+            .chain(batch.checks())
+            .cloned()
+            .collect();
+        // Without a result, the error of the body is the better one.
+        changed_locks(self.db, &locks).unwrap_or(None)
+    }
+}
+
+/// Returns a race condition that names those of `locks` that have another version now.
+fn changed_locks<D: AtomicDb + ?Sized>(db: &D, locks: &[Lock]) -> Result<Option<Error>> {
+    let keys: Vec<Key<'_>> = locks.iter().map(Lock::key).collect();
+    let now = db.get_locks(&keys)?;
+    let changed = locks.iter().zip(&now);
+    let changed = changed.filter(|(lock, now)| lock.version() != now.version());
+    let keys: Vec<KeyBuf> = changed.map(|(lock, _)| lock.key().to_buf()).collect();
+    Ok((!keys.is_empty()).then_some(Error::RaceCondition { keys }))
+}
+
+/// Merges the writes of a transaction into the result of a query. Both are sorted in its order.
+fn merge<T>(
+    items: Vec<Item<T>>,
+    own: Vec<(KeyBuf, Option<Item<T>>)>,
+    reverse: bool,
+) -> Vec<Item<T>> {
+    let mut merged = Vec::with_capacity(items.len() + own.len());
+    let mut own = own.into_iter().peekable();
+    for item in items {
+        let mut is_hidden = false;
+        while let Some((key, _)) = own.peek() {
+            let order = key.sk().cmp(item.sk());
+            let order = if reverse { order.reverse() } else { order };
+            if order.is_gt() {
+                break;
+            }
+            is_hidden |= order.is_eq();
+            merged.extend(own.next().and_then(|(_, written)| written));
+        }
+        if !is_hidden {
+            merged.push(item);
+        }
+    }
+    merged.extend(own.filter_map(|(_, written)| written));
+    merged
+}
+
+fn missing_lock_error() -> Error {
+    Error::Backend("get_locks did not return every lock".into())
 }
 
 fn lock_key_written_error(key: Key<'_>) -> Error {

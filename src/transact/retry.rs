@@ -15,8 +15,8 @@ use std::time::Duration;
 ///
 /// # Defaults
 ///
-/// 32 attempts, no deadline, and a ceiling that grows from 200 microseconds to 250 milliseconds, on
-/// the [`SystemClock`]. If every attempt meets a conflict, the pauses take 2.7 seconds on average.
+/// A deadline of 10 seconds, any number of attempts, and a ceiling that grows from 200 microseconds to
+/// 250 milliseconds, on the [`SystemClock`].
 ///
 /// ```
 /// use atomic_db::{AtomicDbExt, MemoryDb, Retry};
@@ -33,7 +33,7 @@ use std::time::Duration;
 #[derive(Clone, Debug)]
 pub struct Retry {
     attempts: u32,
-    deadline: Option<Duration>,
+    deadline: Duration,
     first_ceiling: Duration,
     last_ceiling: Duration,
     /// `None` is the [`SystemClock`], so that the defaults allocate nothing.
@@ -45,8 +45,8 @@ impl Retry {
     #[must_use]
     pub fn new() -> Self {
         Retry {
-            attempts: 32,
-            deadline: None,
+            attempts: u32::MAX,
+            deadline: Duration::from_secs(10),
             first_ceiling: Duration::from_micros(200),
             last_ceiling: Duration::from_millis(250),
             clock: None,
@@ -65,7 +65,7 @@ impl Retry {
     /// still succeed.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.deadline = Some(deadline);
+        self.deadline = deadline;
         self
     }
 
@@ -102,7 +102,7 @@ pub(super) struct Backoff<'a> {
     /// The number of attempts so far.
     attempts: u32,
     /// The time of the clock after which no attempt starts.
-    deadline: Option<Duration>,
+    deadline: Duration,
 }
 
 impl<'a> Backoff<'a> {
@@ -110,10 +110,7 @@ impl<'a> Backoff<'a> {
         Backoff {
             retry,
             attempts: 0,
-            // Without a deadline, the clock is not read.
-            deadline: retry
-                .deadline
-                .map(|deadline| retry.get_clock().now().saturating_add(deadline)),
+            deadline: retry.get_clock().now().saturating_add(retry.deadline),
         }
     }
 
@@ -124,10 +121,8 @@ impl<'a> Backoff<'a> {
     /// [`Error::RetriesExhausted`] if there may be no other attempt.
     pub(super) fn back_off(&mut self, race: Error) -> Result<()> {
         self.attempts += 1;
-        let time_left = self
-            .deadline
-            .map(|deadline| deadline.saturating_sub(self.retry.get_clock().now()));
-        if self.attempts >= self.retry.attempts || time_left == Some(Duration::ZERO) {
+        let time_left = self.deadline.saturating_sub(self.retry.get_clock().now());
+        if self.attempts >= self.retry.attempts || time_left.is_zero() {
             return Err(Error::RetriesExhausted {
                 attempts: self.attempts,
                 source: Box::new(race),
@@ -136,8 +131,7 @@ impl<'a> Backoff<'a> {
         let factor = 2_u32.checked_pow(self.attempts - 1).unwrap_or(u32::MAX);
         let ceiling = self.retry.first_ceiling.saturating_mul(factor);
         let pause = jitter(ceiling.min(self.retry.last_ceiling));
-        let pause = time_left.map_or(pause, |left| pause.min(left));
-        self.retry.get_clock().sleep(pause);
+        self.retry.get_clock().sleep(pause.min(time_left));
         Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! The write set of a transaction: what its commit does at each key.
 
 use crate::hash::KeyHasher;
-use crate::{Batch, Item, Key, KeyBuf, Lock};
+use crate::{Batch, Item, Key, KeyBuf, Lock, Query};
 use hashbrown::HashTable;
 use std::fmt;
 
@@ -85,6 +85,31 @@ impl<T> WriteSet<T> {
             let hash = |position: &usize| hasher.hash_key(self.ops[*position].key());
             positions.insert_unique(hash(&position), position, hash);
         }
+    }
+
+    pub(super) fn has_locks(&self) -> bool {
+        self.ops
+            .iter()
+            .any(|op| matches!(op, Op::Lock(_) | Op::Check(_)))
+    }
+
+    /// Returns the keys that `query` selects, with the item that is written there or `None` for a
+    /// deletion, in the order of the query.
+    pub(super) fn items_of(&self, query: &Query) -> Vec<(KeyBuf, Option<Item<T>>)> {
+        let written = self.ops.iter().filter_map(|op| match op {
+            Op::Lock(_) | Op::Check(_) => None,
+            Op::Set(item) | Op::Create(item) => Some((item.key(), Some(item))),
+            Op::Delete(key) => Some((key.as_key(), None)),
+        });
+        let mut written: Vec<_> = written
+            .filter(|(key, _)| query.matches(*key))
+            .map(|(key, item)| (key.to_buf(), item.cloned()))
+            .collect();
+        written.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        if query.reverse {
+            written.reverse();
+        }
+        written
     }
 
     pub(super) fn into_batch(self) -> Batch<T> {

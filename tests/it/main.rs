@@ -24,5 +24,6 @@ mod time;
 #[cfg(not(mutants))]
 mod trace;
 mod transact;
+mod transact_consistency;
 mod typescript_parity;
 mod values;

@@ -77,6 +77,7 @@ struct State {
     server: Vec<SocketAddr>,
     rule: Mutex<Rule>,
     requests: Mutex<Vec<Request>>,
+    scanned_rows: Mutex<u64>,
     completed: Mutex<usize>,
     more_completed: Condvar,
     first_responses: Mutex<HashMap<String, Vec<u8>>>,
@@ -99,6 +100,7 @@ impl FaultProxy {
             server: server.expect("http://host:port").collect(),
             rule: Mutex::new(Box::new(|_| Fault::None)),
             requests: Mutex::default(),
+            scanned_rows: Mutex::default(),
             completed: Mutex::default(),
             more_completed: Condvar::new(),
             first_responses: Mutex::default(),
@@ -124,6 +126,7 @@ impl FaultProxy {
     /// Sets the rule that chooses the fault for each request. Forgets the requests so far.
     pub(crate) fn set_rule(&self, rule: impl FnMut(&Request) -> Fault + Send + 'static) {
         self.state.requests.lock().unwrap().clear();
+        *self.state.scanned_rows.lock().unwrap() = 0;
         *self.state.rule.lock().unwrap() = Box::new(rule);
     }
 
@@ -156,6 +159,12 @@ impl FaultProxy {
         let requests = self.state.requests.lock().unwrap();
         let operations = requests.iter().map(|request| request.operation.clone());
         operations.collect()
+    }
+
+    /// Returns how many rows the server has read for queries since the rule was set, hidden rows
+    /// included.
+    pub(crate) fn scanned_rows(&self) -> u64 {
+        *self.state.scanned_rows.lock().unwrap()
     }
 
     /// Returns how many requests have been completed since the proxy was started.
@@ -361,6 +370,8 @@ impl State {
         server.write_all(body)?;
         let mut response = Vec::new();
         server.read_to_end(&mut response)?;
+        let body: Value = serde_json::from_slice(response_body(&response)).unwrap_or_default();
+        *self.scanned_rows.lock().unwrap() += body["ScannedCount"].as_u64().unwrap_or(0);
         if let Some(line) = response.windows(2).position(|bytes| bytes == b"\r\n") {
             response.splice(line..line, *b"\r\nconnection: close");
         }

@@ -542,15 +542,29 @@ fn transactions_and_fresh_reads_never_see_stale_data() {
     eventual.set(&[item(1)]).unwrap();
     assert_eq!(eventual.get(ITEM).unwrap(), Some(item(1)));
     assert_eq!(eventual.get_many(&[ITEM]).unwrap(), [Some(item(1))]);
-    assert_eq!(eventual.query(&Query::new("pk")).unwrap(), [item(1)]);
+    let query = Query::new("pk");
+    let fresh = query.clone().fresh();
+    assert_eq!(eventual.query(&query).unwrap(), [item(1)]);
     for count in 2..=10 {
-        eventual.transact(increment).unwrap();
+        let body = if count % 2 == 0 {
+            increment
+        } else {
+            increment_by_query
+        };
+        eventual.transact(body).unwrap();
         assert_eq!(stored_value(&eventual), Some(count));
         assert_eq!(
             eventual.get(ITEM).unwrap(),
             Some(item(1)),
             "the proxy replays the first response"
         );
+        assert_eq!(eventual.query(&query).unwrap(), [item(1)]);
+        assert_eq!(eventual.query(&fresh).unwrap(), [item(count)]);
+        assert_eq!(eventual.page(&fresh, None).unwrap().items, [item(count)]);
+        let many = eventual.get_many_fresh(&[ITEM]).unwrap();
+        assert_eq!(many, [Some(item(count))]);
+        let locks = eventual.get_locks(&[LOCK, LOCK]).unwrap();
+        assert_eq!(locks, vec![eventual.get_lock(LOCK).unwrap(); 2]);
     }
 
     let strong = new_table_builder(&proxy).open().unwrap();
@@ -566,6 +580,15 @@ fn transactions_and_fresh_reads_never_see_stale_data() {
 fn increment(tx: &mut atomic_db::Transaction<'_, DynamoDb<u64>>) -> atomic_db::Result<()> {
     tx.lock(LOCK)?;
     let count = tx.get(ITEM)?.and_then(Item::into_data).unwrap_or(0);
+    tx.set(item(count + 1))
+}
+
+/// As [`increment`], with the other reads of a transaction. They agree without another writer.
+fn increment_by_query(tx: &mut atomic_db::Transaction<'_, DynamoDb<u64>>) -> atomic_db::Result<()> {
+    tx.lock_all(&[LOCK])?;
+    let found = tx.query(&Query::new("pk"))?;
+    assert_eq!(tx.get_many(&[ITEM])?, [found.first().cloned()]);
+    let count = found.first().and_then(Item::data).unwrap_or(&0);
     tx.set(item(count + 1))
 }
 

@@ -2,17 +2,26 @@
 
 use super::fault_proxy::{Fault, FaultProxy};
 use super::{START, new_db_or_skip, server};
-use atomic_db::{AtomicDb, Batch, DynamoDb, Error, Item, Key, Lock, ManualClock, Query, Version};
+use atomic_db::{
+    AtomicDb, AtomicDbExt, Batch, DynamoDb, Error, Item, Key, Lock, ManualClock, Query, Version,
+};
 use serde::de::DeserializeOwned;
+use std::ops::Bound;
 use std::time::{Duration, Instant};
 
 const KIB: usize = 1_024;
 
 /// Returns a new table behind a proxy that records its requests, or `None` without a server.
 fn new_recorded_db<T: DeserializeOwned>() -> Option<(DynamoDb<T>, FaultProxy)> {
+    new_recorded_db_with_clock(ManualClock::new(START))
+}
+
+fn new_recorded_db_with_clock<T: DeserializeOwned>(
+    clock: ManualClock,
+) -> Option<(DynamoDb<T>, FaultProxy)> {
     let proxy = FaultProxy::new(server::endpoint()?);
     // Long timeouts, because the proxy would also record a retry.
-    let db = server::builder(&proxy.endpoint(), ManualClock::new(START))
+    let db = server::builder(&proxy.endpoint(), clock)
         .timeout(Duration::from_secs(120))
         .attempt_timeout(Duration::from_secs(60));
     let db = db.open().unwrap();
@@ -42,6 +51,205 @@ fn a_commit_under_a_renewed_lock_is_one_request() {
     proxy.set_rule(|_| Fault::None);
     assert_eq!(db.get_lock(Key::new("pk", "lock")).unwrap(), lock);
     assert_eq!(proxy.operations(), ["GetItem"]);
+}
+
+const LOCKS: [Key<'static>; 3] = [
+    Key::new("a", "lock"),
+    Key::new("b", "lock"),
+    Key::new("c", "lock"),
+];
+
+#[test]
+fn existing_locks_are_read_in_batches() {
+    let Some((db, proxy)) = new_recorded_db::<u8>() else {
+        return;
+    };
+    let locks = LOCKS.map(|key| db.get_lock(key).unwrap());
+    proxy.set_rule(|_| Fault::None);
+    assert_eq!(db.get_locks(&LOCKS).unwrap(), locks);
+    assert_eq!(db.get_locks(&LOCKS[..1]).unwrap(), locks[..1]);
+    let [a, b, c] = LOCKS;
+    let [lock_a, lock_b, lock_c] = locks.clone();
+    assert_eq!(
+        db.get_locks(&[c, a, c, b, a]).unwrap(),
+        [lock_c.clone(), lock_a.clone(), lock_c, lock_b, lock_a]
+    );
+    assert_eq!(proxy.operations(), ["BatchGetItem"; 3]);
+
+    let sks: Vec<String> = (0..250).map(|number| format!("{number}")).collect();
+    let keys: Vec<Key<'_>> = sks.iter().map(|sk| Key::new("many", sk)).collect();
+    let created = db.get_locks(&keys).unwrap();
+    proxy.set_rule(|_| Fault::None);
+    assert_eq!(db.get_locks(&keys).unwrap(), created);
+    assert_eq!(proxy.operations(), ["BatchGetItem"; 3]);
+}
+
+#[test]
+fn missing_expired_and_expiring_locks_are_written_one_by_one() {
+    let clock = ManualClock::new(START);
+    let Some((db, proxy)) = new_recorded_db_with_clock::<u8>(clock.clone()) else {
+        return;
+    };
+    let [expired, expiring, missing] = LOCKS;
+    let old = db.get_lock(expired).unwrap();
+    clock.set(START + 7_200);
+    let expiring = db.get_lock(expiring).unwrap();
+    let now = old.ttl() + 3_601;
+    clock.set(now);
+    let existing = db.get_lock(Key::new("d", "lock")).unwrap();
+    proxy.set_rule(|_| Fault::None);
+    let keys = [
+        existing.key(),
+        missing,
+        expiring.key(),
+        missing,
+        expired,
+        expiring.key(),
+    ];
+    let locks = db.get_locks(&keys).unwrap();
+    assert_eq!(
+        proxy.operations(),
+        ["BatchGetItem", "PutItem", "UpdateItem", "PutItem"]
+    );
+    let found: Vec<Key<'_>> = locks.iter().map(Lock::key).collect();
+    assert_eq!(found, keys);
+    assert_eq!(locks[0], existing);
+    assert_eq!(locks[1], locks[3]);
+    assert_eq!(locks[2], locks[5]);
+    // A refresh keeps the version (guarantee 16).
+    assert_eq!(locks[2].version(), expiring.version());
+    assert_ne!(locks[4].version(), old.version());
+    assert!(locks.iter().all(|lock| lock.ttl() == now + Lock::LIFETIME));
+    // They are the stored locks.
+    db.set_atomic(&[], &[locks[0].clone(), locks[1].clone()])
+        .unwrap();
+    db.set_atomic(&[], &[locks[2].clone(), locks[4].clone()])
+        .unwrap();
+}
+
+#[test]
+fn an_item_at_the_key_of_one_lock_is_found_before_others_are_created() {
+    let Some((db, proxy)) = new_recorded_db() else {
+        return;
+    };
+    db.set(&[Item::new("c", "lock", 1)]).unwrap();
+    proxy.set_rule(|_| Fault::None);
+    match db.get_locks(&LOCKS) {
+        Err(Error::InvalidInput(text)) => assert!(text.contains(r#"("c", "lock")"#), "{text}"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(proxy.operations(), ["BatchGetItem"]);
+}
+
+/// Guarantee 15.
+#[test]
+fn locks_that_are_created_after_the_batch_was_read_are_returned() {
+    let Some(endpoint) = server::endpoint() else {
+        return;
+    };
+    let proxy = FaultProxy::new(endpoint);
+    let name = server::unique_table_name();
+    let open = |endpoint: &str| {
+        let builder = server::builder_for_table::<u8>(endpoint, name.as_str());
+        let builder = builder.create_table(true).clock(ManualClock::new(START));
+        builder.open().unwrap()
+    };
+    let (other, db) = (open(endpoint), open(&proxy.endpoint()));
+    let created = other.clone();
+    proxy.set_rule_for("PutItem", move |_| {
+        created.get_locks(&LOCKS).unwrap();
+        Fault::None
+    });
+    let locks = db.get_locks(&LOCKS).unwrap();
+    assert_eq!(
+        proxy.operations(),
+        ["BatchGetItem", "PutItem", "PutItem", "PutItem"]
+    );
+    assert_eq!(other.get_locks(&LOCKS).unwrap(), locks);
+}
+
+#[test]
+fn a_transaction_under_three_locks_over_five_items_is_three_requests() {
+    let Some((db, proxy)) = new_recorded_db() else {
+        return;
+    };
+    let items = numbered_items(5, "old");
+    let keys: Vec<Key<'_>> = items.iter().map(Item::key).collect();
+    db.set(&items).unwrap();
+    db.get_locks(&LOCKS).unwrap();
+    proxy.set_rule(|_| Fault::None);
+    db.transact(|tx| {
+        tx.lock_all(&LOCKS)?;
+        let found = tx.get_many(&keys)?;
+        assert!(found.iter().all(Option::is_some));
+        for key in &keys {
+            tx.set(Item::new(key.pk, key.sk, "new".to_owned()))?;
+        }
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(
+        proxy.operations(),
+        ["BatchGetItem", "BatchGetItem", "TransactWriteItems"]
+    );
+    assert!(
+        db.query(&Query::new("pk"))
+            .unwrap()
+            .iter()
+            .all(|item| item.data().is_some_and(|data| data == "new"))
+    );
+}
+
+#[test]
+fn a_range_reads_at_most_one_row_that_it_does_not_contain() {
+    let Some((db, proxy)) = new_recorded_db() else {
+        return;
+    };
+    let items = numbered_items(100, "");
+    db.set(&items).unwrap();
+    let query = || Query::new("pk");
+    let excluded = |sk: &'static str| Bound::Excluded(sk);
+    for (query, expected, scanned) in [
+        (query().range("00010"..="00019"), 10..20, 10),
+        // The end of the range is read.
+        (query().range("00010".."00020"), 10..20, 11),
+        (query().range("00010".."00020").reverse(), 10..20, 10),
+        (
+            query().range((excluded("00009"), excluded("00020"))),
+            10..20,
+            11,
+        ),
+        (query().range("00010"..="00010"), 10..11, 1),
+        (query().range("00090"..), 90..100, 10),
+        (
+            query().range((excluded("00089"), Bound::Unbounded)),
+            90..100,
+            10,
+        ),
+        (query().range(.."00010"), 0..10, 10),
+        (query().range(..="00009").reverse(), 0..10, 10),
+        (query().prefix("0001"), 10..20, 10),
+        (query().prefix("0001").range("00015"..), 15..20, 5),
+        (query().prefix("0001").range("00015"..).reverse(), 15..20, 5),
+        (query().prefix("0001").range("00000".."00015"), 10..15, 6),
+        (query().prefix("0001").range("0".."1"), 10..20, 10),
+        (query().range("00010"..="00019").after("00014"), 15..20, 5),
+        (
+            query().range("00010"..="00019").after("00014").reverse(),
+            10..14,
+            4,
+        ),
+        (query().range("00010"..="00019").after("00001"), 10..20, 10),
+    ] {
+        let mut expected = items[expected].to_vec();
+        if query.reverse {
+            expected.reverse();
+        }
+        proxy.set_rule(|_| Fault::None);
+        assert_eq!(db.query(&query).unwrap(), expected, "{query:?}");
+        assert_eq!(proxy.operations(), ["Query"], "{query:?}");
+        assert_eq!(proxy.scanned_rows(), scanned, "{query:?}");
+    }
 }
 
 #[test]
@@ -84,12 +292,26 @@ fn empty_calls_send_no_requests() {
     db.set(&[]).unwrap();
     db.delete(&[]).unwrap();
     db.get_many(&[]).unwrap();
+    db.get_many_fresh(&[]).unwrap();
+    db.get_locks(&[]).unwrap();
     db.commit(&Batch::new()).unwrap();
     db.set_atomic(&[], &[]).unwrap();
     db.query(&Query::new("pk").limit(0)).unwrap();
     db.page(&Query::new("pk").limit(0), None).unwrap();
     db.page(&Query::new("pk").prefix("a"), Some("b")).unwrap();
     drop(db.stream(Query::new("pk")));
+    for nothing in [
+        Query::new("pk").range("b".."a"),
+        Query::new("pk").range("a".."a"),
+        Query::new("pk").range(.."").reverse(),
+        Query::new("pk").prefix("a").range("b"..),
+        Query::new("pk").range("a".."b").after("b"),
+        Query::new("pk").range("a".."b").reverse().after("a"),
+    ] {
+        assert_eq!(db.query(&nothing).unwrap(), []);
+        assert_eq!(db.page(&nothing, None).unwrap().items, []);
+        assert!(db.stream(nothing).next().is_none());
+    }
     assert_eq!(proxy.operations(), [""; 0]);
 }
 
@@ -109,7 +331,9 @@ fn invalid_input_is_refused_before_any_request() {
             db.get(key).map(drop),
             db.get_fresh(key).map(drop),
             db.get_many(&[valid.key(), key]).map(drop),
+            db.get_many_fresh(&[valid.key(), key]).map(drop),
             db.get_lock(key).map(drop),
+            db.get_locks(&[valid.key(), key]).map(drop),
             db.set(&[valid.clone(), item(pk, sk)]),
             db.delete(&[valid.key(), key]),
             db.commit(&Batch::new().set(item(pk, sk))).map(drop),
@@ -131,6 +355,10 @@ fn invalid_input_is_refused_before_any_request() {
         db.query(&Query::new("")).map(drop),
         db.query(&Query::new(long_pk.as_str())).map(drop),
         db.query(&Query::new("pk").prefix(long_sk.as_str()))
+            .map(drop),
+        db.query(&Query::new("pk").range(long_sk.as_str()..))
+            .map(drop),
+        db.query(&Query::new("pk").prefix("a").range(..&long_sk))
             .map(drop),
         db.page(&Query::new("pk"), Some(&long_sk)).map(drop),
     ] {
