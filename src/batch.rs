@@ -26,9 +26,10 @@ use smallvec::SmallVec;
 /// ```
 #[derive(Clone, Debug)]
 pub struct Batch<T> {
-    pub(crate) locks: Vec<Lock>,
+    /// The usual sizes need no allocation.
+    pub(crate) locks: SmallVec<[Lock; 2]>,
     pub(crate) checks: Vec<Lock>,
-    pub(crate) sets: Vec<Item<T>>,
+    pub(crate) sets: SmallVec<[Item<T>; 2]>,
     pub(crate) creates: Vec<Item<T>>,
     pub(crate) deletes: Vec<KeyBuf>,
 }
@@ -38,9 +39,9 @@ impl<T> Batch<T> {
     #[must_use]
     pub fn new() -> Self {
         Batch {
-            locks: Vec::new(),
+            locks: SmallVec::new(),
             checks: Vec::new(),
-            sets: Vec::new(),
+            sets: SmallVec::new(),
             creates: Vec::new(),
             deletes: Vec::new(),
         }

@@ -550,6 +550,9 @@ impl<'a, D: AtomicDb + ?Sized> Transaction<'a, D> {
 
     /// Returns what this transaction writes at `key`, if it writes there.
     fn own_item(&mut self, key: Key<'_>) -> Option<Option<Item<D::Data>>> {
+        if !self.writes.has_writes() {
+            return None;
+        }
         match self.writes.find(key)? {
             Op::Set(item) | Op::Create(item) => Some(Some(item.clone())),
             Op::Delete(_) => Some(None),

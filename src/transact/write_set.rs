@@ -3,6 +3,7 @@
 use crate::hash::KeyHasher;
 use crate::{Batch, Item, Key, KeyBuf, Lock, Query};
 use hashbrown::HashTable;
+use smallvec::SmallVec;
 use std::fmt;
 
 /// The operation of the commit at one key.
@@ -37,7 +38,9 @@ impl<T> Op<T> {
 ///
 /// A small set is scanned linearly, which is cheaper than hashing and allocates nothing.
 pub(super) struct WriteSet<T> {
-    ops: Vec<Op<T>>,
+    ops: SmallVec<[Op<T>; 4]>,
+    /// How many of them are locks and checks. An operation never changes from one to a write.
+    locks: usize,
     /// All operations by their keys, once there are more than [`LINEAR_SCAN_MAX`].
     index: Option<Index>,
 }
@@ -53,7 +56,8 @@ const LINEAR_SCAN_MAX: usize = 8;
 impl<T> WriteSet<T> {
     pub(super) fn new() -> Self {
         WriteSet {
-            ops: Vec::new(),
+            ops: SmallVec::new(),
+            locks: 0,
             index: None,
         }
     }
@@ -70,6 +74,7 @@ impl<T> WriteSet<T> {
 
     /// Adds an operation at a key that has none.
     pub(super) fn add(&mut self, op: Op<T>) {
+        self.locks += usize::from(matches!(op, Op::Lock(_) | Op::Check(_)));
         self.ops.push(op);
         if self.ops.len() > LINEAR_SCAN_MAX {
             self.update_index();
@@ -88,9 +93,11 @@ impl<T> WriteSet<T> {
     }
 
     pub(super) fn has_locks(&self) -> bool {
-        self.ops
-            .iter()
-            .any(|op| matches!(op, Op::Lock(_) | Op::Check(_)))
+        self.locks > 0
+    }
+
+    pub(super) fn has_writes(&self) -> bool {
+        self.ops.len() > self.locks
     }
 
     /// Returns the keys that `query` selects, with the item that is written there or `None` for a
