@@ -33,7 +33,7 @@
 //!   [`MemoryDb`] or a `RedbDb`, one [`get_many`](AtomicDb::get_many) and one
 //!   [`query`](AtomicDb::query) are each a snapshot.
 //! - A [`stream`](AtomicDb::stream) is not a snapshot. Items that are present for its whole duration
-//!   are yielded exactly once; items that are added or removed meanwhile may or may not be.
+//!   are yielded exactly once; items that are added or removed during that time may or may not be.
 //! - Two reads are two points in time. To tie them together, read a lock before both, and renew or
 //!   check it in the commit.
 //! - Cloned handles refer to the same database.
