@@ -49,6 +49,7 @@
 
 mod fixture;
 mod locks;
+mod queries;
 mod races;
 mod reading;
 mod support;
@@ -59,6 +60,7 @@ mod writing;
 pub use crate::__testing_suite as suite;
 pub use fixture::{Capabilities, Case, Database, Fixture, check};
 pub use locks::*;
+pub use queries::*;
 pub use races::*;
 pub use reading::*;
 pub use threads::{run_concurrently, with_timeout};
