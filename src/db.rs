@@ -29,8 +29,8 @@ use crate::{Batch, Item, Key, Lock, Page, Query, Result, Version};
 /// # Ok::<(), atomic_db::Error>(())
 /// ```
 ///
-/// [`transact`](crate::AtomicDbExt::transact) runs this loop for you, with bounded attempts and
-/// back-off between them.
+/// [`transact`](crate::AtomicDbExt::transact) runs this loop for you, with back-off between
+/// the attempts, until a deadline.
 ///
 /// # Contract
 ///

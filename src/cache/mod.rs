@@ -42,9 +42,9 @@ use std::fmt;
 ///   write that failed, or whose outcome is unknown, its keys are not cached.
 /// - [`get_many`](AtomicDb::get_many) is a snapshot if it is one in the inner database: if a cached
 ///   item changes while the others are fetched, all of them are read again.
-/// - Locks, [`get_fresh`](AtomicDb::get_fresh), [`query`](AtomicDb::query),
-///   [`page`](AtomicDb::page) and [`stream`](AtomicDb::stream) always bypass the cache. Misses are
-///   not cached: there is no negative caching.
+/// - Locks, [`get_fresh`](AtomicDb::get_fresh), [`get_many_fresh`](AtomicDb::get_many_fresh),
+///   [`query`](AtomicDb::query), [`page`](AtomicDb::page) and [`stream`](AtomicDb::stream) always
+///   bypass the cache. Misses are not cached: there is no negative caching.
 /// - Times to live are honoured, by the cache's own clock. Give it the clock of the inner database.
 ///
 /// # Limits

@@ -484,30 +484,27 @@ fn a_prefix_may_end_in_a_character_that_has_no_successor() {
     }
     let numbered = || (0_u32..).zip(&sks);
     for prefix in &sks {
-        let query = Query::new("pk").prefix(prefix);
-        let matching = numbered().filter(|(_, sk)| sk.starts_with(prefix));
-        let mut expected: Vec<u32> = matching.map(|(number, _)| number).collect();
-        assert_eq!(select_all(&mut stripe, &query, 0), expected, "{query:?}");
-        for (after, sk) in numbered() {
-            let query = query.clone().after(sk);
-            let rest: Vec<u32> = expected
-                .iter()
-                .copied()
-                .filter(|number| *number > after)
-                .collect();
-            assert_eq!(select_all(&mut stripe, &query, 0), rest, "{query:?}");
-        }
-        expected.reverse();
-        let query = query.reverse();
-        assert_eq!(select_all(&mut stripe, &query, 0), expected, "{query:?}");
-        for (after, sk) in numbered() {
-            let query = query.clone().after(sk);
-            let rest: Vec<u32> = expected
-                .iter()
-                .copied()
-                .filter(|number| *number < after)
-                .collect();
-            assert_eq!(select_all(&mut stripe, &query, 0), rest, "{query:?}");
+        for reverse in [false, true] {
+            let mut query = Query::new("pk").prefix(prefix);
+            query.reverse = reverse;
+            let matching = numbered().filter(|(_, sk)| sk.starts_with(prefix));
+            let mut expected: Vec<u32> = matching.map(|(number, _)| number).collect();
+            if reverse {
+                expected.reverse();
+            }
+            assert_eq!(select_all(&mut stripe, &query, 0), expected, "{query:?}");
+            for (after, sk) in numbered() {
+                let query = query.clone().after(sk);
+                let is_after = |number: &u32| {
+                    if reverse {
+                        *number < after
+                    } else {
+                        *number > after
+                    }
+                };
+                let rest: Vec<u32> = expected.iter().copied().filter(is_after).collect();
+                assert_eq!(select_all(&mut stripe, &query, 0), rest, "{query:?}");
+            }
         }
     }
 }
