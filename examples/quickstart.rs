@@ -81,6 +81,10 @@ fn transaction(db: &MemoryDb<u32>) -> Result<()> {
         Ok(seen + 10)
     })?;
     println!("   balance: {balance}; no update was lost");
+
+    // The short form for one item. It keeps the expiry of the item, if there is one.
+    let item = db.update(BALANCE, LOCK, |old| Some(old.copied().unwrap_or(0) + 5))?;
+    println!("   update adds 5: {:?}", item.and_then(Item::into_data));
     println!();
     Ok(())
 }
@@ -90,7 +94,7 @@ fn queries(db: &MemoryDb<u32>) -> Result<()> {
     deposit(db, 25, "entry#2026-02-02")?;
 
     println!("   the entries of January:");
-    for item in db.query(&Query::new("account#1").prefix("entry#2026-01"))? {
+    for item in db.query(&Query::new("account#1").range("entry#2026-01".."entry#2026-02"))? {
         println!("     {} {:?}", item.sk(), item.data());
     }
     println!("   all entries as a stream, the latest first:");
@@ -130,7 +134,7 @@ fn expiry() -> Result<()> {
     let db = MemoryDb::builder().clock(clock.clone()).build();
     let session = Key::new("session", "abc");
 
-    db.set(&[Item::new(session.pk, session.sk, "Ada").expires_at(1_800_000_060)])?;
+    db.set(&[Item::at(session, "Ada").expires_in(Duration::from_secs(60), &clock)])?;
     clock.advance(Duration::from_secs(60));
     println!("   in its last second: {:?}", data(&db, session)?);
     clock.advance(Duration::from_secs(1));
@@ -157,7 +161,7 @@ fn balance(db: &MemoryDb<u32>) -> Result<u32> {
 }
 
 fn new_balance(amount: u32) -> Item<u32> {
-    Item::new(BALANCE.pk, BALANCE.sk, amount)
+    Item::at(BALANCE, amount)
 }
 
 fn data<T: Clone>(db: &MemoryDb<T>, key: Key<'_>) -> Result<Option<T>> {

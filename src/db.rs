@@ -1,7 +1,7 @@
 use crate::batch::BatchRef;
 use crate::query::Stream;
 use crate::sync::Arc;
-use crate::{Batch, Item, Key, Lock, Page, Query, Result, Version};
+use crate::{Batch, Item, Key, Lock, Page, Query, Result, RetryQueue, Version};
 
 /// A store of items, each under a partition key and a sort key, with optimistic locking. Every call
 /// blocks until it is done.
@@ -127,9 +127,9 @@ use crate::{Batch, Item, Key, Lock, Page, Query, Result, Version};
 ///
 /// # Wrappers
 ///
-/// `set_atomic`, `query` and `stream` have default implementations. A wrapper should forward them as
-/// well, or it hides a more efficient or more consistent implementation of the inner database. Put
-/// `#[deny(clippy::missing_trait_methods)]` on its `impl`.
+/// `set_atomic`, `query`, `stream` and `retry_queue` have default implementations. A wrapper should
+/// forward them as well, or it hides a more efficient or more consistent implementation of the inner
+/// database. Put `#[deny(clippy::missing_trait_methods)]` on its `impl`.
 ///
 /// [`stream`]: AtomicDb::stream
 pub trait AtomicDb {
@@ -313,6 +313,13 @@ pub trait AtomicDb {
     {
         Stream::new(query, |query, after| self.page(query, after))
     }
+
+    /// Returns the queue in which transactions that lost a race for a lock take turns: the same one
+    /// for all handles to the same data. With `None`, which is the default, they only pause at random
+    /// and try again.
+    fn retry_queue(&self) -> Option<&RetryQueue> {
+        None
+    }
 }
 
 /// A shared trait object, the form in which application state holds a database.
@@ -388,6 +395,10 @@ macro_rules! forward {
             // `D` may be a trait object, which has no `stream`, so stream its pages.
             fn stream(&self, query: Query) -> impl Iterator<Item = Result<Item<Self::Data>>> {
                 Stream::new(query, |query, after| (**self).page(query, after))
+            }
+
+            fn retry_queue(&self) -> Option<&RetryQueue> {
+                (**self).retry_queue()
             }
         }
     )*};

@@ -21,6 +21,7 @@
 //!     fn set_atomic(&self, items: &[Item<Data>], locks: &[Lock]) -> Result<Version>;
 //!     fn query(&self, query: &Query) -> Result<Vec<Item<Data>>>;
 //!     fn stream(&self, query: Query) -> impl Iterator<Item = Result<Item<Data>>>;
+//!     fn retry_queue(&self) -> Option<&RetryQueue>;                  // turns under contention
 //! }
 //! ```
 //!
@@ -169,5 +170,5 @@ pub use memory::{MemoryDb, MemoryDbBuilder, Sweeper};
 pub use query::{Page, Query, SortKeyRange};
 #[cfg(feature = "redb")]
 pub use redb::{Durability, RedbDb, RedbDbBuilder};
-pub use transact::{AtomicDbExt, Retry, Transaction};
+pub use transact::{AtomicDbExt, Retry, RetryQueue, Transaction};
 pub use version::{Version, VersionGenerator};

@@ -18,23 +18,38 @@ pub(crate) use parking_lot::Mutex;
 #[cfg(perturb)]
 pub(crate) use perturb::Mutex;
 
-#[cfg(all(feature = "redb", not(any(loom, shuttle))))]
-pub(crate) use {condvar::Condvar, parking_lot::RwLock};
+#[cfg(not(any(loom, shuttle)))]
+pub(crate) use {condvar::Condvar, std::thread::ThreadId};
 
-#[cfg(all(feature = "redb", any(loom, shuttle)))]
-pub(crate) use model::{Condvar, RwLock};
+#[cfg(any(loom, shuttle))]
+pub(crate) use model::{Condvar, Mutex};
 
 #[cfg(loom)]
-pub(crate) use {
-    loom::sync::{MutexGuard, atomic::AtomicU64},
-    model::Mutex,
+pub(crate) use loom::{
+    sync::{MutexGuard, atomic::AtomicU64},
+    thread::ThreadId,
 };
 
 #[cfg(shuttle)]
-pub(crate) use {
-    model::Mutex,
-    shuttle::sync::{MutexGuard, atomic::AtomicU64},
+pub(crate) use shuttle::{
+    sync::{MutexGuard, atomic::AtomicU64},
+    thread::ThreadId,
 };
+
+#[cfg(all(feature = "redb", not(any(loom, shuttle))))]
+pub(crate) use parking_lot::RwLock;
+
+#[cfg(all(feature = "redb", any(loom, shuttle)))]
+pub(crate) use model::RwLock;
+
+/// Returns the identity of the calling thread.
+pub(crate) fn current_thread() -> ThreadId {
+    #[cfg(loom)]
+    use loom::thread;
+    #[cfg(shuttle)]
+    use shuttle::thread;
+    thread::current().id()
+}
 
 /// The model checkers' primitives, with the interface of `parking_lot`'s.
 #[cfg(any(loom, shuttle))]
@@ -44,6 +59,7 @@ mod model {
     #[cfg(shuttle)]
     use shuttle::sync as checked;
     use std::sync::PoisonError;
+    use std::time::Duration;
 
     #[derive(Debug, Default)]
     pub(crate) struct Mutex<T>(checked::Mutex<T>);
@@ -77,17 +93,31 @@ mod model {
         }
     }
 
-    #[cfg(feature = "redb")]
     #[derive(Debug, Default)]
     pub(crate) struct Condvar(checked::Condvar);
 
-    #[cfg(feature = "redb")]
     impl Condvar {
+        #[cfg(feature = "redb")]
         pub(crate) fn wait<'a, T>(
             &self,
             guard: checked::MutexGuard<'a, T>,
         ) -> checked::MutexGuard<'a, T> {
             self.0.wait(guard).unwrap_or_else(PoisonError::into_inner)
+        }
+
+        /// Waits as `wait` does, or, under shuttle, times out at random. Loom has no time, so a thread
+        /// that is never notified is a deadlock there.
+        pub(crate) fn wait_for<'a, T>(
+            &self,
+            guard: checked::MutexGuard<'a, T>,
+            _: Duration,
+        ) -> (checked::MutexGuard<'a, T>, bool) {
+            #[cfg(shuttle)]
+            if shuttle::rand::Rng::r#gen(&mut shuttle::rand::thread_rng()) {
+                return (guard, true);
+            }
+            let guard = self.0.wait(guard);
+            (guard.unwrap_or_else(PoisonError::into_inner), false)
         }
 
         pub(crate) fn notify_one(&self) {
@@ -97,17 +127,29 @@ mod model {
 }
 
 /// `parking_lot`'s condition variable, with the interface of the model checkers'.
-#[cfg(all(feature = "redb", not(any(loom, shuttle))))]
+#[cfg(not(any(loom, shuttle)))]
 mod condvar {
     use parking_lot::MutexGuard;
+    use std::time::Duration;
 
     #[derive(Debug, Default)]
     pub(crate) struct Condvar(parking_lot::Condvar);
 
     impl Condvar {
+        #[cfg(feature = "redb")]
         pub(crate) fn wait<'a, T>(&self, mut guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
             self.0.wait(&mut guard);
             guard
+        }
+
+        /// Waits until a notification, or for at most `duration`. Returns `true` if that has passed.
+        pub(crate) fn wait_for<'a, T>(
+            &self,
+            mut guard: MutexGuard<'a, T>,
+            duration: Duration,
+        ) -> (MutexGuard<'a, T>, bool) {
+            let timed_out = self.0.wait_for(&mut guard, duration).timed_out();
+            (guard, timed_out)
         }
 
         pub(crate) fn notify_one(&self) {

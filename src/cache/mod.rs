@@ -25,7 +25,7 @@ use crate::batch::BatchRef;
 use crate::hash::KeyHasher;
 use crate::sharding::{MAX_SHARDS, available_cores};
 use crate::sync::{Arc, Mutex, MutexGuard};
-use crate::{AtomicDb, Batch, Clock, Item, Key, Lock, Page, Query, Result, Version};
+use crate::{AtomicDb, Batch, Clock, Item, Key, Lock, Page, Query, Result, RetryQueue, Version};
 use shard::{Lookup, RemovedItems, Shard, Ticket};
 use smallvec::SmallVec;
 use std::fmt;
@@ -435,6 +435,10 @@ impl<D: AtomicDb> AtomicDb for LruCache<D> {
 
     fn stream(&self, query: Query) -> impl Iterator<Item = Result<Item<Self::Data>>> {
         self.shared.inner.stream(query)
+    }
+
+    fn retry_queue(&self) -> Option<&RetryQueue> {
+        self.shared.inner.retry_queue()
     }
 }
 

@@ -6,7 +6,7 @@ use super::runtime::{BlockingRuntime, CallError, HANG_GRACE, Pending};
 use super::selection::Selection;
 use super::write::batch_len;
 use crate::sync::Arc;
-use crate::{Clock, Query, Result};
+use crate::{Clock, Query, Result, RetryQueue};
 use aws_sdk_dynamodb::types::WriteRequest;
 use std::fmt;
 use std::panic::{RefUnwindSafe, UnwindSafe};
@@ -17,6 +17,7 @@ pub(super) struct Connection {
     pub(super) client: Arc<TableClient>,
     runtime: BlockingRuntime,
     clock: Arc<dyn Clock>,
+    pub(super) retry_queue: RetryQueue,
 }
 
 // A panic cannot leave these in a broken state. The SDK's client lacks the marker.
@@ -33,6 +34,7 @@ impl Connection {
             client,
             runtime,
             clock,
+            retry_queue: RetryQueue::new(),
         }
     }
 

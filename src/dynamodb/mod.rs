@@ -49,7 +49,7 @@ pub use error::DynamoDbError;
 
 use crate::batch::BatchRef;
 use crate::sync::Arc;
-use crate::{AtomicDb, Batch, Item, Key, Lock, Page, Query, Result, Version};
+use crate::{AtomicDb, Batch, Item, Key, Lock, Page, Query, Result, RetryQueue, Version};
 use client::Consistency;
 use commit::Commit;
 use connection::Connection;
@@ -519,6 +519,10 @@ impl<T: Serialize + DeserializeOwned> AtomicDb for DynamoDb<T> {
 
     fn stream(&self, query: Query) -> impl Iterator<Item = Result<Item<T>>> {
         Stream::new(Arc::clone(&self.connection), query)
+    }
+
+    fn retry_queue(&self) -> Option<&RetryQueue> {
+        Some(&self.connection.retry_queue)
     }
 }
 

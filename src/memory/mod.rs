@@ -33,8 +33,8 @@ use crate::hash::KeyHasher;
 use crate::sharding::{MAX_SHARDS, available_cores};
 use crate::sync::{Arc, Mutex, MutexGuard};
 use crate::{
-    AtomicDb, Batch, Clock, Error, Item, Key, KeyBuf, Lock, Page, Query, Result, Version,
-    VersionGenerator,
+    AtomicDb, Batch, Clock, Error, Item, Key, KeyBuf, Lock, Page, Query, Result, RetryQueue,
+    Version, VersionGenerator,
 };
 use smallvec::SmallVec;
 use std::fmt;
@@ -89,6 +89,7 @@ struct DbState<T> {
     hasher: KeyHasher,
     versions: VersionGenerator,
     clock: Arc<dyn Clock>,
+    retry_queue: RetryQueue,
 }
 
 /// Padded to avoid false sharing between stripes. 128 bytes, because some processors prefetch cache
@@ -485,6 +486,10 @@ impl<T> AtomicDb for MemoryDb<T> {
         let max = query.limit.unwrap_or(usize::MAX);
         Ok(self.select(query, None, max).items)
     }
+
+    fn retry_queue(&self) -> Option<&RetryQueue> {
+        Some(&self.shared.retry_queue)
+    }
 }
 
 impl<T> Clone for MemoryDb<T> {
@@ -528,6 +533,7 @@ impl<T> MemoryDbBuilder<T> {
                 versions: VersionGenerator::new(),
                 clock: self.clock,
                 hasher,
+                retry_queue: RetryQueue::new(),
             }),
         }
     }

@@ -1,6 +1,6 @@
 use super::*;
-use crate::ManualClock;
 use crate::testing::with_timeout;
+use crate::{ManualClock, RetryQueue};
 use std::collections::HashMap;
 use std::sync::atomic::AtomicU64;
 
@@ -16,6 +16,7 @@ fn db_with_max_rows(stripes: usize, max_rows: usize) -> MemoryDb<u32> {
             versions: VersionGenerator::new(),
             clock: Arc::new(ManualClock::new(1_000)),
             hasher,
+            retry_queue: RetryQueue::new(),
         }),
     }
 }

@@ -51,7 +51,8 @@ use crate::error::item_at_lock_key;
 use crate::expiry::live_or_read_again;
 use crate::sync::Arc;
 use crate::{
-    AtomicDb, Batch, Clock, Error, Item, Key, Lock, Page, Query, Result, Version, VersionGenerator,
+    AtomicDb, Batch, Clock, Error, Item, Key, Lock, Page, Query, Result, RetryQueue, Version,
+    VersionGenerator,
 };
 use encoding::RowKey;
 use file::File;
@@ -179,6 +180,7 @@ struct Shared {
     group: GroupCommit<WriteRequest, Outcome>,
     versions: VersionGenerator,
     clock: Arc<dyn Clock>,
+    retry_queue: RetryQueue,
 }
 
 /// The largest number of items in a page, and the number of bytes of data that fill it.
@@ -270,6 +272,7 @@ impl<T> RedbDb<T> {
                 group: GroupCommit::new(MAX_YIELDS),
                 versions,
                 clock,
+                retry_queue: RetryQueue::new(),
             }),
             data: PhantomData,
         })
@@ -596,6 +599,10 @@ impl<T: Serialize + DeserializeOwned> AtomicDb for RedbDb<T> {
         let max = query.limit.unwrap_or(usize::MAX);
         let (rows, _) = self.select(query, None, max, usize::MAX)?;
         self.decode_all(&query.pk, rows)
+    }
+
+    fn retry_queue(&self) -> Option<&RetryQueue> {
+        Some(&self.shared.retry_queue)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The extension methods of every database.
 
-use super::retry::{Backoff, Retry};
+use super::retry::{Attempts, Retry};
 use super::transaction::{Transaction, lock_key_written_error};
 use crate::{AtomicDb, Batch, Error, Item, Key, Result};
 
@@ -133,19 +133,18 @@ pub trait AtomicDbExt: AtomicDb + private::Sealed {
         retry: &Retry,
         mut body: impl FnMut(&mut Transaction<'_, Self>) -> Result<R, E>,
     ) -> Result<R, E> {
-        let mut backoff = Backoff::new(retry);
+        let mut transaction = Transaction::new(self, retry);
         loop {
-            let mut transaction = Transaction::new(self);
             let outcome = match body(&mut transaction) {
                 Ok(result) => transaction.commit().map(|()| result),
-                Err(error) => match transaction.into_conflict() {
+                Err(error) => match transaction.find_conflict() {
                     Some(race) => Err(race),
                     None => return Err(error),
                 },
             };
             match outcome {
                 Ok(result) => return Ok(result),
-                Err(race) if race.is_race_condition() => backoff.back_off(race)?,
+                Err(race) if race.is_race_condition() => transaction.retry(race)?,
                 Err(error) => return Err(error.into()),
             }
         }
@@ -206,8 +205,9 @@ pub trait AtomicDbExt: AtomicDb + private::Sealed {
             return Err(lock_key_written_error(key).into());
         }
         let retry = Retry::default();
-        let mut backoff = Backoff::new(&retry);
+        let mut attempts = Attempts::new(&retry, self.retry_queue());
         loop {
+            attempts.wait_if_closed(lock_key);
             let lock = self.get_lock(lock_key)?;
             let old = self.get_fresh(key)?;
             let new = change(old.as_ref().and_then(Item::data))?;
@@ -228,7 +228,7 @@ pub trait AtomicDbExt: AtomicDb + private::Sealed {
             };
             match committed {
                 Ok(_) => return Ok(new),
-                Err(race) if race.is_race_condition() => backoff.back_off(race)?,
+                Err(race) if race.is_race_condition() => attempts.next(race, &[lock_key])?,
                 Err(error) => return Err(error.into()),
             }
         }

@@ -3,13 +3,16 @@
 //! - `ext.rs`: [`AtomicDbExt`], the methods that every database has, with the retry loop.
 //! - `transaction.rs`: [`Transaction`], one attempt: its locks, reads and writes, and their validation.
 //! - `write_set.rs`: what the commit of an attempt does at each key.
-//! - `retry.rs`: [`Retry`], the policy, and the pauses between attempts.
+//! - `retry.rs`: [`Retry`], the policy, and what happens between attempts.
+//! - `queue.rs`: [`RetryQueue`], in which contending transactions take turns.
 
 mod ext;
+mod queue;
 mod retry;
 mod transaction;
 mod write_set;
 
 pub use ext::AtomicDbExt;
+pub use queue::RetryQueue;
 pub use retry::Retry;
 pub use transaction::Transaction;

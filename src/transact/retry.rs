@@ -1,8 +1,9 @@
-//! The retry policy of a transaction, and the pauses between its attempts.
+//! The retry policy of a transaction, and what happens between its attempts.
 
+use super::queue::{RetryQueue, Turns};
 use crate::random::jitter;
 use crate::sync::Arc;
-use crate::{Clock, Error, Result, SystemClock};
+use crate::{Clock, Error, Key, KeyBuf, Result, SystemClock};
 use std::time::Duration;
 
 /// The retry policy of a transaction: attempts, deadline and back-off.
@@ -11,7 +12,8 @@ use std::time::Duration;
 /// deadline has passed, it fails with [`RetriesExhausted`](Error::RetriesExhausted).
 ///
 /// Each pause is a random duration between zero and a ceiling, which doubles after each attempt
-/// ("full jitter"), so that contending transactions do not retry in lockstep.
+/// ("full jitter"), so that contending transactions do not retry in lockstep. Within one process, the
+/// next attempt then waits for its turn in the database's [`RetryQueue`], at most until the deadline.
 ///
 /// # Defaults
 ///
@@ -88,6 +90,10 @@ impl Retry {
     fn get_clock(&self) -> &dyn Clock {
         self.clock.as_deref().unwrap_or(&SystemClock)
     }
+
+    fn time_until(&self, deadline: Duration) -> Duration {
+        deadline.saturating_sub(self.get_clock().now())
+    }
 }
 
 impl Default for Retry {
@@ -96,42 +102,61 @@ impl Default for Retry {
     }
 }
 
-/// The state of one transaction's retries.
-pub(super) struct Backoff<'a> {
+/// The attempts of one transaction.
+pub(super) struct Attempts<'a> {
     retry: &'a Retry,
     /// The number of attempts so far.
-    attempts: u32,
+    count: u32,
     /// The time of the clock after which no attempt starts.
     deadline: Duration,
+    /// `None` if the database has no queue.
+    turns: Option<Turns<'a>>,
 }
 
-impl<'a> Backoff<'a> {
-    pub(super) fn new(retry: &'a Retry) -> Self {
-        Backoff {
+impl<'a> Attempts<'a> {
+    pub(super) fn new(retry: &'a Retry, queue: Option<&'a RetryQueue>) -> Self {
+        Attempts {
             retry,
-            attempts: 0,
+            count: 0,
             deadline: retry.get_clock().now().saturating_add(retry.deadline),
+            turns: queue.map(Turns::new),
         }
     }
 
-    /// Counts an attempt that ended in `race`, and pauses before the next one.
+    /// Waits, before `lock` is read, if too many other transactions contend for it.
+    #[inline]
+    pub(super) fn wait_if_closed(&mut self, lock: Key<'_>) {
+        if let Some(turns) = &mut self.turns {
+            let (retry, deadline) = (self.retry, self.deadline);
+            turns.wait_if_closed(lock, &|| retry.time_until(deadline));
+        }
+    }
+
+    /// Counts an attempt that `locked` these keys and ended in `race`. Pauses before the next one, and
+    /// waits for the turns at the locks for which the race was lost.
     ///
     /// # Errors
     ///
     /// [`Error::RetriesExhausted`] if there may be no other attempt.
-    pub(super) fn back_off(&mut self, race: Error) -> Result<()> {
-        self.attempts += 1;
-        let time_left = self.deadline.saturating_sub(self.retry.get_clock().now());
-        if self.attempts >= self.retry.attempts || time_left.is_zero() {
+    pub(super) fn next(&mut self, race: Error, locked: &[Key<'_>]) -> Result<()> {
+        self.count += 1;
+        let (retry, deadline) = (self.retry, self.deadline);
+        let time_left = retry.time_until(deadline);
+        if self.count >= retry.attempts || time_left.is_zero() {
             return Err(Error::RetriesExhausted {
-                attempts: self.attempts,
+                attempts: self.count,
                 source: Box::new(race),
             });
         }
-        let factor = 2_u32.checked_pow(self.attempts - 1).unwrap_or(u32::MAX);
-        let ceiling = self.retry.first_ceiling.saturating_mul(factor);
-        let pause = jitter(ceiling.min(self.retry.last_ceiling));
-        self.retry.get_clock().sleep(pause.min(time_left));
+        let factor = 2_u32.checked_pow(self.count - 1).unwrap_or(u32::MAX);
+        let ceiling = retry.first_ceiling.saturating_mul(factor);
+        let pause = jitter(ceiling.min(retry.last_ceiling));
+        retry.get_clock().sleep(pause.min(time_left));
+        if let (Some(turns), Error::RaceCondition { keys }) = (&mut self.turns, &race) {
+            let lost = keys.iter().map(KeyBuf::as_key);
+            let lost = lost.filter(|key| locked.contains(key));
+            turns.take_after_race(lost, &|| retry.time_until(deadline));
+        }
         Ok(())
     }
 }

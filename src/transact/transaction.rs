@@ -1,6 +1,7 @@
-//! One attempt of a transaction.
+//! A transaction, which one attempt after the other uses.
 
-use super::write_set::{Op, WriteSet};
+use super::retry::{Attempts, Retry};
+use super::write_set::{Op, Place, WriteSet};
 use crate::{AtomicDb, Error, Item, Key, KeyBuf, Lock, Query, Result};
 use std::fmt;
 
@@ -46,6 +47,7 @@ pub struct Transaction<'a, D: AtomicDb + ?Sized> {
     first_read: Option<KeyBuf>,
     /// Whether a call of this transaction failed, so that an error of the body may be due to it.
     has_failed: bool,
+    attempts: Attempts<'a>,
 }
 
 /// What the commit does with a lock that is unchanged.
@@ -58,7 +60,7 @@ enum LockMode {
 }
 
 impl<'a, D: AtomicDb + ?Sized> Transaction<'a, D> {
-    pub(super) fn new(db: &'a D) -> Self {
+    pub(super) fn new(db: &'a D, retry: &'a Retry) -> Self {
         Transaction {
             db,
             writes: WriteSet::new(),
@@ -66,6 +68,7 @@ impl<'a, D: AtomicDb + ?Sized> Transaction<'a, D> {
             points_in_time: 0,
             first_read: None,
             has_failed: false,
+            attempts: Attempts::new(retry, db.retry_queue()),
         }
     }
 
@@ -130,18 +133,18 @@ impl<'a, D: AtomicDb + ?Sized> Transaction<'a, D> {
     /// [`Error::InvalidInput`] if the transaction writes an item at `key`, or if it may not read
     /// another lock.
     fn held_lock(&mut self, key: Key<'_>, mode: LockMode) -> Result<Option<Lock>> {
+        let batch = self.writes.batch();
         match self.writes.find(key) {
-            Some(op) => {
-                let (Op::Lock(lock) | Op::Check(lock)) = op else {
-                    return Err(lock_key_written_error(key));
-                };
-                let lock = lock.clone();
+            Some(Place::Lock(position)) => Ok(Some(batch.locks()[position].clone())),
+            Some(place @ Place::Check(position)) => {
+                let lock = batch.checks()[position].clone();
                 // A check becomes a lock, but not the reverse.
                 if let LockMode::Lock = mode {
-                    *op = Op::Lock(lock.clone());
+                    self.writes.replace(place, Op::Lock(lock.clone()));
                 }
                 Ok(Some(lock))
             }
+            Some(_) => Err(lock_key_written_error(key)),
             None if self.has_read => Err(Error::InvalidInput(format!(
                 "the lock {key} is requested after a read: a transaction reads all its locks before any data, because a lock that is read later does not protect that data"
             ))),
@@ -160,6 +163,9 @@ impl<'a, D: AtomicDb + ?Sized> Transaction<'a, D> {
         if let Some(lock) = self.held_lock(key, mode)? {
             return Ok(lock);
         }
+        if let LockMode::Lock = mode {
+            self.attempts.wait_if_closed(key);
+        }
         let lock = self.db.get_lock(key)?;
         self.add_lock(&lock, mode);
         Ok(lock)
@@ -175,6 +181,11 @@ impl<'a, D: AtomicDb + ?Sized> Transaction<'a, D> {
         missing.sort_unstable();
         missing.dedup();
         if !missing.is_empty() {
+            if let LockMode::Lock = mode {
+                for key in &missing {
+                    self.attempts.wait_if_closed(*key);
+                }
+            }
             for lock in self.db.get_locks(&missing)? {
                 self.add_lock(&lock, mode);
             }
@@ -267,10 +278,12 @@ impl<'a, D: AtomicDb + ?Sized> Transaction<'a, D> {
         if !self.writes.has_writes() {
             return None;
         }
+        let batch = self.writes.batch();
         match self.writes.find(key)? {
-            Op::Set(item) | Op::Create(item) => Some(Some(item.clone())),
-            Op::Delete(_) => Some(None),
-            Op::Lock(_) | Op::Check(_) => None,
+            Place::Set(position) => Some(Some(batch.sets()[position].clone())),
+            Place::Create(position) => Some(Some(batch.creates()[position].clone())),
+            Place::Delete(_) => Some(None),
+            Place::Lock(_) | Place::Check(_) => None,
         }
     }
 
@@ -289,10 +302,12 @@ impl<'a, D: AtomicDb + ?Sized> Transaction<'a, D> {
     /// [`InvalidInput`](Error::InvalidInput): the key is one of this transaction's locks.
     pub fn set(&mut self, item: Item<D::Data>) -> Result<()> {
         match self.writes.find(item.key()) {
-            Some(Op::Lock(_) | Op::Check(_)) => return Err(lock_key_written_error(item.key())),
+            Some(Place::Lock(_) | Place::Check(_)) => {
+                return Err(lock_key_written_error(item.key()));
+            }
             // The commit still requires that no item existed.
-            Some(op @ Op::Create(_)) => *op = Op::Create(item),
-            Some(op) => *op = Op::Set(item),
+            Some(place @ Place::Create(_)) => self.writes.replace(place, Op::Create(item)),
+            Some(place) => self.writes.replace(place, Op::Set(item)),
             None => self.writes.add(Op::Set(item)),
         }
         Ok(())
@@ -307,12 +322,14 @@ impl<'a, D: AtomicDb + ?Sized> Transaction<'a, D> {
     /// - [`InvalidInput`](Error::InvalidInput): the key is one of this transaction's locks.
     pub fn create(&mut self, item: Item<D::Data>) -> Result<()> {
         match self.writes.find(item.key()) {
-            Some(Op::Lock(_) | Op::Check(_)) => return Err(lock_key_written_error(item.key())),
-            Some(Op::Set(_) | Op::Create(_)) => {
+            Some(Place::Lock(_) | Place::Check(_)) => {
+                return Err(lock_key_written_error(item.key()));
+            }
+            Some(Place::Set(_) | Place::Create(_)) => {
                 let key = item.key().to_buf();
                 return Err(Error::AlreadyExists { key });
             }
-            Some(op @ Op::Delete(_)) => *op = Op::Set(item),
+            Some(place @ Place::Delete(_)) => self.writes.replace(place, Op::Set(item)),
             None => self.writes.add(Op::Create(item)),
         }
         Ok(())
@@ -327,13 +344,13 @@ impl<'a, D: AtomicDb + ?Sized> Transaction<'a, D> {
     pub fn delete<'k>(&mut self, key: impl Into<Key<'k>>) -> Result<()> {
         let key = key.into();
         match self.writes.find(key) {
-            Some(Op::Lock(_) | Op::Check(_)) => return Err(lock_key_written_error(key)),
-            Some(Op::Create(_)) => {
+            Some(Place::Lock(_) | Place::Check(_)) => return Err(lock_key_written_error(key)),
+            Some(Place::Create(_)) => {
                 return Err(Error::InvalidInput(format!(
                     "{key} is both created and deleted in one transaction"
                 )));
             }
-            Some(op) => *op = Op::Delete(key.to_buf()),
+            Some(place) => self.writes.replace(place, Op::Delete(key.to_buf())),
             None => self.writes.add(Op::Delete(key.to_buf())),
         }
         Ok(())
@@ -345,35 +362,33 @@ impl<'a, D: AtomicDb + ?Sized> Transaction<'a, D> {
     ///
     /// Those of `AtomicDb::commit`, and `InvalidInput` if the transaction has read and writes, but
     /// holds no lock.
-    pub(super) fn commit(self) -> Result<()> {
-        let has_locks = self.writes.has_locks();
-        let batch = self.writes.into_batch();
-        if let (Some(key), false) = (self.first_read, has_locks || batch.is_empty()) {
-            return Err(Error::InvalidInput(format!(
-                "the transaction reads {key} and writes, but holds no lock, so it could overwrite concurrent updates: lock or check a key before the first read, or use commit for an unconditional write"
-            )));
+    pub(super) fn commit(&self) -> Result<()> {
+        let batch = self.writes.batch();
+        let (has_locks, has_writes) = (self.writes.has_locks(), self.writes.has_writes());
+        match &self.first_read {
+            Some(key) if has_writes && !has_locks => {
+                return Err(Error::InvalidInput(format!(
+                    "the transaction reads {key} and writes, but holds no lock, so it could overwrite concurrent updates: lock or check a key before the first read, or use commit for an unconditional write"
+                )));
+            }
+            _ if !has_writes && batch.locks().is_empty() => {}
+            _ => return self.db.commit(batch).map(drop),
         }
-        if batch.is_empty() {
-            return Ok(());
+        // All reads are done, so locks that are unchanged now were unchanged throughout. Reading them
+        // is cheaper than a commit that writes nothing.
+        match changed_locks(self.db, batch.checks())? {
+            Some(race) => Err(race),
+            None => Ok(()),
         }
-        if batch.as_batch_ref().len() == batch.checks().len() {
-            // All reads are done, so locks that are unchanged now were unchanged throughout. Reading
-            // them is cheaper than a commit that writes nothing.
-            return match changed_locks(self.db, batch.checks())? {
-                Some(race) => Err(race),
-                None => Ok(()),
-            };
-        }
-        self.db.commit(&batch).map(drop)
     }
 
     /// Returns the conflict that may be the reason for an error of the body, after which the body
     /// must run again; `None` if the error rests on a consistent state or on a failed call.
-    pub(super) fn into_conflict(self) -> Option<Error> {
+    pub(super) fn find_conflict(&self) -> Option<Error> {
         if self.has_failed || self.points_in_time < 2 {
             return None;
         }
-        let batch = self.writes.into_batch();
+        let batch = self.writes.batch();
         let locks: Vec<Lock> = batch
             .locks()
             .iter()
@@ -383,10 +398,29 @@ impl<'a, D: AtomicDb + ?Sized> Transaction<'a, D> {
         // Without a result, the error of the body is the better one.
         changed_locks(self.db, &locks).unwrap_or(None)
     }
+
+    /// Prepares the next attempt after one that ended in `race`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::RetriesExhausted`] if there may be no other attempt.
+    pub(super) fn retry(&mut self, race: Error) -> Result<()> {
+        let writes = std::mem::replace(&mut self.writes, WriteSet::new());
+        self.has_read = false;
+        self.points_in_time = 0;
+        self.first_read = None;
+        self.has_failed = false;
+        // Transactions that only check a lock do not take turns at it.
+        let locked: Vec<Key<'_>> = writes.batch().locks().iter().map(Lock::key).collect();
+        self.attempts.next(race, &locked)
+    }
 }
 
 /// Returns a race condition that names those of `locks` that have another version now.
 fn changed_locks<D: AtomicDb + ?Sized>(db: &D, locks: &[Lock]) -> Result<Option<Error>> {
+    if locks.is_empty() {
+        return Ok(None);
+    }
     let keys: Vec<Key<'_>> = locks.iter().map(Lock::key).collect();
     let now = db.get_locks(&keys)?;
     let changed = locks.iter().zip(&now);

@@ -3,10 +3,9 @@
 use crate::hash::KeyHasher;
 use crate::{Batch, Item, Key, KeyBuf, Lock, Query};
 use hashbrown::HashTable;
-use smallvec::SmallVec;
 use std::fmt;
 
-/// The operation of the commit at one key.
+/// An operation of the commit at one key.
 pub(super) enum Op<T> {
     Lock(Lock),
     Check(Lock),
@@ -15,40 +14,28 @@ pub(super) enum Op<T> {
     Delete(KeyBuf),
 }
 
-impl<T> Op<T> {
-    fn key(&self) -> Key<'_> {
-        match self {
-            Op::Lock(lock) | Op::Check(lock) => lock.key(),
-            Op::Set(item) | Op::Create(item) => item.key(),
-            Op::Delete(key) => key.as_key(),
-        }
-    }
-
-    fn has_key(&self, key: Key<'_>) -> bool {
-        let own = match self {
-            Op::Lock(lock) | Op::Check(lock) => lock.key_buf(),
-            Op::Set(item) | Op::Create(item) => item.key_buf(),
-            Op::Delete(key) => key,
-        };
-        own.has_bytes(key.bytes())
-    }
+/// The list of the batch that has the operation at a key, and its position there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    Lock(usize),
+    Check(usize),
+    Set(usize),
+    Create(usize),
+    Delete(usize),
 }
 
-/// One operation for each key, in the order in which the keys were first used.
+/// A batch with at most one operation for each key, which can be found by the key.
 ///
 /// A small set is scanned linearly, which is cheaper than hashing and allocates nothing.
 pub(super) struct WriteSet<T> {
-    ops: SmallVec<[Op<T>; 4]>,
-    /// How many of them are locks and checks. An operation never changes from one to a write.
-    locks: usize,
-    /// All operations by their keys, once there are more than [`LINEAR_SCAN_MAX`].
+    batch: Batch<T>,
+    /// The places of all operations, once there are more than [`LINEAR_SCAN_MAX`].
     index: Option<Index>,
 }
 
 struct Index {
     hasher: KeyHasher,
-    /// Positions in [`WriteSet::ops`].
-    positions: HashTable<usize>,
+    places: HashTable<Place>,
 }
 
 const LINEAR_SCAN_MAX: usize = 8;
@@ -56,59 +43,105 @@ const LINEAR_SCAN_MAX: usize = 8;
 impl<T> WriteSet<T> {
     pub(super) fn new() -> Self {
         WriteSet {
-            ops: SmallVec::new(),
-            locks: 0,
+            batch: Batch::new(),
             index: None,
         }
     }
 
-    /// Returns the operation at `key`.
-    pub(super) fn find(&mut self, key: Key<'_>) -> Option<&mut Op<T>> {
-        let Some(Index { hasher, positions }) = &self.index else {
-            return self.ops.iter_mut().find(|op| op.has_key(key));
-        };
-        let has_key = |position: &usize| self.ops[*position].has_key(key);
-        let position = *positions.find(hasher.hash_key(key), has_key)?;
-        Some(&mut self.ops[position])
+    pub(super) fn batch(&self) -> &Batch<T> {
+        &self.batch
+    }
+
+    pub(super) fn has_locks(&self) -> bool {
+        !(self.batch.locks.is_empty() && self.batch.checks.is_empty())
+    }
+
+    pub(super) fn has_writes(&self) -> bool {
+        let Batch {
+            sets,
+            creates,
+            deletes,
+            ..
+        } = &self.batch;
+        !(sets.is_empty() && creates.is_empty() && deletes.is_empty())
+    }
+
+    /// Returns the place of the operation at `key`.
+    pub(super) fn find(&self, key: Key<'_>) -> Option<Place> {
+        let bytes = key.bytes();
+        if let Some(Index { hasher, places }) = &self.index {
+            let has_key = |place: &Place| key_at(&self.batch, *place).has_bytes(bytes);
+            return places.find(hasher.hash_key(key), has_key).copied();
+        }
+        let is_lock_at = |lock: &Lock| lock.key_buf().has_bytes(bytes);
+        let is_item_at = |item: &Item<T>| item.key_buf().has_bytes(bytes);
+        let Batch {
+            locks,
+            checks,
+            sets,
+            creates,
+            deletes,
+        } = &self.batch;
+        if let Some(position) = locks.iter().position(is_lock_at) {
+            return Some(Place::Lock(position));
+        }
+        if let Some(position) = checks.iter().position(is_lock_at) {
+            return Some(Place::Check(position));
+        }
+        if let Some(position) = sets.iter().position(is_item_at) {
+            return Some(Place::Set(position));
+        }
+        if let Some(position) = creates.iter().position(is_item_at) {
+            return Some(Place::Create(position));
+        }
+        let position = deletes.iter().position(|key| key.has_bytes(bytes))?;
+        Some(Place::Delete(position))
     }
 
     /// Adds an operation at a key that has none.
     pub(super) fn add(&mut self, op: Op<T>) {
-        self.locks += usize::from(matches!(op, Op::Lock(_) | Op::Check(_)));
-        self.ops.push(op);
-        if self.ops.len() > LINEAR_SCAN_MAX {
-            self.update_index();
+        let place = push(&mut self.batch, op);
+        if let Some(index) = &mut self.index {
+            index.insert(&self.batch, place);
+        } else if self.batch.as_batch_ref().len() > LINEAR_SCAN_MAX {
+            self.index = Some(Index::new(&self.batch));
         }
     }
 
-    fn update_index(&mut self) {
-        let Index { hasher, positions } = self.index.get_or_insert_with(|| Index {
-            hasher: KeyHasher::default(),
-            positions: HashTable::new(),
-        });
-        for position in positions.len()..self.ops.len() {
-            let hash = |position: &usize| hasher.hash_key(self.ops[*position].key());
-            positions.insert_unique(hash(&position), position, hash);
+    /// Replaces the operation at `place` by one at the same key.
+    pub(super) fn replace(&mut self, place: Place, op: Op<T>) {
+        match (place, op) {
+            (Place::Set(position), Op::Set(item)) => self.batch.sets[position] = item,
+            (Place::Create(position), Op::Create(item)) => self.batch.creates[position] = item,
+            (place, op) => {
+                self.remove(place);
+                self.add(op);
+            }
         }
     }
 
-    pub(super) fn has_locks(&self) -> bool {
-        self.locks > 0
-    }
-
-    pub(super) fn has_writes(&self) -> bool {
-        self.ops.len() > self.locks
+    fn remove(&mut self, place: Place) {
+        if let Some(index) = &mut self.index {
+            index.remove(&self.batch, place);
+        }
+        let batch = &mut self.batch;
+        match place {
+            Place::Lock(position) => drop(batch.locks.swap_remove(position)),
+            Place::Check(position) => drop(batch.checks.swap_remove(position)),
+            Place::Set(position) => drop(batch.sets.swap_remove(position)),
+            Place::Create(position) => drop(batch.creates.swap_remove(position)),
+            Place::Delete(position) => drop(batch.deletes.swap_remove(position)),
+        }
     }
 
     /// Returns the keys that `query` selects, with the item that is written there or `None` for a
     /// deletion, in the order of the query.
     pub(super) fn items_of(&self, query: &Query) -> Vec<(KeyBuf, Option<Item<T>>)> {
-        let written = self.ops.iter().filter_map(|op| match op {
-            Op::Lock(_) | Op::Check(_) => None,
-            Op::Set(item) | Op::Create(item) => Some((item.key(), Some(item))),
-            Op::Delete(key) => Some((key.as_key(), None)),
-        });
-        let mut written: Vec<_> = written
+        let items = self.batch.sets.iter().chain(&self.batch.creates);
+        let items = items.map(|item| (item.key(), Some(item)));
+        let deletes = self.batch.deletes.iter().map(|key| (key.as_key(), None));
+        let mut written: Vec<_> = items
+            .chain(deletes)
             .filter(|(key, _)| query.matches(*key))
             .map(|(key, item)| (key.to_buf(), item.cloned()))
             .collect();
@@ -118,34 +151,104 @@ impl<T> WriteSet<T> {
         }
         written
     }
+}
 
-    pub(super) fn into_batch(self) -> Batch<T> {
-        let mut batch = Batch::new();
-        for op in self.ops {
-            match op {
-                Op::Lock(lock) => batch.locks.push(lock),
-                Op::Check(lock) => batch.checks.push(lock),
-                Op::Set(item) => batch.sets.push(item),
-                Op::Create(item) => batch.creates.push(item),
-                Op::Delete(key) => batch.deletes.push(key),
-            }
+impl Index {
+    fn new<T>(batch: &Batch<T>) -> Self {
+        let mut index = Index {
+            hasher: KeyHasher::default(),
+            places: HashTable::new(),
+        };
+        let lists = [
+            (0..batch.locks.len()).map(Place::Lock as fn(usize) -> Place),
+            (0..batch.checks.len()).map(Place::Check),
+            (0..batch.sets.len()).map(Place::Set),
+            (0..batch.creates.len()).map(Place::Create),
+            (0..batch.deletes.len()).map(Place::Delete),
+        ];
+        for place in lists.into_iter().flatten() {
+            index.insert(batch, place);
         }
-        batch
+        index
+    }
+
+    fn insert<T>(&mut self, batch: &Batch<T>, place: Place) {
+        let Index { hasher, places } = self;
+        let hash = |place: &Place| hasher.hash_key(key_at(batch, *place).as_key());
+        places.insert_unique(hash(&place), place, hash);
+    }
+
+    /// Removes `place`, and updates the place of the operation that is moved there: the last one of
+    /// its list.
+    fn remove<T>(&mut self, batch: &Batch<T>, place: Place) {
+        let Index { hasher, places } = self;
+        let hash = |place: Place| hasher.hash_key(key_at(batch, place).as_key());
+        if let Ok(entry) = places.find_entry(hash(place), |other| *other == place) {
+            entry.remove();
+        }
+        let last = match place {
+            Place::Lock(_) => Place::Lock(batch.locks.len() - 1),
+            Place::Check(_) => Place::Check(batch.checks.len() - 1),
+            Place::Set(_) => Place::Set(batch.sets.len() - 1),
+            Place::Create(_) => Place::Create(batch.creates.len() - 1),
+            Place::Delete(_) => Place::Delete(batch.deletes.len() - 1),
+        };
+        if let Some(moved) = places.find_mut(hash(last), |other| *other == last) {
+            *moved = place;
+        }
+    }
+}
+
+/// Adds `op` to the list of its kind, and returns its place.
+fn push<T>(batch: &mut Batch<T>, op: Op<T>) -> Place {
+    match op {
+        Op::Lock(lock) => {
+            batch.locks.push(lock);
+            Place::Lock(batch.locks.len() - 1)
+        }
+        Op::Check(lock) => {
+            batch.checks.push(lock);
+            Place::Check(batch.checks.len() - 1)
+        }
+        Op::Set(item) => {
+            batch.sets.push(item);
+            Place::Set(batch.sets.len() - 1)
+        }
+        Op::Create(item) => {
+            batch.creates.push(item);
+            Place::Create(batch.creates.len() - 1)
+        }
+        Op::Delete(key) => {
+            batch.deletes.push(key);
+            Place::Delete(batch.deletes.len() - 1)
+        }
+    }
+}
+
+fn key_at<T>(batch: &Batch<T>, place: Place) -> &KeyBuf {
+    match place {
+        Place::Lock(position) => batch.locks[position].key_buf(),
+        Place::Check(position) => batch.checks[position].key_buf(),
+        Place::Set(position) => batch.sets[position].key_buf(),
+        Place::Create(position) => batch.creates[position].key_buf(),
+        Place::Delete(position) => &batch.deletes[position],
     }
 }
 
 /// Shows the kind and the key of each operation, but no data.
 impl<T> fmt::Debug for WriteSet<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = |op: &Op<T>| match op {
-            Op::Lock(_) => "lock",
-            Op::Check(_) => "check",
-            Op::Set(_) => "set",
-            Op::Create(_) => "create",
-            Op::Delete(_) => "delete",
-        };
-        f.debug_list()
-            .entries(self.ops.iter().map(|op| (kind(op), op.key())))
-            .finish()
+        let batch = self.batch.as_batch_ref();
+        let kinds = [
+            ("lock", batch.locks.len()),
+            ("check", batch.checks.len()),
+            ("set", batch.sets.len()),
+            ("create", batch.creates.len()),
+            ("delete", batch.deletes.len()),
+        ];
+        let kinds = kinds
+            .into_iter()
+            .flat_map(|(kind, count)| std::iter::repeat_n(kind, count));
+        f.debug_list().entries(kinds.zip(batch.keys())).finish()
     }
 }

@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code)]
 
-use atomic_db::{AtomicDb, Item, Key, Lock, LruCache, MemoryDb};
+use atomic_db::{AtomicDb, AtomicDbExt, Item, Key, Lock, LruCache, MemoryDb};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
@@ -180,4 +180,35 @@ fn a_set_atomic_over_existing_items_allocates_nothing() {
             assert!(sks.iter().map(lock).eq(locks));
         }
     }
+}
+
+#[test]
+fn a_transaction_without_a_conflict_allocates_nothing_of_its_own() {
+    for data in sizes() {
+        let db = MemoryDb::new();
+        let other = Key::new("account#2", "lock");
+        let new = item(&data);
+        db.set(std::slice::from_ref(&new)).unwrap();
+        let transfer = || {
+            let done = db.transact(|tx| {
+                tx.lock(LOCK)?;
+                tx.lock(other)?;
+                assert!(tx.get(KEY)?.is_some());
+                tx.set(new.clone())
+            });
+            done.unwrap();
+        };
+        transfer();
+        assert_eq!(allocations(transfer), 0);
+    }
+}
+
+#[test]
+fn an_update_without_a_conflict_allocates_only_the_new_item() {
+    let db = MemoryDb::new();
+    db.set(&[item(&[])]).unwrap();
+    let update = || drop(db.update(KEY, LOCK, |_| Some(Vec::new())).unwrap());
+    update();
+    let new = || drop(item(&[]));
+    assert_eq!(allocations(update), allocations(new));
 }

@@ -2,7 +2,7 @@
 //! records pauses, and short forms for reading.
 
 use atomic_db::{
-    AtomicDb, Batch, Clock, Item, Key, Lock, ManualClock, Page, Query, Result, Version,
+    AtomicDb, Batch, Clock, Item, Key, Lock, ManualClock, Page, Query, Result, RetryQueue, Version,
 };
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
@@ -118,6 +118,10 @@ impl<D: AtomicDb> AtomicDb for HookedDb<D> {
 
     fn stream(&self, query: Query) -> impl Iterator<Item = Result<Item<Self::Data>>> {
         self.inner.stream(query)
+    }
+
+    fn retry_queue(&self) -> Option<&RetryQueue> {
+        self.inner.retry_queue()
     }
 }
 

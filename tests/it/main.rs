@@ -11,6 +11,7 @@ mod dynamodb;
 mod guarantees;
 #[cfg(not(mutants))]
 mod histories;
+mod hot_keys;
 mod prefixes;
 #[cfg(feature = "redb")]
 mod redb;

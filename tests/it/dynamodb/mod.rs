@@ -12,7 +12,7 @@ use super::reference_model::ops;
 use atomic_db::testing::{Capabilities, check, run_concurrently};
 use atomic_db::{
     AtomicDb, Batch, Clock, DynamoDb, DynamoDbError, Error, Item, Key, KeyBuf, Lock, LruCache,
-    ManualClock, Page, Query, Result, Version,
+    ManualClock, Page, Query, Result, RetryQueue, Version,
 };
 use atomic_db_test_support::history::workload::Workload;
 use atomic_db_test_support::history::{Action, Op, Versions};
@@ -243,6 +243,10 @@ impl<D: AtomicDb<Data = u32>> AtomicDb for Namespaced<D> {
             items: items.map(|item| self.to_outer_item(item)).collect(),
             next: page.next.map(|next| next[1..].to_owned()),
         })
+    }
+
+    fn retry_queue(&self) -> Option<&RetryQueue> {
+        self.db.retry_queue()
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::reference_model::{config, ops};
 use atomic_db::{
     AtomicDb, Batch, Durability, Item, Key, Lock, LruCache, ManualClock, Page, Query, RedbDb,
-    Result, Version,
+    Result, RetryQueue, Version,
 };
 use atomic_db_test_support::reference_model::{DbUnderTest, run};
 use proptest::test_runner::{TestCaseError, TestRunner};
@@ -97,6 +97,11 @@ impl AtomicDb for Reopened {
     fn stream(&self, query: Query) -> impl Iterator<Item = Result<Item<u32>>> {
         let items: Vec<_> = self.db().stream(query).collect();
         items.into_iter()
+    }
+
+    /// A handle lives for one call, so there is no queue that outlives it.
+    fn retry_queue(&self) -> Option<&RetryQueue> {
+        None
     }
 }
 

@@ -1,7 +1,8 @@
 //! A database in a temporary directory, which is removed with it.
 
 use atomic_db::{
-    AtomicDb, Batch, Item, Key, Lock, Page, Query, RedbDb, RedbDbBuilder, Result, Version,
+    AtomicDb, Batch, Item, Key, Lock, Page, Query, RedbDb, RedbDbBuilder, Result, RetryQueue,
+    Version,
 };
 use tempfile::TempDir;
 
@@ -76,5 +77,9 @@ impl<D: AtomicDb> AtomicDb for Temporary<D> {
 
     fn stream(&self, query: Query) -> impl Iterator<Item = Result<Item<Self::Data>>> {
         self.db.stream(query)
+    }
+
+    fn retry_queue(&self) -> Option<&RetryQueue> {
+        self.db.retry_queue()
     }
 }

@@ -3,7 +3,9 @@
 use super::db::FaultyDb;
 use super::fault::Fault;
 use super::sync::{Mutex, MutexGuard, RaceWindow};
-use atomic_db::{AtomicDb, Batch, Clock, Item, Key, KeyBuf, Lock, Page, Query, Result, Version};
+use atomic_db::{
+    AtomicDb, Batch, Clock, Item, Key, KeyBuf, Lock, Page, Query, Result, RetryQueue, Version,
+};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -215,5 +217,9 @@ impl<D: AtomicDb> AtomicDb for FaultyCache<D> {
 
     fn stream(&self, query: Query) -> impl Iterator<Item = Result<Item<D::Data>>> {
         self.inner.stream(query)
+    }
+
+    fn retry_queue(&self) -> Option<&RetryQueue> {
+        self.inner.retry_queue()
     }
 }

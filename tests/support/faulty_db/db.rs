@@ -3,7 +3,8 @@
 use super::fault::Fault;
 use super::sync::{Mutex, MutexGuard, RaceWindow};
 use atomic_db::{
-    AtomicDb, Batch, Clock, Error, Item, Key, KeyBuf, Lock, Page, Query, Result, Version,
+    AtomicDb, Batch, Clock, Error, Item, Key, KeyBuf, Lock, Page, Query, Result, RetryQueue,
+    Version,
 };
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, HashSet};
@@ -24,6 +25,7 @@ pub struct FaultyDb<T> {
     versions: AtomicU64,
     commits: AtomicU64,
     window: RaceWindow,
+    retry_queue: RetryQueue,
 }
 
 struct Stripe<T> {
@@ -67,6 +69,7 @@ impl<T: Clone> FaultyDb<T> {
             // Small versions are those that tests forge.
             versions: AtomicU64::new(1 << 32),
             commits: AtomicU64::new(0),
+            retry_queue: RetryQueue::new(),
             window: RaceWindow::default(),
         }
         .with_stripes(1)
@@ -711,5 +714,9 @@ impl<T: Clone> AtomicDb for FaultyDb<T> {
             }
             item.map(Ok)
         })
+    }
+
+    fn retry_queue(&self) -> Option<&RetryQueue> {
+        Some(&self.retry_queue)
     }
 }
