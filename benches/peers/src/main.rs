@@ -8,6 +8,7 @@ mod chart;
 mod durable;
 mod environment;
 mod figures;
+mod hot_key;
 mod instructions;
 mod keys;
 mod memory;
@@ -37,6 +38,7 @@ Parts:
   memory        bytes per stored item
   cache         hits and time of the caches on a trace
   durable       commits per second that survive a power failure, with 1, 2, 8 and 32 threads, and reads
+  hot-key       transactions per second, and their durations, of up to 64 threads on one item
   report        measures nothing, and writes the report of the figures that exist
 
 To see which functions the instructions of an operation on 1 k items belong to:
@@ -46,7 +48,7 @@ Options:
   --quick          counts instructions up to 100 k items, and measures 5 rounds
   --rounds N       measures each time N times; 21 by default
   --trace FILE     replays FILE, with one block number a line, in `cache`; by default a generated trace
-  --directory DIR  creates the files of `durable` in DIR; by default in the system's temporary directory
+  --directory DIR  creates the files of `durable` and `hot-key` in DIR; by default in the system's temporary directory
 ";
 
 /// The figures that are recorded in the repository.
@@ -168,6 +170,7 @@ fn measure(plan: &Plan) -> io::Result<()> {
             "throughput" => Some(throughput::measure(plan.rounds)),
             "memory" => Some(memory::measure()),
             "cache" => Some(cache_trace::measure(plan.rounds, plan.trace.as_deref())?),
+            "hot-key" => Some(hot_key::measure(plan.rounds, &plan.directory)?),
             _ => durable::measure(plan.rounds, &plan.directory)?,
         };
         if let Some(figures) = measured {

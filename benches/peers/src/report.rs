@@ -3,13 +3,20 @@
 
 use crate::figures::Figures;
 use crate::table::{Better, Table};
-use crate::{cache_trace, chart, durable, throughput};
+use crate::{cache_trace, chart, durable, hot_key, throughput};
 use std::fmt::Write as _;
 use std::path::Path;
 use std::{fs, io};
 
 /// The parts of the bench, by which their figures are stored and the template refers to them.
-pub(crate) const PARTS: [&str; 5] = ["instructions", "throughput", "memory", "cache", "durable"];
+pub(crate) const PARTS: [&str; 6] = [
+    "instructions",
+    "throughput",
+    "memory",
+    "cache",
+    "durable",
+    "hot-key",
+];
 
 /// The hand-written text, with a placeholder for each part.
 const TEMPLATE: &str = include_str!("BENCHMARKS.template.md");
@@ -21,7 +28,9 @@ fn style(title: &str) -> (Better, usize) {
         throughput::SPEEDUP | cache_trace::HITS | durable::SHARE | durable::SPEEDUP => {
             (Better::More, 2)
         }
-        durable::RATE => (Better::More, 0),
+        hot_key::SHARE => (Better::More, 2),
+        hot_key::LATENCY | hot_key::ATTEMPTS => (Better::Less, 2),
+        hot_key::RATE | durable::RATE => (Better::More, 0),
         _ => (Better::Less, 0),
     }
 }
@@ -46,8 +55,8 @@ pub(crate) fn write(out: &Path, recorded: &Path) -> io::Result<()> {
         text = text.replace(&format!("{{{{{part}}}}}"), section.trim_end());
         // The ratios say the same as the absolute numbers that they are computed from.
         let tables = Table::all(&figures, style).into_iter();
-        let tables =
-            tables.filter(|table| ![throughput::NANOS, durable::RATE].contains(&&*table.title));
+        let absolute = [throughput::NANOS, durable::RATE, hot_key::RATE];
+        let tables = tables.filter(|table| !absolute.contains(&&*table.title));
         behind.extend(tables.flat_map(|table| table.rows_behind()));
     }
     let behind = if behind.is_empty() {

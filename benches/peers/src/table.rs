@@ -1,10 +1,11 @@
 //! Tables of figures, and their Markdown.
 
 use crate::figures::{Figures, grouped};
+use crate::hot_key;
 use std::fmt::Write as _;
 
-/// The databases of this repository, as the tables name them.
-const OURS: [&str; 3] = ["MemoryDb", "LruCache", "RedbDb"];
+/// The databases of this repository and its transactions, as the tables name them.
+const OURS: [&str; 4] = ["MemoryDb", "LruCache", "RedbDb", hot_key::TRANSACT];
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Better {
