@@ -114,7 +114,7 @@ impl<T> Item<T> {
     /// ```
     #[must_use]
     pub fn with_data<U>(&self, data: U) -> Item<U> {
-        Item::at(&self.inner.key, data).expires_at(self.ttl)
+        Item::at(self.inner.key.clone(), data).expires_at(self.ttl)
     }
 
     /// Returns the item's key.

@@ -201,7 +201,8 @@ pub trait AtomicDbExt: AtomicDb + private::Sealed {
         mut change: impl FnMut(Option<&Self::Data>) -> Result<Option<Self::Data>, E>,
     ) -> Result<Option<Item<Self::Data>>, E> {
         let (key, lock_key) = (key.into(), lock.into());
-        if key == lock_key {
+        // They usually differ in `sk` only.
+        if key.sk == lock_key.sk && key.pk == lock_key.pk {
             return Err(lock_key_written_error(key).into());
         }
         let retry = Retry::default();

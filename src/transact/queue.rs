@@ -148,7 +148,7 @@ impl RetryQueue {
     }
 
     /// Waits until `ticket` has its turn at `lock`, or `time_left` returns zero.
-    fn wait(&self, ticket: Ticket, lock: Key<'_>, time_left: &dyn Fn() -> Duration) {
+    fn wait(&self, ticket: Ticket, lock: Key<'_>, time_left: &mut dyn FnMut() -> Duration) {
         let turn_came = Arc::new(Condvar::default());
         let mut timed_out = false;
         loop {
@@ -261,7 +261,11 @@ impl<'a> Turns<'a> {
 
     /// Waits for the turn at `lock` if the lock is closed, until `time_left` returns zero.
     #[inline]
-    pub(super) fn wait_if_closed(&mut self, lock: Key<'_>, time_left: &dyn Fn() -> Duration) {
+    pub(super) fn wait_if_closed(
+        &mut self,
+        lock: Key<'_>,
+        time_left: &mut dyn FnMut() -> Duration,
+    ) {
         if self.queue.closed.load(Ordering::Relaxed) > 0 && self.queue.is_closed(lock) {
             self.take([lock], time_left);
         }
@@ -272,7 +276,7 @@ impl<'a> Turns<'a> {
     pub(super) fn take_after_race<'k>(
         &mut self,
         lost: impl Iterator<Item = Key<'k>> + Clone,
-        time_left: &dyn Fn() -> Duration,
+        time_left: &mut dyn FnMut() -> Duration,
     ) {
         for lock in lost.clone() {
             self.queue.close(self.ticket, lock);
@@ -283,7 +287,7 @@ impl<'a> Turns<'a> {
     fn take<'k>(
         &mut self,
         locks: impl IntoIterator<Item = Key<'k>>,
-        time_left: &dyn Fn() -> Duration,
+        time_left: &mut dyn FnMut() -> Duration,
     ) {
         if self.ticket == 0 {
             self.ticket = 1 + self.queue.last_ticket.fetch_add(1, Ordering::Relaxed);
@@ -306,6 +310,7 @@ impl<'a> Turns<'a> {
 }
 
 impl Drop for Turns<'_> {
+    #[inline]
     fn drop(&mut self) {
         for lock in &self.locks {
             self.queue.end_turn(self.ticket, lock.as_key());

@@ -4,7 +4,7 @@ use super::queue::{RetryQueue, Turns};
 use crate::random::jitter;
 use crate::sync::Arc;
 use crate::{Clock, Error, Key, KeyBuf, Result, SystemClock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The retry policy of a transaction: attempts, deadline and back-off.
 ///
@@ -22,7 +22,7 @@ use std::time::Duration;
 ///
 /// ```
 /// use atomic_db::{AtomicDbExt, MemoryDb, Retry};
-/// use std::time::Duration;
+/// use std::time::{Duration, Instant};
 ///
 /// let retry = Retry::new()
 ///     .attempts(10)
@@ -91,8 +91,20 @@ impl Retry {
         self.clock.as_deref().unwrap_or(&SystemClock)
     }
 
-    fn time_until(&self, deadline: Duration) -> Duration {
-        deadline.saturating_sub(self.get_clock().now())
+    fn start(&self) -> Start {
+        match &self.clock {
+            Some(clock) => Start::Clock(clock.now()),
+            None => Start::System(Instant::now()),
+        }
+    }
+
+    /// Returns the time until the deadline, which begins now if it has not begun yet.
+    fn time_left(&self, start: &mut Option<Start>) -> Duration {
+        let passed = match start.get_or_insert_with(|| self.start()) {
+            Start::System(start) => start.elapsed(),
+            Start::Clock(start) => self.get_clock().now().saturating_sub(*start),
+        };
+        self.deadline.saturating_sub(passed)
     }
 }
 
@@ -102,33 +114,46 @@ impl Default for Retry {
     }
 }
 
+/// The beginning of the time that a deadline limits.
+#[derive(Clone, Copy)]
+enum Start {
+    /// On the system's monotonic clock, which is cheaper to read and is not set back.
+    System(Instant),
+    Clock(Duration),
+}
+
 /// The attempts of one transaction.
 pub(super) struct Attempts<'a> {
     retry: &'a Retry,
     /// The number of attempts so far.
     count: u32,
-    /// The time of the clock after which no attempt starts.
-    deadline: Duration,
+    start: Option<Start>,
     /// `None` if the database has no queue.
     turns: Option<Turns<'a>>,
 }
 
 impl<'a> Attempts<'a> {
+    /// The time until the deadline begins with the first conflict or wait, or with a call of
+    /// [`start`](Attempts::start) before.
     pub(super) fn new(retry: &'a Retry, queue: Option<&'a RetryQueue>) -> Self {
         Attempts {
             retry,
             count: 0,
-            deadline: retry.get_clock().now().saturating_add(retry.deadline),
+            start: None,
             turns: queue.map(Turns::new),
         }
+    }
+
+    pub(super) fn start(&mut self) {
+        self.start = Some(self.retry.start());
     }
 
     /// Waits, before `lock` is read, if too many other transactions contend for it.
     #[inline]
     pub(super) fn wait_if_closed(&mut self, lock: Key<'_>) {
+        let (retry, start) = (self.retry, &mut self.start);
         if let Some(turns) = &mut self.turns {
-            let (retry, deadline) = (self.retry, self.deadline);
-            turns.wait_if_closed(lock, &|| retry.time_until(deadline));
+            turns.wait_if_closed(lock, &mut || retry.time_left(start));
         }
     }
 
@@ -140,8 +165,8 @@ impl<'a> Attempts<'a> {
     /// [`Error::RetriesExhausted`] if there may be no other attempt.
     pub(super) fn next(&mut self, race: Error, locked: &[Key<'_>]) -> Result<()> {
         self.count += 1;
-        let (retry, deadline) = (self.retry, self.deadline);
-        let time_left = retry.time_until(deadline);
+        let (retry, start) = (self.retry, &mut self.start);
+        let time_left = retry.time_left(start);
         if self.count >= retry.attempts || time_left.is_zero() {
             return Err(Error::RetriesExhausted {
                 attempts: self.count,
@@ -155,7 +180,7 @@ impl<'a> Attempts<'a> {
         if let (Some(turns), Error::RaceCondition { keys }) = (&mut self.turns, &race) {
             let lost = keys.iter().map(KeyBuf::as_key);
             let lost = lost.filter(|key| locked.contains(key));
-            turns.take_after_race(lost, &|| retry.time_until(deadline));
+            turns.take_after_race(lost, &mut || retry.time_left(start));
         }
         Ok(())
     }

@@ -61,6 +61,8 @@ enum LockMode {
 
 impl<'a, D: AtomicDb + ?Sized> Transaction<'a, D> {
     pub(super) fn new(db: &'a D, retry: &'a Retry) -> Self {
+        let mut attempts = Attempts::new(retry, db.retry_queue());
+        attempts.start();
         Transaction {
             db,
             writes: WriteSet::new(),
@@ -68,7 +70,7 @@ impl<'a, D: AtomicDb + ?Sized> Transaction<'a, D> {
             points_in_time: 0,
             first_read: None,
             has_failed: false,
-            attempts: Attempts::new(retry, db.retry_queue()),
+            attempts,
         }
     }
 
@@ -274,16 +276,15 @@ impl<'a, D: AtomicDb + ?Sized> Transaction<'a, D> {
     }
 
     /// Returns what this transaction writes at `key`, if it writes there.
-    fn own_item(&mut self, key: Key<'_>) -> Option<Option<Item<D::Data>>> {
+    fn own_item(&self, key: Key<'_>) -> Option<Option<Item<D::Data>>> {
         if !self.writes.has_writes() {
             return None;
         }
         let batch = self.writes.batch();
-        match self.writes.find(key)? {
+        match self.writes.find_write(key)? {
             Place::Set(position) => Some(Some(batch.sets()[position].clone())),
             Place::Create(position) => Some(Some(batch.creates()[position].clone())),
-            Place::Delete(_) => Some(None),
-            Place::Lock(_) | Place::Check(_) => None,
+            Place::Lock(_) | Place::Check(_) | Place::Delete(_) => Some(None),
         }
     }
 

@@ -29,6 +29,8 @@ pub(super) enum Place {
 /// A small set is scanned linearly, which is cheaper than hashing and allocates nothing.
 pub(super) struct WriteSet<T> {
     batch: Batch<T>,
+    /// The number of operations.
+    len: usize,
     /// The places of all operations, once there are more than [`LINEAR_SCAN_MAX`].
     index: Option<Index>,
 }
@@ -44,6 +46,7 @@ impl<T> WriteSet<T> {
     pub(super) fn new() -> Self {
         WriteSet {
             batch: Batch::new(),
+            len: 0,
             index: None,
         }
     }
@@ -69,42 +72,60 @@ impl<T> WriteSet<T> {
     /// Returns the place of the operation at `key`.
     pub(super) fn find(&self, key: Key<'_>) -> Option<Place> {
         let bytes = key.bytes();
-        if let Some(Index { hasher, places }) = &self.index {
-            let has_key = |place: &Place| key_at(&self.batch, *place).has_bytes(bytes);
-            return places.find(hasher.hash_key(key), has_key).copied();
+        if let Some(index) = &self.index {
+            return index.find(&self.batch, key);
         }
-        let is_lock_at = |lock: &Lock| lock.key_buf().has_bytes(bytes);
-        let is_item_at = |item: &Item<T>| item.key_buf().has_bytes(bytes);
+        let Batch { locks, checks, .. } = &self.batch;
+        if let Some(position) = position(locks, bytes, |lock| lock.key_buf()) {
+            return Some(Place::Lock(position));
+        }
+        if let Some(position) = position(checks, bytes, |lock| lock.key_buf()) {
+            return Some(Place::Check(position));
+        }
+        self.scan_writes(bytes)
+    }
+
+    /// Returns the place of the item that is written or deleted at `key`.
+    pub(super) fn find_write(&self, key: Key<'_>) -> Option<Place> {
+        let Some(index) = &self.index else {
+            return self.scan_writes(key.bytes());
+        };
+        let place = index.find(&self.batch, key);
+        place.filter(|place| !matches!(place, Place::Lock(_) | Place::Check(_)))
+    }
+
+    #[inline(always)]
+    fn scan_writes(&self, key: (&[u8], &[u8])) -> Option<Place> {
         let Batch {
-            locks,
-            checks,
             sets,
             creates,
             deletes,
+            ..
         } = &self.batch;
-        if let Some(position) = locks.iter().position(is_lock_at) {
-            return Some(Place::Lock(position));
-        }
-        if let Some(position) = checks.iter().position(is_lock_at) {
-            return Some(Place::Check(position));
-        }
-        if let Some(position) = sets.iter().position(is_item_at) {
+        if let Some(position) = position(sets, key, Item::key_buf) {
             return Some(Place::Set(position));
         }
-        if let Some(position) = creates.iter().position(is_item_at) {
+        if let Some(position) = position(creates, key, Item::key_buf) {
             return Some(Place::Create(position));
         }
-        let position = deletes.iter().position(|key| key.has_bytes(bytes))?;
+        let position = position(deletes, key, |key| key)?;
         Some(Place::Delete(position))
     }
 
     /// Adds an operation at a key that has none.
+    #[inline]
     pub(super) fn add(&mut self, op: Op<T>) {
         let place = push(&mut self.batch, op);
-        if let Some(index) = &mut self.index {
-            index.insert(&self.batch, place);
-        } else if self.batch.as_batch_ref().len() > LINEAR_SCAN_MAX {
-            self.index = Some(Index::new(&self.batch));
+        self.len += 1;
+        if self.len > LINEAR_SCAN_MAX {
+            self.add_to_index(place);
+        }
+    }
+
+    fn add_to_index(&mut self, place: Place) {
+        match &mut self.index {
+            Some(index) => index.insert(&self.batch, place),
+            None => self.index = Some(Index::new(&self.batch)),
         }
     }
 
@@ -124,6 +145,7 @@ impl<T> WriteSet<T> {
         if let Some(index) = &mut self.index {
             index.remove(&self.batch, place);
         }
+        self.len -= 1;
         let batch = &mut self.batch;
         match place {
             Place::Lock(position) => drop(batch.locks.swap_remove(position)),
@@ -172,6 +194,13 @@ impl Index {
         index
     }
 
+    fn find<T>(&self, batch: &Batch<T>, key: Key<'_>) -> Option<Place> {
+        let has_key = |place: &Place| key_at(batch, *place).has_bytes(key.bytes());
+        self.places
+            .find(self.hasher.hash_key(key), has_key)
+            .copied()
+    }
+
     fn insert<T>(&mut self, batch: &Batch<T>, place: Place) {
         let Index { hasher, places } = self;
         let hash = |place: &Place| hasher.hash_key(key_at(batch, *place).as_key());
@@ -199,7 +228,23 @@ impl Index {
     }
 }
 
+/// Returns the position of the element with this key. Inlined, because the lists are short.
+#[inline(always)]
+fn position<'a, E: 'a>(
+    list: &'a [E],
+    key: (&[u8], &[u8]),
+    key_of: impl Fn(&'a E) -> &'a KeyBuf,
+) -> Option<usize> {
+    for (position, element) in list.iter().enumerate() {
+        if key_of(element).has_bytes(key) {
+            return Some(position);
+        }
+    }
+    None
+}
+
 /// Adds `op` to the list of its kind, and returns its place.
+#[inline(always)]
 fn push<T>(batch: &mut Batch<T>, op: Op<T>) -> Place {
     match op {
         Op::Lock(lock) => {
@@ -250,5 +295,52 @@ impl<T> fmt::Debug for WriteSet<T> {
             .into_iter()
             .flat_map(|(kind, count)| std::iter::repeat_n(kind, count));
         f.debug_list().entries(kinds.zip(batch.keys())).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Version;
+
+    /// Adds operations of each kind, few enough to be scanned or so many that they are indexed, and
+    /// replaces some of them, which moves others.
+    #[test]
+    fn every_operation_is_found_after_others_were_replaced() {
+        for count in [8, 40] {
+            let keys: Vec<KeyBuf> = (0..count)
+                .map(|number| KeyBuf::new(format!("{number}"), "sk"))
+                .collect();
+            for step in [1, 3, 7] {
+                let mut set = WriteSet::<u32>::new();
+                for (number, key) in keys.iter().enumerate() {
+                    let key = key.as_key();
+                    set.add(match number % 3 {
+                        0 => Op::Check(Lock::new(key, Version::from_u128(1), 0)),
+                        1 => Op::Delete(key.to_buf()),
+                        _ => Op::Set(Item::at(key, number as u32)),
+                    });
+                }
+                // Each once, because no step divides the count.
+                for turn in 0..keys.len() {
+                    let key = keys[turn * step % keys.len()].as_key();
+                    let place = set.find(key).unwrap();
+                    match place {
+                        Place::Check(_) => {
+                            set.replace(place, Op::Lock(Lock::new(key, Version::from_u128(1), 0)));
+                        }
+                        Place::Delete(_) => set.replace(place, Op::Set(Item::at(key, 1))),
+                        Place::Set(_) => set.replace(place, Op::Delete(key.to_buf())),
+                        place => panic!("{place:?}"),
+                    }
+                    for (number, key) in keys.iter().enumerate() {
+                        let place = set.find(key.as_key()).unwrap();
+                        assert_eq!(key_at(&set.batch, place), key, "operation {number}");
+                    }
+                }
+                assert!(set.find(Key::new("other", "sk")).is_none());
+                assert_eq!(set.batch.as_batch_ref().len(), keys.len());
+            }
+        }
     }
 }

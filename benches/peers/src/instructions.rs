@@ -178,6 +178,11 @@ fn count_store<S: Store>(shape: Shape) {
                     _ => store.transact(black_box(from), black_box(to)),
                 });
             }
+            Operation::AddByHand | Operation::AddByTransact | Operation::AddByUpdate => {
+                count(name, &accounts(), |account| {
+                    store.add(black_box(account), *operation);
+                });
+            }
             Operation::Query if shape.depth() < QUERIED => {}
             Operation::Query => {
                 let range = |number: &usize| S::range(&shape.span(*number));

@@ -42,7 +42,7 @@ mod on_threads {
     }
 
     fn lose(turns: &mut Turns<'_>, locks: &[Key<'_>]) {
-        turns.take_after_race(locks.iter().copied(), &no_limit);
+        turns.take_after_race(locks.iter().copied(), &mut no_limit);
     }
 
     /// Makes the turn at `lock` look new for a minute, so that it is not taken over on a slow machine.
@@ -155,11 +155,11 @@ mod on_threads {
             lose(&mut first, &[A]);
             thread::scope(|scope| {
                 scope.spawn(|| {
-                    let time = std::cell::Cell::new(3);
+                    let mut time = 3;
                     let mut turns = Turns::new(&queue);
-                    turns.take_after_race([A].into_iter(), &|| {
-                        time.set(time.get() - 1);
-                        Duration::from_millis(time.get())
+                    turns.take_after_race([A].into_iter(), &mut || {
+                        time -= 1;
+                        Duration::from_millis(time)
                     });
                     assert!(!queue.has_turn(&turns, A));
                 });
@@ -183,7 +183,7 @@ mod on_threads {
             lose(&mut outer, &[A]);
             let mut inner = Turns::new(&queue);
             for _ in 0..2 {
-                inner.take_after_race([A].into_iter(), &|| panic!("it waits"));
+                inner.take_after_race([A].into_iter(), &mut || panic!("it waits"));
             }
             drop(inner);
             assert!(
@@ -201,7 +201,7 @@ mod on_threads {
             let mut newcomer = Turns::new(&queue);
             lose(&mut turns, &[A]);
             // Not closed yet, so a newcomer does not look at the queue.
-            newcomer.wait_if_closed(A, &no_limit);
+            newcomer.wait_if_closed(A, &mut no_limit);
             assert_eq!(newcomer.ticket, 0);
             lose(&mut turns, &[A, B]);
             assert!(queue.is_closed(A) && !queue.is_closed(B));
@@ -211,9 +211,9 @@ mod on_threads {
                 let (send, entered) = mpsc::channel();
                 let (queue, newcomer) = (&queue, &mut newcomer);
                 scope.spawn(move || {
-                    newcomer.wait_if_closed(B, &no_limit);
+                    newcomer.wait_if_closed(B, &mut no_limit);
                     assert_eq!(newcomer.ticket, 0, "B is open");
-                    newcomer.wait_if_closed(A, &no_limit);
+                    newcomer.wait_if_closed(A, &mut no_limit);
                     send.send(()).unwrap();
                 });
                 wait_until(|| waiters(queue, A) == 1);
@@ -335,9 +335,9 @@ mod model {
     fn every_transaction_gets_its_turn() {
         explore_turns(|_, queue| {
             let mut turns = Turns::new(queue);
-            turns.take_after_race([A].into_iter(), &no_limit);
+            turns.take_after_race([A].into_iter(), &mut no_limit);
             assert!(cfg!(shuttle) || queue.has_turn(&turns, A));
-            turns.take_after_race([A].into_iter(), &no_limit);
+            turns.take_after_race([A].into_iter(), &mut no_limit);
             assert!(cfg!(shuttle) || queue.has_turn(&turns, A));
         });
     }
@@ -349,7 +349,7 @@ mod model {
             let mut turns = Turns::new(queue);
             let order = if number % 2 == 0 { [A, B] } else { [B, A] };
             for lock in order {
-                turns.take_after_race([lock].into_iter(), &no_limit);
+                turns.take_after_race([lock].into_iter(), &mut no_limit);
             }
             assert!(cfg!(shuttle) || queue.has_turn(&turns, A) && queue.has_turn(&turns, B));
         });
@@ -361,10 +361,10 @@ mod model {
         explore_turns(|number, queue| {
             let mut turns = Turns::new(queue);
             if number == 0 {
-                turns.take_after_race([A].into_iter(), &no_limit);
-                turns.take_after_race([A].into_iter(), &no_limit);
+                turns.take_after_race([A].into_iter(), &mut no_limit);
+                turns.take_after_race([A].into_iter(), &mut no_limit);
             } else {
-                turns.wait_if_closed(A, &no_limit);
+                turns.wait_if_closed(A, &mut no_limit);
             }
         });
     }

@@ -39,6 +39,9 @@ impl Store for MemoryDbStore {
         Operation::SetAtomic,
         Operation::Transfer,
         Operation::Transact,
+        Operation::AddByHand,
+        Operation::AddByTransact,
+        Operation::AddByUpdate,
         Operation::Query,
     ];
 
@@ -114,6 +117,33 @@ impl Store for MemoryDbStore {
             Ok(())
         });
         moved.expect("the transaction succeeds");
+    }
+
+    fn add(&self, account: &Account<Pair>, operation: Operation) {
+        let (key, lock) = (at(&account.balance), at(&account.lock));
+        match operation {
+            Operation::AddByUpdate => {
+                let added = self.0.update(key, lock, |old| {
+                    Some(old.copied().unwrap_or(0).wrapping_add(1))
+                });
+                added.expect("the update succeeds");
+            }
+            Operation::AddByTransact => {
+                let added = self.0.transact(|tx| {
+                    tx.lock(lock)?;
+                    let old = tx.get(key)?.and_then(|item| item.data().copied());
+                    tx.set(Item::at(key, old.unwrap_or(0).wrapping_add(1)))
+                });
+                added.expect("the transaction succeeds");
+            }
+            _ => loop {
+                let locks = [self.get_lock(account)];
+                let new = self.value(&account.balance).wrapping_add(1);
+                if committed(self.0.set_atomic(&[Item::at(key, new)], &locks)) {
+                    return;
+                }
+            },
+        }
     }
 
     fn query(&self, range: &Neighbours) -> usize {

@@ -23,6 +23,10 @@ pub(crate) enum Operation {
     Transfer,
     /// A transfer by a closure that may run again.
     Transact,
+    /// Adds one to a balance by hand: reads the lock and the item, and writes the item.
+    AddByHand,
+    AddByTransact,
+    AddByUpdate,
     Query,
 }
 
@@ -40,6 +44,9 @@ impl Operation {
             Operation::SetAtomic => "set_atomic",
             Operation::Transfer => "transfer",
             Operation::Transact => "transfer by transact",
+            Operation::AddByHand => "add to one item",
+            Operation::AddByTransact => "add to one item by transact",
+            Operation::AddByUpdate => "add to one item by update",
             Operation::Query => "query of 100 items",
         }
     }
@@ -109,6 +116,11 @@ pub(crate) trait Store: Sync + Sized {
     }
 
     fn transact(&self, _: &Account<Self::Key>, _: &Account<Self::Key>) {
+        unreachable!("{} has no transactions", Self::NAME)
+    }
+
+    /// Adds one to a balance by one of the `Add` operations.
+    fn add(&self, _: &Account<Self::Key>, _: Operation) {
         unreachable!("{} has no transactions", Self::NAME)
     }
 
