@@ -6,8 +6,7 @@
 use super::checker::schedules;
 use atomic_db::{AtomicDb, LruCache, ManualClock, MemoryDb};
 use atomic_db_test_support::faulty_db::{Fault, FaultyCache, FaultyDb, HISTORY_FAULTS};
-use atomic_db_test_support::history::workload::{Job, Workload};
-use atomic_db_test_support::history::{History, Op, Versions};
+use atomic_db_test_support::history::{History, Job, Versions, Workload};
 use shuttle::rand::RngCore;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -16,41 +15,32 @@ use std::time::Instant;
 
 const BOTH: [Versions; 2] = [Versions::AtCommit, Versions::Early];
 
-fn on_threads(threads: usize, job: Job) -> Vec<Vec<Op>> {
+fn on_threads(threads: usize, job: Job) {
     let spawn = |thread| {
         let job = Arc::clone(&job);
         shuttle::thread::spawn(move || job(thread))
     };
     let threads: Vec<_> = (0..threads).map(spawn).collect();
-    let threads = threads.into_iter();
-    threads.map(|thread| thread.join().unwrap()).collect()
+    threads
+        .into_iter()
+        .for_each(|thread| thread.join().unwrap());
 }
 
-/// About eighteen calls by three threads.
+/// A seed from the schedule, so that the same schedule replays it.
+fn seed() -> u64 {
+    shuttle::rand::thread_rng().next_u64()
+}
+
+/// About twenty-four calls by three threads.
 fn short() -> Workload {
-    Workload {
-        accounts: 2,
-        shelves: 1,
-        places: 2,
-        notes: 2,
-        threads: 3,
-        calls: 6,
-        // From the schedule, so that the same schedule replays it.
-        seed: shuttle::rand::thread_rng().next_u64(),
-    }
+    let workload = Workload::new().accounts(2).shelves(2, 2, 2);
+    workload.threads(3).calls(8).seed(seed())
 }
 
 /// About two hundred calls by four threads.
 fn long() -> Workload {
-    Workload {
-        accounts: 4,
-        shelves: 2,
-        places: 3,
-        notes: 2,
-        threads: 4,
-        calls: 50,
-        ..short()
-    }
+    let workload = Workload::new().accounts(4).shelves(2, 3, 2);
+    workload.threads(4).calls(50).seed(seed())
 }
 
 fn memory(clock: &ManualClock) -> MemoryDb<String> {

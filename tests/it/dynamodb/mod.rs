@@ -7,15 +7,14 @@ mod requests;
 mod runtimes;
 mod server;
 
-use super::histories::{count, on_threads, seeds, thousand};
+use super::histories::{count, on_threads, seeds};
 use super::reference_model::ops;
 use atomic_db::testing::{Capabilities, check, run_concurrently};
 use atomic_db::{
     AtomicDb, Batch, Clock, DynamoDb, DynamoDbError, Error, Item, Key, KeyBuf, Lock, LruCache,
     ManualClock, Page, Query, Result, RetryQueue, Version,
 };
-use atomic_db_test_support::history::workload::Workload;
-use atomic_db_test_support::history::{Action, Op, Versions};
+use atomic_db_test_support::history::{Versions, Workload};
 use atomic_db_test_support::reference_model as model;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
@@ -370,13 +369,9 @@ fn histories_of_threads_are_strictly_serializable() {
         } else {
             Arc::new(db)
         };
-        let workload = Workload {
-            calls: 60,
-            ..thousand(seed)
-        };
-        let (mut history, sum) = workload.run(&Arc::new(db), None, on_threads);
         // A read of many keys is not a snapshot.
-        history.ops = history.ops.into_iter().flat_map(split_reads).collect();
+        let workload = Workload::new().calls(60).seed(seed).without_snapshots();
+        let (history, sum) = workload.run(&Arc::new(db), None, on_threads);
         if let Err(anomaly) = history.check(Versions::Early) {
             panic!("cached: {cached}, {workload}: {anomaly}");
         }
@@ -384,19 +379,6 @@ fn histories_of_threads_are_strictly_serializable() {
         operations += history.ops.len();
     }
     println!("histories {count}, operations {operations}");
-}
-
-/// Splits a read of many keys into concurrent reads of one key each.
-fn split_reads(op: Op) -> Vec<Op> {
-    let Action::Read(call, seen) = op.action else {
-        return vec![op];
-    };
-    let seen = seen.into_iter();
-    seen.map(|seen| Op {
-        action: Action::Read(call, vec![seen]),
-        ..op
-    })
-    .collect()
 }
 
 #[test]

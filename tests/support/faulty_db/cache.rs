@@ -21,6 +21,8 @@ pub struct FaultyCache<D: AtomicDb> {
     /// Whether there is a cache at all.
     caches: bool,
     entries: Mutex<Entries<D::Data>>,
+    /// Results by the text of their query.
+    queries: Mutex<BTreeMap<String, Vec<Item<D::Data>>>>,
     window: RaceWindow,
 }
 
@@ -50,6 +52,7 @@ impl<D: AtomicDb> FaultyCache<D> {
             clock: Arc::new(clock),
             caches: true,
             entries: Mutex::new(BTreeMap::new()),
+            queries: Mutex::new(BTreeMap::new()),
             window: RaceWindow::default(),
         }
     }
@@ -134,6 +137,15 @@ impl<D: AtomicDb> FaultyCache<D> {
                 }
                 result
             }
+            Fault::CachedQuery => {
+                let result = call(&self.inner)?;
+                let written = items.iter().map(|item| item.key());
+                let written: Vec<Key<'_>> = written.chain(deleted.iter().copied()).collect();
+                let mut queries = self.queries.lock().unwrap();
+                queries.retain(|_, found| found.iter().all(|item| !written.contains(&item.key())));
+                invalidate(&mut self.entries());
+                Ok(result)
+            }
             Fault::LastWriterCaches => {
                 let result = call(&self.inner)?;
                 store(&mut self.entries());
@@ -212,7 +224,17 @@ impl<D: AtomicDb> AtomicDb for FaultyCache<D> {
     }
 
     fn query(&self, query: &Query) -> Result<Vec<Item<D::Data>>> {
-        self.inner.query(query)
+        if !self.has(Fault::CachedQuery) {
+            return self.inner.query(query);
+        }
+        let mut queries = self.queries.lock().unwrap();
+        let text = format!("{query:?}");
+        if let Some(found) = queries.get(&text) {
+            return Ok(found.clone());
+        }
+        let found = self.inner.query(query)?;
+        queries.insert(text, found.clone());
+        Ok(found)
     }
 
     fn stream(&self, query: Query) -> impl Iterator<Item = Result<Item<D::Data>>> {

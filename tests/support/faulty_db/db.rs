@@ -24,6 +24,8 @@ pub struct FaultyDb<T> {
     versions_ahead: bool,
     versions: AtomicU64,
     commits: AtomicU64,
+    /// The locks that `get_lock` returned last.
+    recent_locks: Mutex<BTreeMap<KeyBuf, Lock>>,
     window: RaceWindow,
     retry_queue: RetryQueue,
 }
@@ -70,6 +72,7 @@ impl<T: Clone> FaultyDb<T> {
             versions: AtomicU64::new(1 << 32),
             commits: AtomicU64::new(0),
             retry_queue: RetryQueue::new(),
+            recent_locks: Mutex::new(BTreeMap::new()),
             window: RaceWindow::default(),
         }
         .with_stripes(1)
@@ -205,7 +208,11 @@ impl<T: Clone> FaultyDb<T> {
 
     /// The rows of a query after `after`, read in one critical section, or in two if `torn`.
     fn select(&self, query: &Query, after: Option<&str>, torn: bool) -> Vec<Hit<T>> {
-        let section = || self.section([Key::new(&query.pk, "")]);
+        let section = || {
+            let mut section = self.section([Key::new(&query.pk, "")]);
+            section.stale = query.fresh && self.has(Fault::StaleFreshQuery);
+            section
+        };
         let mut hits = section().select(query, after);
         if torn {
             // Long enough for a commit, even if it waits for its version.
@@ -304,8 +311,10 @@ impl<T: Clone> Section<'_, T> {
     }
 
     fn insert(&mut self, key: Key<'_>, row: Row<T>) {
-        let stale = [Fault::StaleGet, Fault::StaleGetFresh, Fault::StaleStream];
-        let stale = stale.contains(&self.db.fault);
+        let stale = matches!(
+            self.db.fault,
+            Fault::StaleGet | Fault::StaleGetFresh | Fault::StaleFreshQuery | Fault::StaleStream
+        );
         let stored = self.db.stored_key(key);
         let stripe = self.stripe_mut(key.pk);
         if stale && stripe.writes % 4 == 0 {
@@ -508,7 +517,11 @@ impl<T: Clone> AtomicDb for FaultyDb<T> {
             keys.sort_unstable();
             keys.dedup();
         }
-        keys.into_iter().map(|key| self.get_lock(key)).collect()
+        let lock = |key: Key<'_>| {
+            let recent = self.recent_locks.lock().unwrap().remove(&key.to_buf());
+            recent.map_or_else(|| self.get_lock(key), Ok)
+        };
+        keys.into_iter().map(lock).collect()
     }
 
     fn get_lock(&self, key: Key<'_>) -> Result<Lock> {
@@ -530,6 +543,10 @@ impl<T: Clone> AtomicDb for FaultyDb<T> {
                 let refreshed = Lock::new(key, version, ttl);
                 if refreshed != lock {
                     section.insert(key, Row::Lock(refreshed.clone()));
+                }
+                if self.has(Fault::StaleGetLocks) {
+                    let mut recent = self.recent_locks.lock().unwrap();
+                    recent.insert(key.to_buf(), refreshed.clone());
                 }
                 return Ok(refreshed);
             }

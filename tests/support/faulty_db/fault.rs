@@ -80,6 +80,11 @@ pub enum Fault {
     StaleGet,
     /// `get_fresh` reads a snapshot that is some writes old (8).
     StaleGetFresh,
+    /// A fresh query reads a snapshot that is some writes old (8).
+    StaleFreshQuery,
+    /// `get_locks` returns a lock as `get_lock` last returned it, so that the validation of a
+    /// transaction does not see a conflict (15).
+    StaleGetLocks,
     /// `stream` reads a snapshot that is some writes old (8).
     StaleStream,
     /// `get_many` reads each key in a critical section of its own (7).
@@ -176,6 +181,8 @@ pub enum Fault {
     MissedInvalidation,
     /// Deletions do not invalidate the entries that `get_many` is answered from (19).
     StaleGetMany,
+    /// Queries are answered from a cache, whose results stay when another item is added (8).
+    CachedQuery,
     /// A read that missed stores an item that was replaced since (19).
     LateFill,
     /// A writer stores its item after the write, even if another writer came later (19).
@@ -195,6 +202,7 @@ impl Fault {
                 | Fault::ExpiredEntry
                 | Fault::MissedInvalidation
                 | Fault::StaleGetMany
+                | Fault::CachedQuery
                 | Fault::LateFill
                 | Fault::LastWriterCaches
                 | Fault::CachedBeforeCommit

@@ -23,6 +23,9 @@ pub const HISTORY_FAULTS: &[Fault] = &[
     Fault::IgnoredTtl,
     Fault::SkippedItem,
     Fault::StaleGet,
+    Fault::StaleGetFresh,
+    Fault::StaleFreshQuery,
+    Fault::StaleGetLocks,
     Fault::StaleStream,
     Fault::TornGetMany,
     Fault::TornQuery,
@@ -44,5 +47,6 @@ pub const HISTORY_FAULTS: &[Fault] = &[
     Fault::ResurrectedVersion,
     Fault::ReusedVersion,
     Fault::MissedInvalidation,
+    Fault::CachedQuery,
     Fault::LateFill,
 ];

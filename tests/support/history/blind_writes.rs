@@ -25,7 +25,8 @@
 //! has passed, if that is not before the call began. It may find the item expired as soon as the clock
 //! is being moved past that second. The move then comes before the call.
 
-use super::anomaly::{Anomaly, AnomalyKind};
+use super::anomaly::Anomaly;
+use super::anomaly_kind::AnomalyKind;
 use super::explanation::anomaly_of_nodes;
 use super::graph::{Edge, EdgeKind, HappensBefore};
 use super::locks::LockOrder;
@@ -36,8 +37,8 @@ use std::collections::BTreeMap;
 /// The writes and reads of one key, in no order.
 pub struct Register {
     pub writes: Vec<BlindWrite>,
-    /// Calls and the value that each observed.
-    pub reads: Vec<(usize, Option<Value>)>,
+    /// Calls, the value that each observed, and whether a query looked for it.
+    pub reads: Vec<(usize, Option<Value>, bool)>,
     /// The anomaly if nothing explains an absence.
     unexplained: AnomalyKind,
 }
@@ -94,7 +95,8 @@ pub fn registers<'a>(locks: &LockOrder<'a>) -> BTreeMap<&'a KeyBuf, Register> {
     let past = |ttl| moves.get(moves.partition_point(|(now, _)| *now <= ttl));
     let mut registers: BTreeMap<&KeyBuf, Register> = BTreeMap::new();
     for (op, action) in ops() {
-        let unguarded = action.writes().iter().filter(|write| write.guard.is_none());
+        let writes = action.writes().iter();
+        let unguarded = writes.filter(|write| !locks.guards.contains_key(&write.key));
         for write in unguarded.filter(|write| !locks.renewals.contains_key(&write.key)) {
             let register = registers.entry(&write.key);
             let register = register.or_insert_with(|| Register::new(AnomalyKind::LostWrite));
@@ -106,12 +108,12 @@ pub fn registers<'a>(locks: &LockOrder<'a>) -> BTreeMap<&'a KeyBuf, Register> {
         }
     }
     for (op, action) in ops() {
-        let Action::Read(_, observed) = action else {
+        let Action::Read { reads, .. } = action else {
             continue;
         };
-        for (key, value) in observed {
+        for (key, value, by_query) in reads.observations() {
             if let Some(register) = registers.get_mut(key) {
-                register.reads.push((op, *value));
+                register.reads.push((op, value, by_query));
             }
         }
     }
@@ -135,7 +137,7 @@ impl Register {
 
     /// Checks that no read observed an item after its last second.
     pub fn check_expiry(&self, history: &History) -> Result<(), Anomaly> {
-        for (read, value) in &self.reads {
+        for (read, value, _) in &self.reads {
             let expiry = self.writer(*value).and_then(|write| write.expiry);
             let over = |clock: &usize| history.ops[*clock].returned < history.ops[*read].invoked;
             if let Some(clock) = expiry.filter(over) {
@@ -161,7 +163,7 @@ impl Register {
             kind,
             key,
         };
-        for &(read, value) in &self.reads {
+        for &(read, value, by_query) in &self.reads {
             let last = match (self.writer(value), value) {
                 (Some(last), _) => Some(last.op),
                 // A write under a guard. The order of items has reported any other.
@@ -193,7 +195,8 @@ impl Register {
                 }
                 if last.is_none_or(|last| before.contains(last, other)) {
                     if !before.contains(read, other) {
-                        implied.direct.push(edge(read, other, EdgeKind::Rw));
+                        let kind = EdgeKind::anti_dependency(by_query);
+                        implied.direct.push(edge(read, other, kind));
                     }
                 } else if let Some(last) = last.filter(|last| !before.contains(other, *last)) {
                     if before.contains(other, read) {

@@ -1,6 +1,7 @@
 //! Names the anomaly that a cycle shows, and describes it.
 
-use super::anomaly::{Anomaly, AnomalyKind};
+use super::anomaly::Anomaly;
+use super::anomaly_kind::AnomalyKind;
 use super::graph::{Edge, EdgeKind};
 use super::locks::LockOrder;
 use super::recording::Action;
@@ -55,6 +56,7 @@ fn name(kind: EdgeKind) -> &'static str {
         EdgeKind::Wr => "wr",
         EdgeKind::Ww | EdgeKind::InferredWw => "ww",
         EdgeKind::Rw => "rw",
+        EdgeKind::PredicateRw => "predicate rw",
         EdgeKind::Rejection | EdgeKind::EndedIncarnation => "rejection",
         EdgeKind::RealTime => "real time",
     }
@@ -65,6 +67,9 @@ fn reason(kind: EdgeKind) -> &'static str {
         EdgeKind::Wr => "the next call observed the version that this call wrote",
         EdgeKind::Ww => "the next call overwrote the version that this call wrote",
         EdgeKind::Rw => "this call observed a version that the next call overwrote",
+        EdgeKind::PredicateRw => {
+            "a query of this call did not find the item, which the next call wrote"
+        }
         EdgeKind::InferredWw => "a read after this call observed the version of the next call",
         EdgeKind::Rejection => "the next call was rejected because of this call",
         EdgeKind::EndedIncarnation => {
@@ -77,8 +82,10 @@ fn reason(kind: EdgeKind) -> &'static str {
 fn kind(locks: &LockOrder<'_>, cycle: &[Edge<'_>]) -> AnomalyKind {
     let action = |node: usize| locks.history.ops.get(node).map(|op| &op.action);
     let is_commit = |edge: &&Edge<'_>| matches!(action(edge.from), Some(Action::Commit(_)));
-    let is_rejected =
-        |edge: &&Edge<'_>| is_commit(edge) && locks.history.committed(edge.from).is_none();
+    let is_rejected = |edge: &&Edge<'_>| match action(edge.from) {
+        Some(Action::Commit(commit)) => commit.outcome.is_rejection(),
+        _ => false,
+    };
     let overwrites = |edge: &&Edge<'_>| {
         let commit = locks.history.committed(edge.from).zip(edge.key);
         commit.is_some_and(|((commit, _), key)| {
@@ -97,7 +104,8 @@ fn kind(locks: &LockOrder<'_>, cycle: &[Edge<'_>]) -> AnomalyKind {
             .iter()
             .filter(move |edge: &&Edge<'_>| edge.kind == kind)
     };
-    let (rw, inferred) = (|| edges(EdgeKind::Rw), || edges(EdgeKind::InferredWw));
+    let rw = || cycle.iter().filter(|edge| edge.kind.is_anti_dependency());
+    let inferred = || edges(EdgeKind::InferredWw);
     let count = |kind| edges(kind).count();
     let rejections = count(EdgeKind::Rejection) + count(EdgeKind::EndedIncarnation);
     let timed = count(EdgeKind::RealTime) > 0;
@@ -121,10 +129,12 @@ fn kind(locks: &LockOrder<'_>, cycle: &[Edge<'_>]) -> AnomalyKind {
         } else {
             AnomalyKind::StaleRead
         }
-    } else if rw().count() > 1 {
-        AnomalyKind::G2
     } else if cycle.len() == 2 && count(EdgeKind::Wr) == 1 && !rw().all(|edge| is_commit(&edge)) {
         AnomalyKind::FracturedRead
+    } else if count(EdgeKind::PredicateRw) > 0 {
+        AnomalyKind::Phantom
+    } else if rw().count() > 1 {
+        AnomalyKind::G2
     } else {
         AnomalyKind::GSingle
     }

@@ -12,6 +12,9 @@ pub enum EdgeKind {
     Ww,
     /// Anti-dependency: the first call read a version that the second one overwrote.
     Rw,
+    /// Predicate anti-dependency: the first call queried items and found none where the second one
+    /// wrote one.
+    PredicateRw,
     /// A write dependency between blind writes, inferred from a read: the first call precedes a
     /// read of the version that the second one wrote.
     InferredWw,
@@ -22,6 +25,21 @@ pub enum EdgeKind {
     EndedIncarnation,
     /// The first call had returned before the second one began.
     RealTime,
+}
+
+impl EdgeKind {
+    /// The anti-dependency of a read by key, or of one by query that found nothing.
+    pub fn anti_dependency(by_query: bool) -> Self {
+        if by_query {
+            EdgeKind::PredicateRw
+        } else {
+            EdgeKind::Rw
+        }
+    }
+
+    pub fn is_anti_dependency(self) -> bool {
+        matches!(self, EdgeKind::Rw | EdgeKind::PredicateRw)
+    }
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -10,7 +10,8 @@
 //! had ended. It comes after every call that observed the incarnation, and after a deletion that
 //! comes after the creation. If there is only one such deletion, its edges are added.
 
-use super::anomaly::{Anomaly, AnomalyKind};
+use super::anomaly::Anomaly;
+use super::anomaly_kind::AnomalyKind;
 use super::blind_writes::{Absence, BlindWrite, ImpliedEdges, Register};
 use super::explanation::anomaly_of_nodes;
 use super::graph::{Edge, EdgeKind, HappensBefore};
@@ -45,7 +46,7 @@ pub fn incarnations<'a>(locks: &LockOrder<'a>) -> BTreeMap<&'a KeyBuf, Incarnati
             value: Some(id),
             expiry: None,
         });
-        of_lock.register.reads.push((node, None));
+        of_lock.register.reads.push((node, None, false));
         for (version, _) in locks.incarnation(number) {
             owners.insert((creation.key, version), id);
         }
@@ -69,7 +70,7 @@ pub fn incarnations<'a>(locks: &LockOrder<'a>) -> BTreeMap<&'a KeyBuf, Incarnati
                 continue;
             };
             if !conflicts.contains(key) {
-                of_lock.register.reads.push((op, Some(*id)));
+                of_lock.register.reads.push((op, Some(*id), false));
             } else if !locks.replaced_by.contains_key(&(key, *version)) {
                 of_lock.rejections.push((op, *id));
             }
@@ -103,7 +104,7 @@ impl Incarnations {
                     });
                 }
             };
-            for (read, observed) in &self.register.reads {
+            for (read, observed, _) in &self.register.reads {
                 if *observed == Some(id) {
                     add(*read, rejected, EdgeKind::EndedIncarnation);
                 }

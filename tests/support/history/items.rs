@@ -1,12 +1,15 @@
 //! The order of the versions of items that have a guard. It is that of the guard's renewals, which
 //! depend on each other already.
 
-use super::anomaly::{Anomaly, AnomalyKind};
-use super::graph::{EdgeKind, Graph};
+use super::anomaly::Anomaly;
+use super::anomaly_kind::AnomalyKind;
+use super::explanation::anomaly_of_nodes;
+use super::graph::{Edge, EdgeKind, Graph, HappensBefore};
 use super::locks::LockOrder;
-use super::recording::{Action, History, Op, Value};
+use super::recording::{Commit, LockVersion, Op, Value};
 use atomic_db::KeyBuf;
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 
 /// A version of an item.
 #[derive(Clone, Copy)]
@@ -25,9 +28,19 @@ struct VersionList {
     over: Vec<u64>,
 }
 
-/// The write of a value.
-struct Source<'a> {
+/// A call that observed a value which several versions have.
+#[derive(Clone, Copy)]
+pub struct Ambiguity<'a> {
+    op: usize,
     key: &'a KeyBuf,
+    present: bool,
+    /// Whether a query looked for the item.
+    by_query: bool,
+    kind: AnomalyKind,
+}
+
+/// The write of a value to a key.
+struct Source {
     op: usize,
     /// The index of the item's version, if it was committed under a guard.
     version: Option<usize>,
@@ -35,23 +48,28 @@ struct Source<'a> {
 
 /// The versions of all items with a guard, and the writes of all values.
 pub struct ItemOrder<'a> {
-    history: &'a History,
+    locks: &'a LockOrder<'a>,
     items: BTreeMap<&'a KeyBuf, VersionList>,
-    sources: HashMap<Value, Source<'a>>,
+    sources: HashMap<(&'a KeyBuf, Value), Source>,
+    /// The place of each commit among those that renewed a lock.
+    places: HashMap<(&'a KeyBuf, usize), usize>,
+    ambiguities: Vec<Ambiguity<'a>>,
 }
 
 impl<'a> ItemOrder<'a> {
-    pub fn new(locks: &LockOrder<'a>) -> Result<Self, Anomaly> {
+    pub fn new(locks: &'a LockOrder<'a>) -> Result<Self, Anomaly> {
         let history = locks.history;
-        let mut sources = sources(history);
+        let mut sources = sources(locks)?;
         let mut items: BTreeMap<&KeyBuf, Vec<ItemVersion>> = BTreeMap::new();
+        let mut places = HashMap::new();
         for (lock, renewals) in &locks.renewals {
-            for number in renewals {
+            for (place, number) in renewals.iter().enumerate() {
+                places.insert((*lock, *number), place);
                 let Some((commit, _)) = history.committed(*number) else {
                     continue;
                 };
                 for write in &commit.writes {
-                    if write.guard.map(|guard| &commit.locks[guard].0) != Some(*lock) {
+                    if locks.guards.get(&write.key) != Some(lock) {
                         continue;
                     }
                     let initial = ItemVersion {
@@ -64,7 +82,10 @@ impl<'a> ItemOrder<'a> {
                         let kind = AnomalyKind::CreateOverExisting;
                         return Err(Anomaly::new(kind, history, &[writer, *number]));
                     }
-                    if let Some(source) = write.value.and_then(|value| sources.get_mut(&value)) {
+                    if let Some(source) = write
+                        .value
+                        .and_then(|value| sources.get_mut(&(&write.key, value)))
+                    {
                         source.version = Some(versions.len());
                     }
                     versions.push(ItemVersion {
@@ -76,32 +97,42 @@ impl<'a> ItemOrder<'a> {
         }
         let items = items.into_iter();
         Ok(ItemOrder {
-            history,
+            locks,
             items: items
-                .map(|(key, versions)| (key, VersionList::new(history, versions)))
+                .map(|(key, versions)| (key, VersionList::new(locks, versions)))
                 .collect(),
             sources,
+            places,
+            ambiguities: Vec::new(),
         })
     }
 
     /// Adds the edges of `op`, which observed `value` at `key`.
     pub fn add_edges(
-        &self,
+        &mut self,
         graph: &mut Graph<'a>,
         op: usize,
-        key: &'a KeyBuf,
-        value: Option<Value>,
+        (key, value, by_query): (&'a KeyBuf, Option<Value>, bool),
     ) -> Result<(), Anomaly> {
         let Some(value) = value else {
-            return self.add_bounds(graph, op, key, false, AnomalyKind::LostWrite);
+            return self.add_bounds(
+                graph,
+                Ambiguity {
+                    op,
+                    key,
+                    present: false,
+                    by_query,
+                    kind: AnomalyKind::LostWrite,
+                },
+            );
         };
-        let source = match self.sources.get(&value) {
-            Some(source) if source.key == key => source,
-            _ => return Err(Anomaly::new(AnomalyKind::GarbageRead, self.history, &[op])),
+        let history = self.locks.history;
+        let Some(source) = self.sources.get(&(key, value)) else {
+            return Err(Anomaly::new(AnomalyKind::GarbageRead, history, &[op]));
         };
-        if self.history.ops[source.op].action.writes().is_empty() {
+        if history.ops[source.op].action.writes().is_empty() {
             let kind = AnomalyKind::G1a;
-            return Err(Anomaly::new(kind, self.history, &[source.op, op]));
+            return Err(Anomaly::new(kind, history, &[source.op, op]));
         }
         graph.add(source.op, op, EdgeKind::Wr, key);
         if let (Some(version), Some(item)) = (source.version, self.items.get(key)) {
@@ -113,72 +144,171 @@ impl<'a> ItemOrder<'a> {
         Ok(())
     }
 
-    /// Adds the edges of `op`, which found any item at `key` if it was `present` and none if not.
-    /// It comes after the first version that it can have observed, and before the one that
-    /// overwrote the last. If there is none, that is an anomaly of this `kind`.
-    pub fn add_bounds(
-        &self,
+    /// Adds the edges of `op`, a commit or transaction that succeeded and observed `value` at `key`.
+    /// If it names the guard of an absent item, the version of the guard identifies that of the item.
+    pub fn add_edges_under_locks(
+        &mut self,
         graph: &mut Graph<'a>,
         op: usize,
-        key: &'a KeyBuf,
-        present: bool,
-        kind: AnomalyKind,
+        commit: &Commit,
+        (key, value, by_query): (&'a KeyBuf, Option<Value>, bool),
     ) -> Result<(), Anomaly> {
-        let unexplained = || Anomaly::new(kind, self.history, &[op]);
-        let Some(item) = self.items.get(key) else {
-            // No commit has written the item.
-            return if present { Err(unexplained()) } else { Ok(()) };
+        let named = || commit.locks.iter().chain(&commit.checks);
+        let guard = self.locks.guards.get(key);
+        let guard = guard.and_then(|guard| named().find(|(lock, _)| lock == *guard));
+        let observed = guard.and_then(|guard| self.version_under(key, guard));
+        let (None, Some(version)) = (value, observed) else {
+            return self.add_edges(graph, op, (key, value, by_query));
         };
-        let Op {
-            invoked, returned, ..
-        } = self.history.ops[op];
-        let from = item.over.partition_point(|over| *over < invoked);
-        let to = item.begun.partition_point(|begun| *begun <= returned);
-        let mut candidates = (from..to).filter(|version| {
-            let version = item.versions[*version];
-            version.value.is_some() == present && version.writer != Some(op)
-        });
-        let first = candidates.next().ok_or_else(unexplained)?;
-        let last = candidates.next_back().unwrap_or(first);
-        if let Some(writer) = item.versions[first].writer {
-            graph.add(writer, op, EdgeKind::Wr, key);
+        let item = &self.items[key];
+        if item.versions[version].value.is_some() {
+            let kind = if by_query {
+                AnomalyKind::Phantom
+            } else {
+                AnomalyKind::LostWrite
+            };
+            let nodes = item.versions[version].writer.into_iter().chain([op]);
+            return Err(anomaly_of_nodes(kind, self.locks, nodes));
         }
-        if let Some(writer) = item.versions.get(last + 1).and_then(|next| next.writer) {
-            graph.add(op, writer, EdgeKind::Rw, key);
+        for edge in item.edges(op, key, by_query, version..version + 1) {
+            graph.add(edge.from, edge.to, edge.kind, key);
         }
         Ok(())
+    }
+
+    /// The version that the item at `key` has while its guard has this version, unless the guard was
+    /// created with it.
+    fn version_under(&self, key: &KeyBuf, (guard, version): &LockVersion) -> Option<usize> {
+        let place = |op: usize| self.places.get(&(guard, op));
+        let renewal = place(self.locks.writer(*version)?)?;
+        let versions = &self.items.get(key)?.versions;
+        let is_later = |version: &ItemVersion| version.writer.and_then(place) > Some(renewal);
+        Some(versions.partition_point(|version| !is_later(version)) - 1)
+    }
+
+    /// Adds the edges of a call that found any item if it was `present` and none if not. It comes
+    /// after the first version that it can have observed, and before the one that overwrote the
+    /// last. If there is none, that is an anomaly.
+    pub fn add_bounds(
+        &mut self,
+        graph: &mut Graph<'a>,
+        observed: Ambiguity<'a>,
+    ) -> Result<(), Anomaly> {
+        let Ambiguity { op, key, .. } = observed;
+        let history = self.locks.history;
+        let Some(item) = self.items.get(key) else {
+            // No commit has written the item.
+            return if observed.present {
+                Err(Anomaly::new(observed.kind, history, &[op]))
+            } else {
+                Ok(())
+            };
+        };
+        let range = item.candidates(&history.ops[op]);
+        let mut candidates = range
+            .clone()
+            .filter(|version| observed.is_possible(item, *version));
+        let Some(first) = candidates.next() else {
+            let writers = range.filter_map(|version| item.versions[version].writer);
+            let nodes = writers.filter(|writer| *writer != op).take(1).chain([op]);
+            return Err(anomaly_of_nodes(observed.kind, self.locks, nodes));
+        };
+        let last = candidates.next_back();
+        if last.is_some() {
+            self.ambiguities.push(observed);
+        }
+        let edges = item.edges(op, key, observed.by_query, first..last.unwrap_or(first) + 1);
+        for edge in edges {
+            graph.add(edge.from, edge.to, edge.kind, key);
+        }
+        Ok(())
+    }
+
+    /// Narrows the bounds of every call that may have observed several versions, because the graph
+    /// shows that it comes after the overwriting of some or before the writing of others. Adds the
+    /// new edges to `implied`.
+    pub fn narrow_bounds(
+        &self,
+        before: &HappensBefore,
+        implied: &mut Vec<Edge<'a>>,
+    ) -> Result<(), Anomaly> {
+        for observed in &self.ambiguities {
+            let Ambiguity { op, key, .. } = *observed;
+            let item = &self.items[key];
+            let is_over = |version: usize| {
+                let next = item.versions.get(version + 1);
+                next.and_then(|next| next.writer)
+                    .is_some_and(|writer| before.contains(writer, op))
+            };
+            let is_later = |version: usize| {
+                let writer = item.versions[version].writer;
+                writer.is_some_and(|writer| before.contains(op, writer))
+            };
+            let candidates = 0..item.versions.len();
+            let mut candidates = candidates.filter(|version| {
+                observed.is_possible(item, *version) && !is_over(*version) && !is_later(*version)
+            });
+            let Some(first) = candidates.next() else {
+                let writers = item.versions.iter().filter_map(|version| version.writer);
+                let mut writers = writers.filter(|writer| before.contains(*writer, op));
+                let last = writers.next_back();
+                return Err(anomaly_of_nodes(
+                    observed.kind,
+                    self.locks,
+                    last.into_iter().chain([op]),
+                ));
+            };
+            let last = candidates.next_back().unwrap_or(first);
+            let edges = item.edges(op, key, observed.by_query, first..last + 1);
+            implied.extend(edges.filter(|edge| !before.contains(edge.from, edge.to)));
+        }
+        Ok(())
+    }
+
+    pub fn has_ambiguities(&self) -> bool {
+        !self.ambiguities.is_empty()
+    }
+}
+
+impl<'a> Ambiguity<'a> {
+    /// The commit `op` was rejected because an item existed at `key`.
+    pub fn existing(op: usize, key: &'a KeyBuf) -> Self {
+        Ambiguity {
+            op,
+            key,
+            present: true,
+            by_query: false,
+            kind: AnomalyKind::UnjustifiedRejection,
+        }
+    }
+
+    fn is_possible(&self, item: &VersionList, version: usize) -> bool {
+        let version = item.versions[version];
+        version.value.is_some() == self.present && version.writer != Some(self.op)
     }
 }
 
 /// The write of each value.
-///
-/// # Panics
-///
-/// If two writes have the same value, or an item two guards.
-fn sources(history: &History) -> HashMap<Value, Source<'_>> {
-    let mut sources = HashMap::new();
-    let mut guards: HashMap<&KeyBuf, &KeyBuf> = HashMap::new();
-    for (op, Op { action, .. }) in history.ops.iter().enumerate() {
+fn sources<'a>(locks: &LockOrder<'a>) -> Result<HashMap<(&'a KeyBuf, Value), Source>, Anomaly> {
+    let mut sources: HashMap<(&KeyBuf, Value), Source> = HashMap::new();
+    for (op, action) in locks.history.ops.iter().map(|op| &op.action).enumerate() {
         for write in action.requested_writes() {
-            let key = &write.key;
-            if let (Action::Commit(commit), Some(guard)) = (action, write.guard) {
-                let guard = &commit.locks[guard].0;
-                let first = *guards.entry(key).or_insert(guard);
-                assert_eq!(first, guard, "{key} has two guards");
-            }
-            if let Some(value) = write.value {
-                let version = None;
-                let before = sources.insert(value, Source { key, op, version });
-                assert!(before.is_none(), "{value} is written twice");
+            let Some(value) = write.value else {
+                continue;
+            };
+            let version = None;
+            if let Some(before) = sources.insert((&write.key, value), Source { op, version }) {
+                let kind = AnomalyKind::NotCheckable;
+                return Err(Anomaly::new(kind, locks.history, &[before.op, op]));
             }
         }
     }
-    sources
+    Ok(sources)
 }
 
 impl VersionList {
-    fn new(history: &History, versions: Vec<ItemVersion>) -> Self {
-        let op = |version: &ItemVersion| version.writer.map(|writer| &history.ops[writer]);
+    fn new(locks: &LockOrder<'_>, versions: Vec<ItemVersion>) -> Self {
+        let op = |version: &ItemVersion| version.writer.map(|writer| &locks.history.ops[writer]);
         let mut begun = Vec::with_capacity(versions.len());
         let mut latest = 0;
         for version in &versions {
@@ -195,5 +325,39 @@ impl VersionList {
             begun,
             over,
         }
+    }
+
+    /// The versions that a call during these times can have observed.
+    fn candidates(
+        &self,
+        Op {
+            invoked, returned, ..
+        }: &Op,
+    ) -> Range<usize> {
+        let from = self.over.partition_point(|over| *over < *invoked);
+        let to = self.begun.partition_point(|begun| *begun <= *returned);
+        from..to
+    }
+
+    /// The edges of a call that observed one of these versions.
+    fn edges<'k>(
+        &self,
+        op: usize,
+        key: &'k KeyBuf,
+        by_query: bool,
+        versions: Range<usize>,
+    ) -> impl Iterator<Item = Edge<'k>> + use<'k> {
+        let writer = |version: usize| self.versions.get(version).and_then(|it| it.writer);
+        let edge = move |from, to, kind| Edge {
+            from,
+            to,
+            kind,
+            key: Some(key),
+        };
+        let wr = writer(versions.start).map(|writer| edge(writer, op, EdgeKind::Wr));
+        let rw = EdgeKind::anti_dependency(by_query);
+        let rw = writer(versions.end).map(|writer| edge(op, writer, rw));
+        let edges = wr.into_iter().chain(rw);
+        edges.filter(|edge| edge.from != edge.to)
     }
 }

@@ -5,9 +5,11 @@
 //! are assigned at commit, those of one lock increase, and a deletion has the version of its commit:
 //! so all incarnations and deletions of a lock are ordered. Otherwise `incarnations` orders them.
 
-use super::anomaly::{Anomaly, AnomalyKind};
+use super::anomaly::Anomaly;
+use super::anomaly_kind::AnomalyKind;
 use super::graph::{EdgeKind, Graph};
 use super::recording::{History, Op, Versions};
+use super::universe::guards;
 use atomic_db::{KeyBuf, Version};
 use std::collections::{BTreeMap, HashMap};
 
@@ -34,6 +36,8 @@ pub struct LockOrder<'a> {
     pub replaced_by: HashMap<(&'a KeyBuf, Version), usize>,
     /// The commits that renewed each lock, in order.
     pub renewals: BTreeMap<&'a KeyBuf, Vec<usize>>,
+    /// The lock that guards each item, if it has one.
+    pub guards: BTreeMap<&'a KeyBuf, &'a KeyBuf>,
 }
 
 impl<'a> LockOrder<'a> {
@@ -49,6 +53,7 @@ impl<'a> LockOrder<'a> {
             writers: HashMap::new(),
             replaced_by: HashMap::new(),
             renewals: BTreeMap::new(),
+            guards: BTreeMap::new(),
         };
         for (number, op) in history.ops.iter().enumerate() {
             let Some((commit, version)) = op.action.committed() else {
@@ -74,7 +79,16 @@ impl<'a> LockOrder<'a> {
             Versions::AtCommit => locks.order_by_version(graph)?,
             Versions::Early => locks.order_by_time(),
         }
+        locks.guards = guards(history);
+        let renewals = &locks.renewals;
+        locks.guards.retain(|key, _| !renewals.contains_key(key));
         Ok(locks)
+    }
+
+    /// The commit that wrote this version of a lock. `None` if the lock was created with it.
+    pub fn writer(&self, version: Version) -> Option<usize> {
+        let writer = *self.writers.get(&version)?;
+        (writer < self.history.ops.len()).then_some(writer)
     }
 
     /// The node of a creation.

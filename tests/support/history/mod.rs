@@ -41,25 +41,42 @@
 //! - C. H. Papadimitriou, *The Serializability of Concurrent Database Updates*, J. ACM 26(4), 1979.
 
 mod anomaly;
+mod anomaly_kind;
 mod blind_writes;
+mod bodies;
+mod calls;
 mod explanation;
 mod graph;
 mod incarnations;
 mod items;
+mod job;
+mod keys;
 mod locks;
+mod random;
+mod recorder;
 mod recording;
-pub mod workload;
+mod run;
+mod transactions;
+mod universe;
+mod worker;
+mod workload;
 
-pub use anomaly::{Anomaly, AnomalyKind};
+pub use anomaly::Anomaly;
+pub use anomaly_kind::AnomalyKind;
 pub use recording::{
-    Action, Commit, History, LockVersion, Observation, Op, Outcome, Value, Versions, Write,
+    Action, Commit, History, LockVersion, Observation, Op, Outcome, PredicateRead, ReadSet, Value,
+    Versions, Write,
 };
+
+pub use recorder::{Recorded, Recorder};
+pub use run::Job;
+pub use workload::Workload;
 
 use blind_writes::{ImpliedEdges, registers};
 use explanation::anomaly_of_cycle;
 use graph::{EdgeKind, Graph, HappensBefore};
 use incarnations::incarnations;
-use items::ItemOrder;
+use items::{Ambiguity, ItemOrder};
 use locks::LockOrder;
 
 impl History {
@@ -69,28 +86,30 @@ impl History {
     /// The cost is proportional to the length of the history, except for sorting, absences that
     /// overlap many writes of a key, blind writes, and incarnations without a known order.
     pub fn check(&self, versions: Versions) -> Result<(), Anomaly> {
-        let mut graph = Graph::new(self.ops.len());
-        let locks = LockOrder::new(self, versions, &mut graph)?;
-        let items = ItemOrder::new(&locks)?;
-        for (number, op) in self.ops.iter().enumerate() {
+        let history = self.expand();
+        history.check_results()?;
+        let mut graph = Graph::new(history.ops.len());
+        let locks = LockOrder::new(&history, versions, &mut graph)?;
+        let mut items = ItemOrder::new(&locks)?;
+        for (number, op) in history.ops.iter().enumerate() {
             match &op.action {
-                Action::Read(_, observed) => {
-                    for (key, value) in observed {
-                        items.add_edges(&mut graph, number, key, *value)?;
+                Action::Read { reads, .. } => {
+                    for observed in reads.observations() {
+                        items.add_edges(&mut graph, number, observed)?;
                     }
                 }
                 Action::GetLock((key, version)) => {
                     locks.add_edges(&mut graph, number, key, *version);
                 }
                 Action::Commit(commit) => {
-                    add_commit_edges(&mut graph, number, commit, &locks, &items)?;
+                    add_commit_edges(&mut graph, number, commit, &locks, &mut items)?;
                 }
-                Action::Write(..) | Action::AdvanceClock(_) => {}
+                Action::Write(..) | Action::AdvanceClock(_) | Action::Problem(..) => {}
             }
         }
         // First without real time, because an anomaly of any order has the more precise name.
         require_no_cycle(&graph, &locks)?;
-        let calls = self.ops.iter().map(|op| (op.invoked, Some(op.returned)));
+        let calls = history.ops.iter().map(|op| (op.invoked, Some(op.returned)));
         let creations = locks
             .creations
             .iter()
@@ -98,7 +117,32 @@ impl History {
         let intervals = calls.chain(creations).enumerate();
         graph.add_real_time(intervals.map(|(node, (begin, end))| (node, begin, end)));
         require_no_cycle(&graph, &locks)?;
-        add_inferred_edges(&mut graph, &locks)
+        add_inferred_edges(&mut graph, &locks, &items)
+    }
+}
+
+impl History {
+    /// Checks what needs no other call: no call had an impossible result, and each query returned
+    /// items that it selects, in its order, each once.
+    fn check_results(&self) -> Result<(), Anomaly> {
+        for (number, op) in self.ops.iter().enumerate() {
+            let reads = match &op.action {
+                Action::Problem(kind, _) => return Err(Anomaly::new(*kind, self, &[number])),
+                Action::Read { reads, .. } | Action::Commit(Commit { reads, .. }) => reads,
+                _ => continue,
+            };
+            let correct = reads.predicates.iter().all(|read| {
+                let selected = read.found.iter().all(|(key, _)| read.covers(key));
+                let mut pairs = read.found.windows(2).map(|pair| [&pair[0].0, &pair[1].0]);
+                let reverse = read.query.reverse;
+                let ordered = pairs.all(|[a, b]| if reverse { a > b } else { a < b });
+                selected && ordered
+            });
+            if !correct {
+                return Err(Anomaly::new(AnomalyKind::WrongResult, self, &[number]));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -114,11 +158,17 @@ fn add_commit_edges<'a>(
     number: usize,
     commit: &'a Commit,
     locks: &LockOrder<'a>,
-    items: &ItemOrder<'a>,
+    items: &mut ItemOrder<'a>,
 ) -> Result<(), Anomaly> {
     let rejection = AnomalyKind::UnjustifiedRejection;
     let unjustified = || Err(Anomaly::new(rejection, locks.history, &[number]));
     let named = || commit.locks.iter().chain(&commit.checks);
+    if !commit.outcome.is_rejection() {
+        // Before those of the locks, because data explains more.
+        for observed in commit.reads.observations() {
+            items.add_edges_under_locks(graph, number, commit, observed)?;
+        }
+    }
     let conflicts = commit.conflicts();
     for (key, version) in named() {
         if !conflicts.contains(key) {
@@ -131,10 +181,7 @@ fn add_commit_edges<'a>(
         }
     }
     match &commit.outcome {
-        Outcome::Committed(_) => {
-            let mut read_set = commit.read_set.iter();
-            read_set.try_for_each(|(key, value)| items.add_edges(graph, number, key, *value))
-        }
+        Outcome::Committed(_) | Outcome::Validated | Outcome::Failed => Ok(()),
         Outcome::Conflict(keys) => {
             let reported_once = |key| {
                 let times = keys.iter().filter(|other| *other == key).count();
@@ -148,7 +195,7 @@ fn add_commit_edges<'a>(
         Outcome::AlreadyExists(key) => {
             let mut creates = commit.writes.iter().filter(|write| write.create);
             if creates.any(|write| write.key == *key) {
-                items.add_bounds(graph, number, key, true, rejection)
+                items.add_bounds(graph, Ambiguity::existing(number, key))
             } else {
                 unjustified()
             }
@@ -158,10 +205,14 @@ fn add_commit_edges<'a>(
 
 /// Adds the edges that blind writes, their reads and incarnations imply to a graph without cycles,
 /// until there are no more.
-fn add_inferred_edges<'a>(graph: &mut Graph<'a>, locks: &LockOrder<'a>) -> Result<(), Anomaly> {
+fn add_inferred_edges<'a>(
+    graph: &mut Graph<'a>,
+    locks: &LockOrder<'a>,
+    items: &ItemOrder<'a>,
+) -> Result<(), Anomaly> {
     let registers = registers(locks);
     let incarnations = incarnations(locks);
-    if registers.is_empty() && incarnations.is_empty() {
+    if registers.is_empty() && incarnations.is_empty() && !items.has_ambiguities() {
         return Ok(());
     }
     let mut each = registers.values();
@@ -169,6 +220,7 @@ fn add_inferred_edges<'a>(graph: &mut Graph<'a>, locks: &LockOrder<'a>) -> Resul
     loop {
         let before = HappensBefore::new(graph);
         let mut implied = ImpliedEdges::default();
+        items.narrow_bounds(&before, &mut implied.direct)?;
         for (key, register) in &registers {
             register.add_edges(locks, &before, key, &mut implied)?;
         }

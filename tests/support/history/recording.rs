@@ -1,6 +1,8 @@
 //! Recorded calls: the arguments and the result of each, with the times of its beginning and end.
 
-use atomic_db::{KeyBuf, Version};
+use super::anomaly_kind::AnomalyKind;
+use atomic_db::{KeyBuf, Query, Version};
+use std::ops::Bound;
 use std::{fmt, slice};
 
 /// A written value. No two writes of a history write the same one, so a value identifies its write.
@@ -29,8 +31,13 @@ pub struct Op {
 
 #[derive(Clone, Debug)]
 pub enum Action {
-    /// A read of items at a single point in time, with the name of the method.
-    Read(&'static str, Vec<Observation>),
+    /// A read of items, with the name of the method.
+    Read {
+        method: &'static str,
+        /// Whether the call reads at a single point in time. Otherwise it reads each key at its own.
+        atomic: bool,
+        reads: ReadSet,
+    },
     GetLock(LockVersion),
     Commit(Commit),
     /// An unconditional write of one item, with the name of the method. A call that writes several
@@ -38,16 +45,42 @@ pub enum Action {
     Write(&'static str, Write),
     /// The clock that decides about expiry was set to this second. Only one thread does this.
     AdvanceClock(u64),
+    /// A result that the contract does not allow, or that leaves open what was written.
+    Problem(AnomalyKind, String),
 }
 
-/// A commit and its outcome.
+/// What a call read.
+#[derive(Clone, Debug, Default)]
+pub struct ReadSet {
+    /// Reads by key.
+    pub items: Vec<Observation>,
+    /// Reads by query.
+    pub predicates: Vec<PredicateRead>,
+}
+
+/// The result of a query: it observed the items that it found, and the absence of every other item
+/// that it selects.
+#[derive(Clone, Debug)]
+pub struct PredicateRead {
+    pub query: Query,
+    pub found: Vec<(KeyBuf, Value)>,
+    /// The last sort key that was looked at, if the read ended before the last key of the query.
+    pub through: Option<String>,
+    /// Keys that the transaction had written before, so that it read its own writes there.
+    pub own: Vec<KeyBuf>,
+    /// The keys of the history that the query looked at without finding an item. The checker fills
+    /// it in, because only the whole history has all keys.
+    pub missing: Vec<KeyBuf>,
+}
+
+/// A commit or a transaction, and its outcome.
 #[derive(Clone, Debug)]
 pub struct Commit {
     pub locks: Vec<LockVersion>,
     pub checks: Vec<LockVersion>,
     /// Reads that followed the read of their guard, which is in `locks` or `checks`. They still
     /// hold if the commit succeeds.
-    pub read_set: Vec<Observation>,
+    pub reads: ReadSet,
     pub writes: Vec<Write>,
     pub outcome: Outcome,
 }
@@ -55,12 +88,9 @@ pub struct Commit {
 #[derive(Clone, Debug)]
 pub struct Write {
     pub key: KeyBuf,
-    /// The index of the lock in the commit that guards every write of this item. `None` for the
-    /// deletion of a lock, and for items without a guard.
-    pub guard: Option<usize>,
     /// `None` deletes.
     pub value: Option<Value>,
-    /// The last second of an item without a guard. Guarded items never expire.
+    /// The last second of the item, if it expires.
     pub ttl: Option<u64>,
     /// The commit fails if the item exists.
     pub create: bool,
@@ -71,6 +101,11 @@ pub enum Outcome {
     Committed(Version),
     Conflict(Vec<KeyBuf>),
     AlreadyExists(KeyBuf),
+    /// A transaction that writes nothing returned a result: its locks were unchanged after its reads.
+    Validated,
+    /// The body of a transaction returned an error of its own: it wrote nothing, and its reads are
+    /// those of one point in time.
+    Failed,
 }
 
 /// When a database assigns the version of a commit or of a new lock.
@@ -88,7 +123,7 @@ impl Action {
         let (locks, checks): (&[_], &[_]) = match self {
             Action::GetLock(lock) => (slice::from_ref(lock), &[]),
             Action::Commit(commit) => (&commit.locks, &commit.checks),
-            Action::Read(..) | Action::Write(..) | Action::AdvanceClock(_) => (&[], &[]),
+            _ => (&[], &[]),
         };
         locks.iter().chain(checks)
     }
@@ -98,7 +133,7 @@ impl Action {
         match self {
             Action::Commit(commit) => match commit.outcome {
                 Outcome::Committed(version) => Some((commit, version)),
-                Outcome::Conflict(_) | Outcome::AlreadyExists(_) => None,
+                _ => None,
             },
             _ => None,
         }
@@ -109,7 +144,7 @@ impl Action {
         match self {
             Action::Commit(commit) => &commit.writes,
             Action::Write(_, write) => slice::from_ref(write),
-            Action::Read(..) | Action::GetLock(_) | Action::AdvanceClock(_) => &[],
+            _ => &[],
         }
     }
 
@@ -122,18 +157,62 @@ impl Action {
     }
 }
 
+impl Outcome {
+    /// Whether the commit wrote nothing because a lock had changed or an item existed.
+    pub fn is_rejection(&self) -> bool {
+        matches!(self, Outcome::Conflict(_) | Outcome::AlreadyExists(_))
+    }
+}
+
 impl Commit {
     /// The locks that were reported as changed.
     pub fn conflicts(&self) -> &[KeyBuf] {
         match &self.outcome {
             Outcome::Conflict(keys) => keys,
-            Outcome::Committed(_) | Outcome::AlreadyExists(_) => &[],
+            _ => &[],
         }
     }
 
     /// Whether the commit gave this lock a new version, if it succeeded.
     pub fn renews(&self, lock: &KeyBuf) -> bool {
         self.locks.iter().any(|(key, _)| key == lock)
+    }
+}
+
+impl ReadSet {
+    /// Reads of items by key.
+    pub fn of_items(items: Vec<Observation>) -> Self {
+        ReadSet {
+            items,
+            predicates: Vec::new(),
+        }
+    }
+
+    /// Every observation. `true` marks the absence of an item that a query looked for.
+    pub fn observations(&self) -> impl Iterator<Item = (&KeyBuf, Option<Value>, bool)> {
+        let items = self.items.iter().map(|(key, value)| (key, *value, false));
+        let predicates = self.predicates.iter().flat_map(|read| {
+            let found = read.found.iter();
+            let found = found.map(|(key, value)| (key, Some(*value), false));
+            found.chain(read.missing.iter().map(|key| (key, None, true)))
+        });
+        items.chain(predicates)
+    }
+}
+
+impl PredicateRead {
+    /// Whether the read would have found an item at this key.
+    pub fn covers(&self, key: &KeyBuf) -> bool {
+        let reached = |through: &String| {
+            if self.query.reverse {
+                key.sk() >= through.as_str()
+            } else {
+                key.sk() <= through.as_str()
+            }
+        };
+        self.query.matches(key)
+            && self.through.as_ref().is_none_or(reached)
+            && !self.own.contains(key)
     }
 }
 
@@ -150,6 +229,52 @@ impl History {
         times.sort_unstable();
         let overlapping = times.windows(2).filter(|pair| pair[1].0 < pair[0].1);
         (overlapping.count(), times.len().saturating_sub(1))
+    }
+}
+
+impl fmt::Display for ReadSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.items.is_empty() {
+            write!(f, " read")?;
+        }
+        self.items.iter().try_for_each(|(key, value)| match value {
+            Some(value) => write!(f, " {key}={value}"),
+            None => write!(f, " no {key}"),
+        })?;
+        self.predicates
+            .iter()
+            .try_for_each(|read| write!(f, " {read}"))
+    }
+}
+
+impl fmt::Display for PredicateRead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let query = &self.query;
+        write!(f, "queried {:?}", query.pk)?;
+        if !query.prefix.is_empty() {
+            write!(f, " prefix {:?}", query.prefix)?;
+        }
+        match &query.range {
+            (Bound::Unbounded, Bound::Unbounded) => {}
+            range => write!(f, " range {range:?}")?,
+        }
+        if let Some(after) = &query.after {
+            write!(f, " after {after:?}")?;
+        }
+        if query.reverse {
+            write!(f, " in reverse")?;
+        }
+        if let Some(through) = &self.through {
+            write!(f, " through {through:?}")?;
+        }
+        write!(f, " and found")?;
+        for (key, value) in &self.found {
+            write!(f, " {key}={value}")?;
+        }
+        for key in &self.missing {
+            write!(f, " no {key}")?;
+        }
+        Ok(())
     }
 }
 
@@ -173,27 +298,25 @@ impl fmt::Display for Op {
         let (thread, invoked, returned) = (self.thread, self.invoked, self.returned);
         write!(f, "thread {thread} at {invoked}..{returned}: ")?;
         match &self.action {
-            Action::Read(method, observed) => {
-                write!(f, "{method} returned")?;
-                observed.iter().try_for_each(|(key, value)| match value {
-                    Some(value) => write!(f, " {key}={value}"),
-                    None => write!(f, " no {key}"),
-                })
-            }
+            Action::Read { method, reads, .. } => write!(f, "{method}{reads}"),
             Action::GetLock((key, version)) => write!(f, "get_lock returned {key}={version}"),
             Action::Commit(commit) => {
-                write!(f, "commit")?;
+                let transaction = matches!(commit.outcome, Outcome::Validated | Outcome::Failed);
+                f.write_str(if transaction { "transaction" } else { "commit" })?;
                 for (role, locks) in [("lock", &commit.locks), ("check", &commit.checks)] {
                     for (key, version) in locks {
                         write!(f, " {role} {key}={version}")?;
                     }
                 }
+                write!(f, "{}", commit.reads)?;
                 for write in &commit.writes {
                     write!(f, " {write}")?;
                 }
                 match &commit.outcome {
                     Outcome::Committed(version) => write!(f, ": committed as {version}"),
                     Outcome::AlreadyExists(key) => write!(f, ": rejected, {key} exists"),
+                    Outcome::Validated => write!(f, ": returned a result"),
+                    Outcome::Failed => write!(f, ": returned an error of its body"),
                     Outcome::Conflict(keys) => {
                         write!(f, ": rejected, conflict on")?;
                         keys.iter().try_for_each(|key| write!(f, " {key}"))
@@ -202,6 +325,7 @@ impl fmt::Display for Op {
             }
             Action::Write(method, write) => write!(f, "{method}: {write}"),
             Action::AdvanceClock(now) => write!(f, "the clock was set to {now}"),
+            Action::Problem(_, text) => f.write_str(text),
         }
     }
 }
