@@ -115,6 +115,10 @@ fn the_operations_cover_every_kind_of_outcome() {
         "query found nothing",
         "query found one",
         "query found several",
+        "transaction committed",
+        "transaction failed",
+        "transaction met an existing item",
+        "transaction queried after a write",
     ] {
         let count = covered.get(outcome).copied().unwrap_or(0);
         assert!(count > 1, "{outcome}: {count} of {covered:?}");
@@ -190,6 +194,9 @@ const FAULTS: &[Fault] = &[
     Fault::ExpiredItemInQuery,
     Fault::WrongPurgeCount,
     Fault::StaleExpiryIndex,
+    Fault::InclusiveRangeEnd,
+    Fault::StaleGetFresh,
+    Fault::StaleFreshQuery,
     Fault::AfterIgnoredInReverse,
     Fault::LimitCountsHidden,
     Fault::LastPageLost,

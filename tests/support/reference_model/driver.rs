@@ -1,11 +1,14 @@
 //! Runs operations against a database and the model, and compares the results.
 
+use super::body::Body;
 use super::model::{Checked, Model, Stored, is_beyond};
 use super::operations::{
-    BULK_PARTITION, Jump, KEYS, LockChoice, LockSource, Op, PARTITIONS, Part, Write, key_at,
+    BULK_PARTITION, Ending, Jump, KEYS, LockChoice, LockSource, Op, PARTITIONS, Part, Step, Write,
+    key_at,
 };
 use atomic_db::{
-    AtomicDb, Batch, Clock, Error, Item, Key, KeyBuf, Lock, ManualClock, Query, Version,
+    AtomicDb, AtomicDbExt, Batch, Clock, Error, Item, Key, KeyBuf, Lock, ManualClock, Query,
+    Version,
 };
 use std::collections::BTreeMap;
 
@@ -126,6 +129,7 @@ impl<D: DbUnderTest> Driver<'_, D> {
                 keys.iter().for_each(|key| self.model.remove(*key));
                 Ok(())
             }
+            Op::Transact(lock, steps, ending) => self.transact(key_at(*lock), steps, *ending),
             Op::Page(query, after) => self.page(&query.query(), *after).map(drop),
             Op::Pages(query) => self.pages(&query.query()),
             Op::Query(query) => self.query(&query.query()),
@@ -332,6 +336,52 @@ impl<D: DbUnderTest> Driver<'_, D> {
             }
         }
         Ok(())
+    }
+
+    /// Runs a transaction. Its reads must be those of the model with its own writes so far.
+    fn transact(&mut self, lock: Key<'_>, steps: &[Step], ending: Ending) -> Checked {
+        let db = self.db;
+        let mut checked = Ok(());
+        let mut batch = None;
+        let outcome = db.try_transact(|tx| {
+            let locked = tx.lock(lock);
+            checked = self.model.get_lock(lock, &locked);
+            let locked = locked?;
+            self.remember(locked.clone());
+            let mut body = Body::new(&self.model, lock);
+            for step in steps {
+                match body.step(tx, step, |write| self.item(write)) {
+                    Ok(true) => self.cover("transaction queried after a write"),
+                    Ok(false) => {}
+                    Err(mismatch) => checked = Err(format!("{mismatch}\nin {step:?}")),
+                }
+            }
+            batch = Some(body.batch(locked));
+            match ending {
+                Ending::Commit => Ok(()),
+                Ending::Fail => Err(Error::Backend("refused".into())),
+            }
+        });
+        checked?;
+        match (batch, ending, outcome) {
+            // An item is at the key of the lock.
+            (None, _, Err(Error::InvalidInput(_))) => Ok(()),
+            (Some(_), Ending::Fail, Err(Error::Backend(_))) => {
+                self.cover("transaction failed");
+                Ok(())
+            }
+            (Some(batch), Ending::Commit, Ok(())) => {
+                self.cover("transaction committed");
+                let now = ok(db.get_lock(lock))?;
+                self.check_commit(&batch, &Ok(now.version()))?;
+                self.get_lock(lock)
+            }
+            (Some(batch), Ending::Commit, Err(error @ Error::AlreadyExists { .. })) => {
+                self.cover("transaction met an existing item");
+                self.check_commit(&batch, &Err(error))
+            }
+            (_, _, outcome) => Err(format!("the transaction was {outcome:?}")),
+        }
     }
 
     /// Reads one page, and returns where the next one begins.

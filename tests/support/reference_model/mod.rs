@@ -15,10 +15,11 @@
 //! Operations come from a property test's strategies or a fuzzer's bytes. They name keys, locks and
 //! times symbolically, so that any list of them makes sense.
 //!
-//! `operations` has the operations and their decoder, `model` the map, `driver` the comparison,
-//! `setups` the databases. [`lru`] and [`text`] are separate models of the cache and of text forms.
-//! All of them decode a fuzzer's bytes with `choices`.
+//! `operations` has the operations and their decoder, `model` the map, `body` the calls of a
+//! transaction, `driver` the comparison, `setups` the databases. [`lru`] and [`text`] are separate
+//! models of the cache and of text forms. All of them decode a fuzzer's bytes with `choices`.
 
+mod body;
 mod choices;
 mod driver;
 pub mod lru;

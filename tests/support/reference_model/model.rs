@@ -2,6 +2,7 @@
 
 use atomic_db::{Batch, Error, Item, Key, KeyBuf, Lock, Query, Version};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeBounds;
 
 /// `Err` describes a result that the model does not allow.
 pub(super) type Checked = Result<(), String>;
@@ -12,7 +13,7 @@ pub(super) enum Row {
     Lock { version: Version, ttl: u64 },
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Stored {
     pub(super) row: Row,
     /// An operation met the row while it was expired, so the database may have dropped it.
@@ -66,7 +67,7 @@ pub(super) struct Verdict {
     pub(super) exists: Vec<(KeyBuf, bool)>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Model {
     /// By partition key, then by sort key.
     rows: BTreeMap<String, BTreeMap<String, Stored>>,
@@ -324,7 +325,8 @@ impl Model {
         let rows = partition.filter(|(sk, stored)| {
             let is_after = after.is_none_or(|after| is_beyond(query, sk, after));
             let live = !stored.is_lock() && stored.is_live(self.now);
-            sk.starts_with(&*query.prefix) && is_after && live
+            let in_range = query.range.contains(*sk);
+            sk.starts_with(&*query.prefix) && in_range && is_after && live
         });
         let mut rows: Vec<_> = rows
             .map(|(sk, stored)| (sk.as_str(), &stored.row, stored.uncertain))

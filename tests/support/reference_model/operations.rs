@@ -2,6 +2,7 @@
 
 use super::choices::Choices;
 use atomic_db::{Key, Query};
+use std::ops::Bound;
 
 /// Keys of items and locks: empty parts, prefixes of each other, pairs that join to the same text
 /// with and without a separator, and bytes in another order than letters.
@@ -39,7 +40,7 @@ pub(super) const PARTITIONS: [&str; 9] = [
     BULK_PARTITION,
 ];
 
-/// Prefixes and bounds of queries.
+/// Prefixes of queries, and sort keys after which they begin.
 const TEXTS: [&str; 12] = [
     "",
     "b",
@@ -54,6 +55,9 @@ const TEXTS: [&str; 12] = [
     "\u{10ffff}",
     "\u{ffff}",
 ];
+
+/// Bounds of ranges: mostly sort keys.
+const BOUNDS: [&str; 6] = ["b", "bc", "b/c", "b#c", "", "25"];
 
 /// A partition with more items than a page, after [`Op::FillPartition`].
 pub(super) const BULK_PARTITION: &str = "bulk";
@@ -84,6 +88,8 @@ pub enum Op {
     SetAtomic(Vec<Write>, Vec<LockChoice>),
     Commit(Vec<Part>),
     Delete(Vec<usize>),
+    /// A transaction under the lock of this key.
+    Transact(usize, Vec<Step>, Ending),
     /// Reads one page after a sort key.
     Page(QuerySpec, Option<&'static str>),
     /// Reads all pages.
@@ -138,10 +144,29 @@ pub enum Part {
     Delete(usize),
 }
 
+/// A call of a transaction after its lock.
+#[derive(Clone, Debug)]
+pub enum Step {
+    Get(usize),
+    GetMany(Vec<usize>),
+    Query(QuerySpec),
+    Set(Write),
+    Create(Write),
+    Delete(usize),
+}
+
+/// What the body of a transaction does at its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    Commit,
+    Fail,
+}
+
 #[derive(Clone, Debug)]
 pub struct QuerySpec {
     pk: &'static str,
     prefix: &'static str,
+    range: (Bound<&'static str>, Bound<&'static str>),
     reverse: bool,
     limit: Option<usize>,
     after: Option<&'static str>,
@@ -149,7 +174,7 @@ pub struct QuerySpec {
 
 impl QuerySpec {
     pub(super) fn query(&self) -> Query {
-        let mut query = Query::new(self.pk).prefix(self.prefix);
+        let mut query = Query::new(self.pk).prefix(self.prefix).range(self.range);
         if self.reverse {
             query = query.reverse();
         }
@@ -193,7 +218,7 @@ pub fn decode(bytes: &[u8], max: usize) -> Vec<Op> {
 }
 
 fn op(choices: &mut Choices<'_>) -> Op {
-    match choices.below(48) {
+    match choices.below(52) {
         0..=4 => Op::Get(item_key(choices)),
         5 | 6 => Op::GetFresh(item_key(choices)),
         7 | 8 => Op::GetMany(choices.list(12, item_key)),
@@ -213,7 +238,42 @@ fn op(choices: &mut Choices<'_>) -> Op {
         },
         44 | 45 => Op::Purge,
         46 => Op::Invalidate(item_key(choices)),
-        _ => Op::Clear,
+        47 => Op::Clear,
+        _ => Op::Transact(
+            lock_key(choices),
+            choices.list(10, step),
+            match choices.below(6) {
+                5 => Ending::Fail,
+                _ => Ending::Commit,
+            },
+        ),
+    }
+}
+
+fn step(choices: &mut Choices<'_>) -> Step {
+    // An item that has expired already is visible to its transaction, and to no other read.
+    let live_write = |choices: &mut Choices<'_>| {
+        let write = write(choices);
+        let lifetime = write.lifetime.filter(|lifetime| *lifetime >= 0);
+        Write { lifetime, ..write }
+    };
+    match choices.below(14) {
+        0 => Step::Get(item_key(choices)),
+        1 => Step::GetMany(choices.list(6, item_key)),
+        2..=3 => Step::Query(query(choices)),
+        // Of few items, so that its limit meets own writes.
+        4..=6 => Step::Query(QuerySpec {
+            pk: PARTITIONS[0],
+            prefix: "",
+            range: (Bound::Unbounded, bound(choices)),
+            reverse: choices.below(2) == 1,
+            limit: Some(1 + choices.below(3)),
+            after: None,
+        }),
+        7..=8 => Step::Set(live_write(choices)),
+        9 => Step::Create(live_write(choices)),
+        10 => Step::Delete(any_key(choices)),
+        _ => Step::Delete(item_key(choices)),
     }
 }
 
@@ -277,6 +337,10 @@ fn query(choices: &mut Choices<'_>) -> QuerySpec {
         // Half of all queries read the partition of most keys.
         pk: PARTITIONS.get(partition).unwrap_or(&PARTITIONS[0]),
         prefix: text(choices).unwrap_or(""),
+        range: match choices.below(2) {
+            0 => (bound(choices), bound(choices)),
+            _ => (Bound::Unbounded, Bound::Unbounded),
+        },
         reverse: choices.below(2) == 1,
         limit: LIMITS.get(choices.below(12)).copied(),
         after: text(choices),
@@ -285,6 +349,15 @@ fn query(choices: &mut Choices<'_>) -> QuerySpec {
 
 fn text(choices: &mut Choices<'_>) -> Option<&'static str> {
     TEXTS.get(choices.below(4 * TEXTS.len())).copied()
+}
+
+/// The bounds of a range may be in the wrong order.
+fn bound(choices: &mut Choices<'_>) -> Bound<&'static str> {
+    match choices.below(3) {
+        0 => Bound::Included(choices.one_of(&BOUNDS)),
+        1 => Bound::Excluded(choices.one_of(&BOUNDS)),
+        _ => Bound::Unbounded,
+    }
 }
 
 fn jump(choices: &mut Choices<'_>) -> Jump {
