@@ -132,6 +132,8 @@ pub mod _documentation;
 mod batch;
 mod cache;
 mod clock;
+#[cfg(any(feature = "redb", feature = "dynamodb"))]
+mod codec;
 mod db;
 mod deferred_drop;
 #[cfg(feature = "dynamodb")]
@@ -159,6 +161,8 @@ mod version;
 pub use batch::Batch;
 pub use cache::{CacheStats, LruCache, LruCacheBuilder};
 pub use clock::{Clock, ManualClock, SystemClock};
+#[cfg(any(feature = "redb", feature = "dynamodb"))]
+pub use codec::{Bytes, Codec, Json};
 pub use db::{AtomicDb, SharedDb};
 #[cfg(feature = "dynamodb")]
 pub use dynamodb::{DynamoDb, DynamoDbBuilder, DynamoDbError};

@@ -1,7 +1,7 @@
 //! The options of a [`RedbDb`](crate::RedbDb), their defaults and their setters.
 
 use crate::sync::Arc;
-use crate::{Clock, SystemClock};
+use crate::{Clock, Json, SystemClock};
 use std::marker::PhantomData;
 
 /// When a write is durable, and what a crash costs the next open.
@@ -39,6 +39,7 @@ pub enum Durability {
 /// | [`cache_size`](RedbDbBuilder::cache_size) | 256 MiB |
 /// | [`read_only`](RedbDbBuilder::read_only) | off |
 /// | [`check_on_open`](RedbDbBuilder::check_on_open) | off |
+/// | [`codec`](RedbDbBuilder::codec) | [`Json`] |
 /// | [`clock`](RedbDbBuilder::clock) | [`SystemClock`] |
 ///
 /// ```
@@ -55,9 +56,10 @@ pub enum Durability {
 /// # Ok::<(), atomic_db::Error>(())
 /// ```
 #[derive(Debug)]
-pub struct RedbDbBuilder<T> {
+pub struct RedbDbBuilder<T, C = Json> {
     pub(super) options: Options,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) codec: C,
     data: PhantomData<fn() -> T>,
 }
 
@@ -86,6 +88,28 @@ impl<T> RedbDbBuilder<T> {
         RedbDbBuilder {
             options: Options::default(),
             clock: Arc::new(SystemClock),
+            codec: Json,
+            data: PhantomData,
+        }
+    }
+}
+
+impl<T, C> RedbDbBuilder<T, C> {
+    /// Sets how data is converted to bytes. The file stores the name of its codec, and is refused if
+    /// it is opened with another one.
+    ///
+    /// ```
+    /// use atomic_db::{Bytes, RedbDb};
+    ///
+    /// let db: RedbDb<Vec<u8>, Bytes> = RedbDb::builder().codec(Bytes).in_memory()?;
+    /// # Ok::<(), atomic_db::Error>(())
+    /// ```
+    #[must_use]
+    pub fn codec<D>(self, codec: D) -> RedbDbBuilder<T, D> {
+        RedbDbBuilder {
+            options: self.options,
+            clock: self.clock,
+            codec,
             data: PhantomData,
         }
     }

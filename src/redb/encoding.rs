@@ -1,19 +1,26 @@
 //! The format of the file: its tables, and how keys and values are encoded.
 
-use crate::{Key, Version};
+use crate::{BoxError, Key, Version};
 use redb::TableDefinition;
 use smallvec::SmallVec;
 
-pub(super) type Bytes = &'static [u8];
+/// The type of keys and values in the tables.
+pub(super) type RawBytes = &'static [u8];
 
-pub(super) const META: TableDefinition<Bytes, Bytes> = TableDefinition::new("atomic_db/meta");
-pub(super) const ITEMS: TableDefinition<Bytes, Bytes> = TableDefinition::new("atomic_db/items");
-pub(super) const LOCKS: TableDefinition<Bytes, Bytes> = TableDefinition::new("atomic_db/locks");
-pub(super) const EXPIRIES: TableDefinition<Bytes, ()> = TableDefinition::new("atomic_db/expiries");
+pub(super) const META: TableDefinition<RawBytes, RawBytes> = TableDefinition::new("atomic_db/meta");
+pub(super) const ITEMS: TableDefinition<RawBytes, RawBytes> =
+    TableDefinition::new("atomic_db/items");
+pub(super) const LOCKS: TableDefinition<RawBytes, RawBytes> =
+    TableDefinition::new("atomic_db/locks");
+pub(super) const EXPIRIES: TableDefinition<RawBytes, ()> =
+    TableDefinition::new("atomic_db/expiries");
 
 /// The row of `META` that holds the format, and the only format that this version supports.
 pub(super) const FORMAT: &[u8] = b"format";
 pub(super) const FORMAT_1: &[u8] = b"1";
+
+/// The row of `META` that holds the name of the codec.
+pub(super) const CODEC: &[u8] = b"codec";
 
 /// The row of `META` that holds the latest version that a lock has had.
 pub(super) const LATEST: &[u8] = b"latest";
@@ -81,16 +88,46 @@ pub(super) fn read_key(row: &[u8]) -> Option<(String, &str)> {
     }
 }
 
-/// Encodes the start of an item's row: its `ttl`, 8 bytes big-endian. The data follows as JSON, or
+/// Precedes encoded data that is empty or begins with this byte. So empty data differs from no data,
+/// and JSON, which never contains this byte, is stored as it is.
+const DATA_ESCAPE: u8 = 0x00;
+
+/// Encodes the start of an item's row: its `ttl`, 8 bytes big-endian. The encoded data follows, or
 /// nothing if the item has none.
 pub(super) fn item_header(ttl: Option<u64>) -> [u8; 8] {
     ttl.unwrap_or(NEVER).to_be_bytes()
 }
 
-/// Decodes an item's row into its `ttl` and its JSON.
-pub(super) fn read_item(row: &[u8]) -> Option<(u64, &[u8])> {
-    let (ttl, json) = row.split_first_chunk()?;
-    Some((u64::from_be_bytes(*ttl), json))
+/// Encodes an item's row. `encode` appends the encoded data, and returns `false` if there is none.
+///
+/// # Errors
+///
+/// Those of `encode`, and an error if it changed the header, which would change the item's `ttl`.
+pub(super) fn item_row(
+    ttl: Option<u64>,
+    encode: impl FnOnce(&mut Vec<u8>) -> Result<bool, BoxError>,
+) -> Result<Vec<u8>, BoxError> {
+    let header = item_header(ttl);
+    let mut row = Vec::with_capacity(128);
+    row.extend_from_slice(&header);
+    let has_data = encode(&mut row)?;
+    match row.strip_prefix(&header) {
+        None => return Err("the codec changed bytes that were in its buffer".into()),
+        Some([] | [DATA_ESCAPE, ..]) if has_data => row.insert(header.len(), DATA_ESCAPE),
+        Some(_) => {}
+    }
+    Ok(row)
+}
+
+/// Decodes an item's row into its `ttl` and its encoded data, if it has any.
+pub(super) fn read_item(row: &[u8]) -> Option<(u64, Option<&[u8]>)> {
+    let (ttl, data) = row.split_first_chunk()?;
+    let data = match data {
+        [] => None,
+        [DATA_ESCAPE, data @ ..] => Some(data),
+        data => Some(data),
+    };
+    Some((u64::from_be_bytes(*ttl), data))
 }
 
 /// Encodes a lock's row: its version, 16 bytes, and its `ttl`, 8 bytes, both big-endian.
@@ -181,15 +218,36 @@ mod tests {
 
     #[test]
     fn values_round_trip() {
-        let mut row = item_header(Some(7)).to_vec();
-        assert_eq!(read_item(&row), Some((7, &[][..])));
-        row.extend_from_slice(b"null");
-        assert_eq!(read_item(&row), Some((7, &b"null"[..])));
-        assert_eq!(read_item(&item_header(None)), Some((NEVER, &[][..])));
+        let row = item_row(None, |_| Ok(false)).unwrap();
+        assert_eq!(row, item_header(None));
+        assert_eq!(read_item(&row), Some((NEVER, None)));
+        for data in ["null", "", "\0", "\0\0", "a\0"] {
+            let append = |row: &mut Vec<u8>| {
+                row.extend_from_slice(data.as_bytes());
+                Ok(true)
+            };
+            let row = item_row(Some(7), append).unwrap();
+            assert_eq!(read_item(&row), Some((7, Some(data.as_bytes()))));
+        }
 
         let version = Version::from_u128(1 << 100 | 5);
         assert_eq!(read_lock(&lock_row(version, 9)), Some((version, 9)));
         let key = expiry_key(3, Kind::Lock, b"a\0b");
         assert_eq!(read_expiry(&key), Some((3, Kind::Lock, &b"a\0b"[..])));
+    }
+
+    #[test]
+    fn a_codec_that_changes_the_header_of_a_row_is_refused() {
+        let clear = |row: &mut Vec<u8>| {
+            row.clear();
+            row.extend_from_slice(&item_header(Some(8)));
+            Ok(true)
+        };
+        assert!(item_row(Some(7), clear).is_err());
+        let truncate = |row: &mut Vec<u8>| {
+            row.truncate(3);
+            Ok(true)
+        };
+        assert!(item_row(Some(7), truncate).is_err());
     }
 }

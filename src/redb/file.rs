@@ -1,7 +1,7 @@
 //! An open redb file: opening it, its transactions, and closing it.
 
 use super::builder::{Durability, Options};
-use super::encoding::{EXPIRIES, FORMAT, FORMAT_1, ITEMS, LOCKS, META};
+use super::encoding::{CODEC, EXPIRIES, FORMAT, FORMAT_1, ITEMS, LOCKS, META};
 use super::error::{backend, cannot_open, catch_panic, open_error};
 use crate::sync::RwLock;
 use crate::{Error, Result, VersionGenerator};
@@ -33,7 +33,7 @@ pub(super) enum Handle {
 }
 
 impl File {
-    pub(super) fn open(path: &Path, options: &Options) -> Result<Self> {
+    pub(super) fn open(path: &Path, codec: &str, options: &Options) -> Result<Self> {
         let name = format!("{path:?}");
         match fs::metadata(path) {
             Ok(found) if !found.is_file() => {
@@ -47,23 +47,23 @@ impl File {
                 )))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound && !options.read_only => {
-                File::create(path, name, options)
+                File::create(path, name, codec, options)
             }
             // Let redb report any other problem.
-            _ => File::open_existing(path, name, options),
+            _ => File::open_existing(path, name, codec, options),
         }
     }
 
     /// Creates the file under a temporary name and links it to its own name when it is complete,
     /// because redb cannot open a file whose creation was interrupted.
-    fn create(path: &Path, name: String, options: &Options) -> Result<Self> {
+    fn create(path: &Path, name: String, codec: &str, options: &Options) -> Result<Self> {
         let mut temporary = path.file_name().unwrap_or_default().to_owned();
         temporary.push(format!(
             ".{}.new",
             VersionGenerator::new().next(Duration::ZERO)
         ));
         let temporary = path.with_file_name(temporary);
-        let file = File::open_existing(&temporary, name.clone(), options);
+        let file = File::open_existing(&temporary, name.clone(), codec, options);
         let linked = match &file {
             Ok(_) => fs::hard_link(&temporary, path),
             Err(_) => Ok(()),
@@ -80,13 +80,13 @@ impl File {
             // Another process created the file first, or the file system has no hard links.
             Err(_) => {
                 drop(file);
-                File::open_existing(path, name, options)
+                File::open_existing(path, name, codec, options)
             }
         }
     }
 
-    fn open_existing(path: &Path, name: String, options: &Options) -> Result<Self> {
-        File::open_inner(name, options, |builder| {
+    fn open_existing(path: &Path, name: String, codec: &str, options: &Options) -> Result<Self> {
+        File::open_inner(name, codec, options, |builder| {
             if options.read_only {
                 builder.open_read_only(path).map(Handle::ReadOnly)
             } else {
@@ -95,9 +95,13 @@ impl File {
         })
     }
 
-    pub(super) fn open_with(storage: impl StorageBackend, options: &Options) -> Result<Self> {
+    pub(super) fn open_with(
+        storage: impl StorageBackend,
+        codec: &str,
+        options: &Options,
+    ) -> Result<Self> {
         let name = "the storage".to_owned();
-        File::open_inner(name, options, |builder| {
+        File::open_inner(name, codec, options, |builder| {
             if options.read_only {
                 let database = builder.open_read_only_with_backend(storage);
                 database.map(Handle::ReadOnly)
@@ -109,6 +113,7 @@ impl File {
 
     fn open_inner(
         name: String,
+        codec: &str,
         options: &Options,
         open: impl FnOnce(&redb::Builder) -> Result<Handle, DatabaseError>,
     ) -> Result<Self> {
@@ -123,13 +128,14 @@ impl File {
                 durability: options.durability,
                 name,
             };
-            file.check_format()?;
+            file.check_format(codec)?;
             Ok(file)
         })
     }
 
-    /// Creates the tables of an empty file, and refuses a file with other tables or another format.
-    fn check_format(&self) -> Result<()> {
+    /// Creates the tables of an empty file, and refuses a file with other tables, another format or
+    /// another codec.
+    fn check_format(&self, codec: &str) -> Result<()> {
         let handle = self.handle.read();
         let read = handle.begin_read()?;
         let tables = read.list_tables().map_err(backend)?;
@@ -145,6 +151,17 @@ impl File {
                     self.name,
                     format.map_or("none".into(), |format| String::from_utf8_lossy(&format)
                         .into_owned())
+                )));
+            }
+            let found = meta.get(CODEC).map_err(backend)?;
+            // Files of early versions do not name their codec, which was `Json`.
+            let found = found.map_or("json".into(), |row| {
+                String::from_utf8_lossy(row.value()).into_owned()
+            });
+            if found != codec {
+                return Err(Error::InvalidInput(format!(
+                    "{} stores data with the codec {found:?}, but was opened with the codec {codec:?}",
+                    self.name
                 )));
             }
             read.open_table(ITEMS).map_err(schema_error)?;
@@ -168,6 +185,7 @@ impl File {
         {
             let mut meta = write.open_table(META).map_err(backend)?;
             meta.insert(FORMAT, FORMAT_1).map_err(backend)?;
+            meta.insert(CODEC, codec.as_bytes()).map_err(backend)?;
             write.open_table(ITEMS).map_err(backend)?;
             write.open_table(LOCKS).map_err(backend)?;
             write.open_table(EXPIRIES).map_err(backend)?;

@@ -51,16 +51,14 @@ use crate::error::item_at_lock_key;
 use crate::expiry::live_or_read_again;
 use crate::sync::Arc;
 use crate::{
-    AtomicDb, Batch, Clock, Error, Item, Key, Lock, Page, Query, Result, RetryQueue, Version,
-    VersionGenerator,
+    AtomicDb, Batch, BoxError, Clock, Codec, Error, Item, Json, Key, Lock, Page, Query, Result,
+    RetryQueue, Version, VersionGenerator,
 };
 use encoding::RowKey;
 use file::File;
 use group::GroupCommit;
 use read::{EncodedItem, LockState, QueryRow};
 use request::{EncodedBatch, Outcome, Response, WriteError, WriteRequest};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use std::fmt;
 use std::marker::PhantomData;
 use std::path::Path;
@@ -125,8 +123,8 @@ use std::path::Path;
 ///   see [`commit`](AtomicDb::commit).
 /// - [`InvalidInput`](Error::InvalidInput): invalid arguments, or a write on a read-only handle.
 /// - [`LimitExceeded`](Error::LimitExceeded): a key or the data of an item is too long, see below.
-/// - [`Codec`](Error::Codec): the data of an item cannot be written as JSON, or a stored item cannot
-///   be decoded as a `T`.
+/// - [`Codec`](Error::Codec): the codec cannot encode the data of an item, or it cannot decode a
+///   stored item as a `T`.
 /// - [`Unavailable`](Error::Unavailable): the file is open elsewhere. Only opening returns this.
 /// - [`Backend`](Error::Backend): the file could not be read or written, its contents are damaged, or
 ///   it failed earlier. After a [`get_lock`](AtomicDb::get_lock), an unused lock may have been left
@@ -142,13 +140,12 @@ use std::path::Path;
 ///
 /// # Limits
 ///
-/// A partition key and a sort key can have 65,535 bytes each, and an item's data 16 MiB of JSON.
+/// A partition key and a sort key can have 65,535 bytes each, and an item's encoded data 16 MiB.
 /// Anything longer is refused with [`LimitExceeded`](Error::LimitExceeded) before anything happens. All
 /// items of one commit are in memory at once.
 ///
-/// Data is stored as JSON, so use only values that JSON can represent. A map key that JSON cannot
-/// represent, such as a list, is refused with [`Codec`](Error::Codec). NaN and the infinities are not
-/// refused, but stored as `null`. More than 127 levels of nesting are stored, but cannot be decoded.
+/// Data is stored as [`Json`], unless [`codec`](RedbDbBuilder::codec) chooses another codec. What it
+/// cannot represent is refused with [`Codec`](Error::Codec) before anything is written.
 ///
 /// # File format
 ///
@@ -157,21 +154,24 @@ use std::path::Path;
 /// | table | key | value |
 /// | --- | --- | --- |
 /// | `atomic_db/meta` | `format` | `1`, as text |
+/// | | `codec` | [the name of the codec](Codec::NAME) |
 /// | | `latest` | the latest version that a lock has had, 16 bytes |
-/// | `atomic_db/items` | row key | `ttl`, 8 bytes, and the data as JSON; no JSON if there is no data |
+/// | `atomic_db/items` | row key | `ttl`, 8 bytes, then the encoded data |
 /// | `atomic_db/locks` | row key | the version, 16 bytes, and `ttl`, 8 bytes |
 /// | `atomic_db/expiries` | `ttl`, 8 bytes, then `i` or `l`, then the row key | nothing |
 ///
 /// Numbers are big-endian. A `ttl` of 2⁶⁴-1 means that the item never expires; such an item has no row
 /// in `expiries`. A row key is the partition key with a byte 0xFF after every NUL in it, then a NUL,
 /// then the sort key. UTF-8 never contains 0xFF, so no two keys share a row key, and row keys are in
-/// the order of their `(pk, sk)`. No key is in both `items` and `locks`. A file with another `format`
-/// is refused.
+/// the order of their `(pk, sk)`. Nothing follows the `ttl` of an item without data; encoded data that
+/// is empty or begins with a NUL is preceded by a NUL. No key is in both `items` and `locks`. A file
+/// with another `format` or `codec` is refused; if it names no `codec`, that is `json`.
 ///
 /// Expired items and locks stay in the file, where no read sees them (guarantee 3). They are removed
 /// by a write to their key, and by [`purge_expired`](RedbDb::purge_expired).
-pub struct RedbDb<T> {
+pub struct RedbDb<T, C = Json> {
     shared: Arc<Shared>,
+    codec: C,
     data: PhantomData<fn() -> T>,
 }
 
@@ -196,7 +196,7 @@ const MAX_YIELDS: u32 = 64;
 const MAX_KEY_LEN: usize = 65_535;
 const MAX_DATA_LEN: usize = 16 << 20;
 
-impl<T> RedbDbBuilder<T> {
+impl<T, C: Codec<T>> RedbDbBuilder<T, C> {
     /// Opens the file at `path`, and repairs it if it was not closed properly. If it does not exist or
     /// is empty, a database is created in it, unless it is opened read-only.
     ///
@@ -206,14 +206,14 @@ impl<T> RedbDbBuilder<T> {
     ///
     /// - [`Error::Unavailable`]: another process has the file open, or a handle of this process that
     ///   is not a clone. Try again later.
-    /// - [`Error::InvalidInput`]: it is a directory or a device, it is not a file of this database, or
-    ///   it has a format that this version does not support; or it is opened read-only and has to be
-    ///   repaired first.
+    /// - [`Error::InvalidInput`]: it is a directory or a device, it is not a file of this database, it has
+    ///   a format that this version does not support, or its data has another codec; or it is opened
+    ///   read-only and has to be repaired first.
     /// - [`Error::Backend`]: the file is damaged; or it could not be opened, created or written,
     ///   because of permissions, a read-only or full disk, or a missing directory.
-    pub fn open(self, path: impl AsRef<Path>) -> Result<RedbDb<T>> {
-        let file = File::open(path.as_ref(), &self.options)?;
-        RedbDb::from_file(file, self.clock)
+    pub fn open(self, path: impl AsRef<Path>) -> Result<RedbDb<T, C>> {
+        let file = File::open(path.as_ref(), C::NAME, &self.options)?;
+        RedbDb::from_file(file, self.clock, self.codec)
     }
 
     /// Creates a database in memory, which is lost when its last handle is dropped.
@@ -221,7 +221,7 @@ impl<T> RedbDbBuilder<T> {
     /// # Errors
     ///
     /// Those of [`open_with`](RedbDbBuilder::open_with), none of which is expected.
-    pub fn in_memory(self) -> Result<RedbDb<T>> {
+    pub fn in_memory(self) -> Result<RedbDb<T, C>> {
         self.open_with(redb::backends::InMemoryBackend::new())
     }
 
@@ -238,9 +238,9 @@ impl<T> RedbDbBuilder<T> {
     ///
     /// Those of [`open`](RedbDbBuilder::open). An error of the storage itself is an
     /// [`Error::Backend`].
-    pub fn open_with(self, storage: impl redb::StorageBackend) -> Result<RedbDb<T>> {
-        let file = File::open_with(storage, &self.options)?;
-        RedbDb::from_file(file, self.clock)
+    pub fn open_with(self, storage: impl redb::StorageBackend) -> Result<RedbDb<T, C>> {
+        let file = File::open_with(storage, C::NAME, &self.options)?;
+        RedbDb::from_file(file, self.clock, self.codec)
     }
 }
 
@@ -251,17 +251,23 @@ impl<T> RedbDb<T> {
     /// # Errors
     ///
     /// Those of [`RedbDbBuilder::open`].
-    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+    pub fn open(path: impl AsRef<Path>) -> Result<Self>
+    where
+        Json: Codec<T>,
+    {
         RedbDb::builder().open(path)
     }
 
-    /// Returns a builder, to choose the clock, the cache size or the durability, or to open read-only.
+    /// Returns a builder, to choose the codec, the clock, the cache size or the durability, or to open
+    /// read-only.
     #[must_use]
     pub fn builder() -> RedbDbBuilder<T> {
         RedbDbBuilder::new()
     }
+}
 
-    fn from_file(file: File, clock: Arc<dyn Clock>) -> Result<Self> {
+impl<T, C> RedbDb<T, C> {
+    fn from_file(file: File, clock: Arc<dyn Clock>, codec: C) -> Result<Self> {
         let versions = match file.latest_version()? {
             None => VersionGenerator::new(),
             Some(latest) => VersionGenerator::after(latest),
@@ -274,11 +280,13 @@ impl<T> RedbDb<T> {
                 clock,
                 retry_queue: RetryQueue::new(),
             }),
+            codec,
             data: PhantomData,
         })
     }
 
-    /// Returns another handle to the same open file, which reads and writes data of type `U`.
+    /// Returns another handle to the same open file, which reads and writes data of type `U` with the
+    /// same codec.
     ///
     /// This allows a different type per partition. Reading an item as the wrong type is a
     /// [`Codec`](Error::Codec) error that names its key; a query that meets one fails as a whole.
@@ -297,9 +305,13 @@ impl<T> RedbDb<T> {
     /// # Ok::<(), atomic_db::Error>(())
     /// ```
     #[must_use]
-    pub fn with_data<U>(&self) -> RedbDb<U> {
+    pub fn with_data<U>(&self) -> RedbDb<U, C>
+    where
+        C: Clone,
+    {
         RedbDb {
             shared: Arc::clone(&self.shared),
+            codec: self.codec.clone(),
             data: PhantomData,
         }
     }
@@ -438,9 +450,42 @@ impl<T> RedbDb<T> {
     }
 }
 
-impl<T: Serialize + DeserializeOwned> RedbDb<T> {
+impl<T, C: Codec<T>> RedbDb<T, C> {
+    fn encode_all(&self, items: &[Item<T>]) -> Result<Vec<(RowKey, Vec<u8>)>> {
+        let encode = |item: &Item<T>| Ok((encoding::row_key(item.key()), self.encode(item)?));
+        items.iter().map(encode).collect()
+    }
+
+    fn encode(&self, item: &Item<T>) -> Result<Vec<u8>> {
+        let row = encoding::item_row(item.ttl(), |row| match item.data() {
+            None => Ok(false),
+            Some(data) => self.codec.encode(data, row).map(|()| true),
+        });
+        let row = row.map_err(|source| codec_error(item.key(), source))?;
+        let len = row.len() - encoding::item_header(None).len();
+        if len > MAX_DATA_LEN {
+            return Err(Error::LimitExceeded {
+                what: "an item's encoded data in bytes",
+                limit: MAX_DATA_LEN,
+                actual: len,
+            });
+        }
+        Ok(row)
+    }
+
+    fn decode(&self, key: Key<'_>, encoded: EncodedItem) -> Result<Item<T>> {
+        let item = match encoded.data {
+            None => Item::without_data(key.pk, key.sk),
+            Some(data) => {
+                let data = self.codec.decode(data);
+                Item::at(key, data.map_err(|source| codec_error(key, source))?)
+            }
+        };
+        Ok(item.expires_at(encoded.ttl))
+    }
+
     fn decode_all(&self, pk: &str, rows: Vec<QueryRow>) -> Result<Vec<Item<T>>> {
-        let decode = |row: QueryRow| decode(Key::new(pk, &row.sk), row.item);
+        let decode = |row: QueryRow| self.decode(Key::new(pk, &row.sk), row.item);
         rows.into_iter().map(decode).collect()
     }
 
@@ -460,8 +505,8 @@ impl<T: Serialize + DeserializeOwned> RedbDb<T> {
                 .map(|lock| (encoding::row_key(lock.key()), lock.version()))
                 .collect(),
             renewed: writes.locks.len(),
-            sets: encode_all(writes.sets)?,
-            creates: encode_all(writes.creates)?,
+            sets: self.encode_all(writes.sets)?,
+            creates: self.encode_all(writes.creates)?,
             deletes: row_keys(writes.deletes.iter().map(|key| key.as_key())),
         };
         match self.write(WriteRequest::Apply(batch))? {
@@ -484,7 +529,7 @@ impl<T: Serialize + DeserializeOwned> RedbDb<T> {
     }
 }
 
-impl<T: Serialize + DeserializeOwned> AtomicDb for RedbDb<T> {
+impl<T, C: Codec<T>> AtomicDb for RedbDb<T, C> {
     type Data = T;
 
     fn get(&self, key: Key<'_>) -> Result<Option<Item<T>>> {
@@ -501,7 +546,7 @@ impl<T: Serialize + DeserializeOwned> AtomicDb for RedbDb<T> {
                 live_or_read_again(found, ttl, &*self.shared.clock, read_live)?
             }
         };
-        found.map(|item| decode(key, item)).transpose()
+        found.map(|item| self.decode(key, item)).transpose()
     }
 
     fn get_fresh(&self, key: Key<'_>) -> Result<Option<Item<T>>> {
@@ -515,7 +560,7 @@ impl<T: Serialize + DeserializeOwned> AtomicDb for RedbDb<T> {
         let found = self.shared.file.items(&rows, now)?;
         let items = keys.iter().zip(found);
         items
-            .map(|(key, item)| item.map(|item| decode(*key, item)).transpose())
+            .map(|(key, item)| item.map(|item| self.decode(*key, item)).transpose())
             .collect()
     }
 
@@ -558,7 +603,7 @@ impl<T: Serialize + DeserializeOwned> AtomicDb for RedbDb<T> {
             return Ok(());
         }
         self.write(WriteRequest::Apply(EncodedBatch {
-            sets: encode_all(items)?,
+            sets: self.encode_all(items)?,
             ..EncodedBatch::default()
         }))?;
         Ok(())
@@ -626,44 +671,10 @@ fn row_keys<'a>(keys: impl Iterator<Item = Key<'a>>) -> Vec<RowKey> {
     keys.map(encoding::row_key).collect()
 }
 
-fn encode_all<T: Serialize>(items: &[Item<T>]) -> Result<Vec<(RowKey, Vec<u8>)>> {
-    let encode = |item: &Item<T>| Ok((encoding::row_key(item.key()), encode(item)?));
-    items.iter().map(encode).collect()
-}
-
-fn encode<T: Serialize>(item: &Item<T>) -> Result<Vec<u8>> {
-    let header = encoding::item_header(item.ttl());
-    let mut row = Vec::with_capacity(128);
-    row.extend_from_slice(&header);
-    if let Some(data) = item.data() {
-        serde_json::to_writer(&mut row, data).map_err(|error| codec_error(item.key(), error))?;
-    }
-    let len = row.len() - header.len();
-    if len > MAX_DATA_LEN {
-        return Err(Error::LimitExceeded {
-            what: "an item's data in bytes of JSON",
-            limit: MAX_DATA_LEN,
-            actual: len,
-        });
-    }
-    Ok(row)
-}
-
-fn decode<T: DeserializeOwned>(key: Key<'_>, encoded: EncodedItem) -> Result<Item<T>> {
-    let item = match encoded.json.as_slice() {
-        [] => Item::without_data(key.pk, key.sk),
-        json => {
-            let data = serde_json::from_slice(json).map_err(|error| codec_error(key, error))?;
-            Item::new(key.pk, key.sk, data)
-        }
-    };
-    Ok(item.expires_at(encoded.ttl))
-}
-
-fn codec_error(key: Key<'_>, error: serde_json::Error) -> Error {
+fn codec_error(key: Key<'_>, source: BoxError) -> Error {
     Error::Codec {
         key: key.to_buf(),
-        source: error.into(),
+        source,
     }
 }
 
@@ -672,14 +683,14 @@ fn mismatched_response() -> Error {
     Error::Backend("internal error: mismatched response".into())
 }
 
-impl<T> Clone for RedbDb<T> {
+impl<T, C: Clone> Clone for RedbDb<T, C> {
     fn clone(&self) -> Self {
         self.with_data()
     }
 }
 
 /// Shows the options of the database, but no data.
-impl<T> fmt::Debug for RedbDb<T> {
+impl<T, C> fmt::Debug for RedbDb<T, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedbDb")
             .field("file", &format_args!("{}", self.shared.file.name))

@@ -2,7 +2,7 @@
 //! copied out, and decoded by the caller when the transaction has ended.
 
 use super::encoding::{
-    self, Bytes, EXPIRIES, ITEMS, Kind, LATEST, LOCKS, META, RowKey, prefix_upper_bound,
+    self, EXPIRIES, ITEMS, Kind, LATEST, LOCKS, META, RawBytes, RowKey, prefix_upper_bound,
 };
 use super::error::{backend, corrupted, malformed_expiry, malformed_item, malformed_lock};
 use super::file::{File, Handle};
@@ -21,7 +21,7 @@ pub(super) struct QueryRow {
 #[derive(Debug)]
 pub(super) struct EncodedItem {
     pub(super) ttl: u64,
-    pub(super) json: Vec<u8>,
+    pub(super) data: Option<Vec<u8>>,
 }
 
 /// The state of the lock at a key.
@@ -92,7 +92,7 @@ impl File {
                     return Ok((found, false));
                 };
                 let (key, row) = next.map_err(backend)?;
-                let (ttl, json) = encoding::read_item(row.value()).ok_or_else(malformed_item)?;
+                let (ttl, data) = encoding::read_item(row.value()).ok_or_else(malformed_item)?;
                 if ttl < now {
                     continue;
                 }
@@ -101,14 +101,14 @@ impl File {
                 }
                 let sk = key.value().get(partition.len()..).unwrap_or_default();
                 let sk = std::str::from_utf8(sk);
-                size += json.len();
+                size += data.map_or(0, <[u8]>::len);
                 found.push(QueryRow {
                     sk: sk
                         .map_err(|_| corrupted("a key is not valid UTF-8"))?
                         .to_owned(),
                     item: EncodedItem {
                         ttl,
-                        json: json.to_vec(),
+                        data: data.map(<[u8]>::to_vec),
                     },
                 });
             }
@@ -218,13 +218,13 @@ fn open_table<K: redb::Key, V: redb::Value>(
     read.open_table(table).map_err(backend)
 }
 
-fn item_at(items: &ReadOnlyTable<Bytes, Bytes>, key: &[u8]) -> Result<Option<EncodedItem>> {
+fn item_at(items: &ReadOnlyTable<RawBytes, RawBytes>, key: &[u8]) -> Result<Option<EncodedItem>> {
     let Some(row) = items.get(key).map_err(backend)? else {
         return Ok(None);
     };
-    let (ttl, json) = encoding::read_item(row.value()).ok_or_else(malformed_item)?;
-    let json = json.to_vec();
-    Ok(Some(EncodedItem { ttl, json }))
+    let (ttl, data) = encoding::read_item(row.value()).ok_or_else(malformed_item)?;
+    let data = data.map(<[u8]>::to_vec);
+    Ok(Some(EncodedItem { ttl, data }))
 }
 
 /// Returns the half-open range of rows that `query` selects after `after`, or `None` if it is empty.

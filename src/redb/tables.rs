@@ -1,6 +1,6 @@
 //! The tables of one write transaction: validates and applies one request after another.
 
-use super::encoding::{self, Bytes, EXPIRIES, ITEMS, Kind, LATEST, LOCKS, META, NEVER, RowKey};
+use super::encoding::{self, EXPIRIES, ITEMS, Kind, LATEST, LOCKS, META, NEVER, RawBytes, RowKey};
 use super::error::{backend, malformed_expiry, malformed_item, malformed_lock};
 use super::request::{EncodedBatch, Response, WriteRequest};
 use crate::{Lock, Result, Version, VersionGenerator};
@@ -10,10 +10,10 @@ use std::time::Duration;
 /// The tables of one write transaction.
 pub(super) struct Tables<'t> {
     transaction: &'t WriteTransaction,
-    items: Table<'t, Bytes, Bytes>,
-    locks: LazyTable<'t, Bytes>,
+    items: Table<'t, RawBytes, RawBytes>,
+    locks: LazyTable<'t, RawBytes>,
     expiries: LazyTable<'t, ()>,
-    meta: LazyTable<'t, Bytes>,
+    meta: LazyTable<'t, RawBytes>,
     /// The number of rows written or removed so far, and of flushes.
     written: usize,
 }
@@ -21,19 +21,19 @@ pub(super) struct Tables<'t> {
 /// A table that is opened on first use, because opening one costs as much as reading a row and most
 /// requests use few tables.
 struct LazyTable<'t, V: redb::Value + 'static> {
-    definition: TableDefinition<'static, Bytes, V>,
-    table: Option<Table<'t, Bytes, V>>,
+    definition: TableDefinition<'static, RawBytes, V>,
+    table: Option<Table<'t, RawBytes, V>>,
 }
 
 impl<'t, V: redb::Value + 'static> LazyTable<'t, V> {
-    fn new(definition: TableDefinition<'static, Bytes, V>) -> Self {
+    fn new(definition: TableDefinition<'static, RawBytes, V>) -> Self {
         LazyTable {
             definition,
             table: None,
         }
     }
 
-    fn open(&mut self, transaction: &'t WriteTransaction) -> Result<&mut Table<'t, Bytes, V>> {
+    fn open(&mut self, transaction: &'t WriteTransaction) -> Result<&mut Table<'t, RawBytes, V>> {
         match &mut self.table {
             Some(table) => Ok(table),
             none => {
@@ -56,11 +56,11 @@ impl<'t> Tables<'t> {
         })
     }
 
-    fn locks(&mut self) -> Result<&mut Table<'t, Bytes, Bytes>> {
+    fn locks(&mut self) -> Result<&mut Table<'t, RawBytes, RawBytes>> {
         self.locks.open(self.transaction)
     }
 
-    fn expiries(&mut self) -> Result<&mut Table<'t, Bytes, ()>> {
+    fn expiries(&mut self) -> Result<&mut Table<'t, RawBytes, ()>> {
         self.expiries.open(self.transaction)
     }
 

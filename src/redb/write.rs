@@ -151,7 +151,10 @@ mod tests {
             memory: InMemoryBackend::new(),
             fails: Arc::clone(&fails),
         };
-        (File::open_with(disk, &Options::default()).unwrap(), fails)
+        (
+            File::open_with(disk, "json", &Options::default()).unwrap(),
+            fails,
+        )
     }
 
     fn set(sk: &str) -> WriteRequest {

@@ -1,5 +1,6 @@
 //! `RedbDb`, beyond what every database guarantees.
 
+mod codecs;
 #[cfg(not(mutants))]
 mod crash;
 mod full;

@@ -137,17 +137,6 @@ fn each_handle_reads_its_own_type() {
 }
 
 #[test]
-fn data_that_json_cannot_represent_is_refused_before_anything_is_written() {
-    use std::collections::HashMap;
-    let db: RedbDb<HashMap<Vec<u8>, u8>> = RedbDb::builder().in_memory().unwrap();
-    let good = Item::new("pk", "good", HashMap::new());
-    let bad = Item::new("pk", "bad", HashMap::from([(vec![1], 1)]));
-    let error = db.set(&[good, bad]).unwrap_err();
-    assert!(matches!(error, Error::Codec { key, .. } if key.sk() == "bad"));
-    assert!(db.is_empty().unwrap());
-}
-
-#[test]
 fn keys_and_data_over_the_limits_are_refused_before_anything_is_written() {
     let assert_limit = |result: Result<()>, expected: usize| match result {
         Err(Error::LimitExceeded { limit, actual, .. }) => {

@@ -1,7 +1,7 @@
 //! A database in a temporary directory, which is removed with it.
 
 use atomic_db::{
-    AtomicDb, Batch, Item, Key, Lock, Page, Query, RedbDb, RedbDbBuilder, Result, RetryQueue,
+    AtomicDb, Batch, Codec, Item, Key, Lock, Page, Query, RedbDb, RedbDbBuilder, Result, RetryQueue,
     Version,
 };
 use tempfile::TempDir;
@@ -13,8 +13,8 @@ pub(crate) struct Temporary<D> {
     _directory: TempDir,
 }
 
-impl<T> Temporary<RedbDb<T>> {
-    pub(crate) fn open(builder: RedbDbBuilder<T>) -> Self {
+impl<T, C: Codec<T>> Temporary<RedbDb<T, C>> {
+    pub(crate) fn open(builder: RedbDbBuilder<T, C>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         Temporary {
             db: builder.open(directory.path().join("db.redb")).unwrap(),
