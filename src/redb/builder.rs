@@ -3,6 +3,7 @@
 use crate::sync::Arc;
 use crate::{Clock, Json, SystemClock};
 use std::marker::PhantomData;
+use std::time::Duration;
 
 /// When a write is durable, and what a crash costs the next open.
 ///
@@ -38,6 +39,8 @@ pub enum Durability {
 /// | [`durability`](RedbDbBuilder::durability) | [`Durability::Immediate`] |
 /// | [`cache_size`](RedbDbBuilder::cache_size) | 256 MiB |
 /// | [`read_only`](RedbDbBuilder::read_only) | off |
+/// | [`shared`](RedbDbBuilder::shared) | off |
+/// | [`wait`](RedbDbBuilder::wait) | not at all, or ten seconds if shared |
 /// | [`check_on_open`](RedbDbBuilder::check_on_open) | off |
 /// | [`codec`](RedbDbBuilder::codec) | [`Json`] |
 /// | [`clock`](RedbDbBuilder::clock) | [`SystemClock`] |
@@ -70,7 +73,12 @@ pub(super) struct Options {
     pub(super) cache_size: usize,
     pub(super) read_only: bool,
     pub(super) check_on_open: bool,
+    pub(super) shared: bool,
+    wait: Option<Duration>,
 }
+
+/// How long a shared file is waited for by default.
+const SHARED_WAIT: Duration = Duration::from_secs(10);
 
 impl Default for Options {
     fn default() -> Self {
@@ -79,7 +87,21 @@ impl Default for Options {
             cache_size: 256 << 20,
             read_only: false,
             check_on_open: false,
+            shared: false,
+            wait: None,
         }
+    }
+}
+
+impl Options {
+    /// Returns how long to wait for other processes.
+    pub(super) fn wait(&self) -> Duration {
+        let default = if self.shared {
+            SHARED_WAIT
+        } else {
+            Duration::ZERO
+        };
+        self.wait.unwrap_or(default)
     }
 }
 
@@ -144,6 +166,86 @@ impl<T, C> RedbDbBuilder<T, C> {
     #[must_use]
     pub fn read_only(mut self, read_only: bool) -> Self {
         self.options.read_only = read_only;
+        self
+    }
+
+    /// Sets how long to wait for other processes, and for handles of this process that are not clones.
+    ///
+    /// - Opening waits for this long if the file is open elsewhere, instead of failing at once. So
+    ///   command-line tools that run at the same time take turns.
+    /// - If the file is [`shared`](RedbDbBuilder::shared), each call waits for this long while another
+    ///   process writes, compacts or checks it.
+    ///
+    /// Then the call fails with [`Unavailable`](crate::Error::Unavailable), and nothing was written.
+    /// The time is that of the system, not of the [`clock`](RedbDbBuilder::clock). The default is not
+    /// to wait, and ten seconds if the file is shared. [`open_with`](RedbDbBuilder::open_with) tries
+    /// only once.
+    ///
+    /// ```
+    /// use atomic_db::RedbDb;
+    /// use std::time::Duration;
+    ///
+    /// # let directory = tempfile::tempdir().unwrap();
+    /// # let path = directory.path().join("names.redb");
+    /// let db: RedbDb<String> = RedbDb::builder().wait(Duration::from_secs(5)).open(&path)?;
+    /// # Ok::<(), atomic_db::Error>(())
+    /// ```
+    #[must_use]
+    pub fn wait(mut self, duration: Duration) -> Self {
+        self.options.wait = Some(duration);
+        self
+    }
+
+    /// Lets several processes have the file open at the same time, for reading and writing. All of
+    /// them must open it like this.
+    ///
+    /// All guarantees hold across the processes. Their write transactions take turns.
+    ///
+    /// # When to use it
+    ///
+    /// One process that keeps the file open to itself is much faster, and command-line tools that open
+    /// it for some milliseconds can [`wait`](RedbDbBuilder::wait) for each other. Share the file if a
+    /// long-running process and others need it at the same time. Measured on two cores:
+    ///
+    /// | | exclusive | shared |
+    /// | --- | --- | --- |
+    /// | commits per second, one process with 8 threads | 8,650 | 2,800 to 3,300 |
+    /// | commits per second, 8 processes together | | 350 |
+    /// | one `get` | 2.1 µs | 14.7 µs |
+    ///
+    /// - Each commit syncs the disk several times, and empties the page cache of the other processes.
+    /// - Which of the waiting processes is next is left to chance: under constant load, some calls
+    ///   wait for seconds.
+    /// - A reader that was stopped in a call keeps the space of the data that it reads from being
+    ///   reused. [`compact`](crate::RedbDb::compact) fails while another process reads, and other
+    ///   processes wait while it runs.
+    /// - An [`LruCache`](crate::LruCache) in front does not see the writes of other processes
+    ///   (guarantee 21).
+    /// - A process that is killed in the middle of a write does not disturb the others.
+    ///
+    /// # Requirements
+    ///
+    /// Linux, macOS or Windows, and a local file system: shared files rely on locks of byte ranges. All
+    /// processes must use versions of redb with the same locks; redb 4.5 and 4.6 do.
+    /// [`Durability::Deferred`] cannot be combined with this, because other processes see only durable
+    /// commits. A shared file can be opened [`read_only`](RedbDbBuilder::read_only), and then follows
+    /// the commits of other processes.
+    ///
+    /// ```
+    /// use atomic_db::{AtomicDb, Item, Key, RedbDb};
+    ///
+    /// # let directory = tempfile::tempdir().unwrap();
+    /// # let path = directory.path().join("names.redb");
+    /// let first: RedbDb<u32> = RedbDb::builder().shared().open(&path)?;
+    /// // In another process:
+    /// let second: RedbDb<u32> = RedbDb::builder().shared().open(&path)?;
+    /// second.set(&[Item::new("a", "b", 7)])?;
+    /// assert!(first.get(Key::new("a", "b"))?.is_some());
+    /// # Ok::<(), atomic_db::Error>(())
+    /// ```
+    #[must_use]
+    pub fn shared(mut self) -> Self {
+        self.options.shared = true;
         self
     }
 

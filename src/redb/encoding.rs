@@ -22,7 +22,7 @@ pub(super) const FORMAT_1: &[u8] = b"1";
 /// The row of `META` that holds the name of the codec.
 pub(super) const CODEC: &[u8] = b"codec";
 
-/// The row of `META` that holds the latest version that a lock has had.
+/// The row of `META` that holds the latest version that a lock has had, or a later one.
 pub(super) const LATEST: &[u8] = b"latest";
 
 /// A `(pk, sk)` as one byte string, whose order is that of the pairs. A short key needs no allocation.
@@ -144,6 +144,12 @@ pub(super) fn read_lock(row: &[u8]) -> Option<(Version, u64)> {
     let ttl = ttl.try_into().ok()?;
     let version = Version::from_u128(u128::from_be_bytes(*version));
     Some((version, u64::from_be_bytes(ttl)))
+}
+
+/// Decodes the row of the latest version.
+pub(super) fn read_version(row: &[u8]) -> Option<Version> {
+    let bits = row.try_into().ok()?;
+    Some(Version::from_u128(u128::from_be_bytes(bits)))
 }
 
 /// The table of the row that a row of the expiry index refers to.

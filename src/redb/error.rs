@@ -31,13 +31,25 @@ pub(super) fn malformed_lock() -> Error {
     corrupted("a lock's row has the wrong length")
 }
 
+pub(super) fn malformed_version() -> Error {
+    corrupted("the latest version has the wrong length")
+}
+
 pub(super) fn malformed_expiry() -> Error {
     corrupted("a row of the expiry index cannot be decoded")
 }
 
 /// Maps an error of redb that only means that the call failed.
 pub(super) fn backend(error: impl Into<redb::Error>) -> Error {
-    Error::Backend(source(error.into()))
+    match error.into() {
+        redb::Error::Io(error) if error.kind() == io::ErrorKind::TimedOut => {
+            Error::Unavailable(error.into())
+        }
+        redb::Error::TransactionInProgress => {
+            Error::Unavailable("another process is reading the file".into())
+        }
+        error => Error::Backend(source(error)),
+    }
 }
 
 /// Returns the error of the storage below redb if `error` carries one, and `error` itself otherwise.
@@ -70,11 +82,27 @@ impl From<BoxError> for SharedError {
 }
 
 /// Maps an error of redb when it opens the file called `name`.
-pub(super) fn open_error(name: &str, error: DatabaseError) -> Error {
+pub(super) fn open_error(name: &str, shared: bool, error: DatabaseError) -> Error {
     match error {
-        DatabaseError::DatabaseAlreadyOpen => Error::Unavailable(
-            format!("{name} is already open, in another process or through another handle").into(),
+        DatabaseError::DatabaseAlreadyOpen => {
+            let problem = if shared {
+                "without `shared`: open it with `shared` there too, or wait until it is closed"
+            } else {
+                "perhaps with `shared`: wait until it is closed, or open it with `shared` everywhere"
+            };
+            Error::Unavailable(
+                format!(
+                    "{name} is already open, in another process or through another handle, {problem}"
+                )
+                .into(),
+            )
+        }
+        DatabaseError::LockProtocolMismatch => Error::Unavailable(
+            format!("{name} is shared by processes with another version of redb, whose locks are different: use one version").into(),
         ),
+        DatabaseError::Storage(StorageError::Unsupported) => Error::InvalidInput(format!(
+            "{name} cannot be shared: its file system or storage has no locks of byte ranges"
+        )),
         DatabaseError::UpgradeRequired(version) => Error::InvalidInput(format!(
             "{name} is a redb file of the older format {version}"
         )),
@@ -85,6 +113,7 @@ pub(super) fn open_error(name: &str, error: DatabaseError) -> Error {
             io::ErrorKind::InvalidData => {
                 Error::InvalidInput(format!("{name} is not a redb file: {error}"))
             }
+            io::ErrorKind::TimedOut => Error::Unavailable(error.into()),
             io::ErrorKind::UnexpectedEof => corrupted(&format!("{name} is truncated")),
             _ => cannot_open(name, error),
         },

@@ -4,7 +4,11 @@
 //! | --- | --- |
 //! | `builder` | options and their setters |
 //! | `encoding` | the format of the file: its tables, keys and values |
-//! | `file` | an open file: opening it, its transactions, closing it |
+//! | `open` | opening a file: creating it, waiting for other processes |
+//! | `format` | creates or checks the format of a file that was opened |
+//! | `waiting` | waiting for other processes, with a deadline |
+//! | `handle` | an open redb database |
+//! | `file` | an open file, its transactions, closing it |
 //! | `read` | what is read from a file |
 //! | `request` | what callers submit to the group commit, and what they receive |
 //! | `group` | the group commit, which does not depend on files |
@@ -18,8 +22,9 @@
 //!    end. `compact` and `check_integrity` hold it for writing, and closing takes the file out of it.
 //!    No thread locks it twice, because a second read would deadlock with a writer that waits in
 //!    between.
-//! 2. **redb's write transaction**, of which there is one at a time. On a shared handle only the
-//!    leader of the group begins one, so it never waits for another.
+//! 2. **redb's write transaction**, of which there is one at a time. Only the leader of the group
+//!    begins one, so it never waits for another of this process. If the file is shared, redb takes
+//!    locks of the file to begin a transaction and to commit. Each wait for them has a deadline.
 //! 3. **The queue's mutex** of the group. The leader locks it for each request that it takes, while it
 //!    holds the handle for reading and the write transaction. Nothing is locked while it is held. A
 //!    caller that queues its request, and a leader that hands off, hold nothing else.
@@ -38,10 +43,14 @@ mod builder;
 mod encoding;
 mod error;
 mod file;
+mod format;
 mod group;
+mod handle;
+mod open;
 mod read;
 mod request;
 mod tables;
+mod waiting;
 mod write;
 
 pub use builder::{Durability, RedbDbBuilder};
@@ -69,7 +78,7 @@ use std::path::Path;
 ///
 /// This is a handle: clones share one open file, which is closed when the last of them is dropped.
 /// Either one process has the file open for writing, or any number have it open
-/// [read-only](RedbDbBuilder::read_only).
+/// [read-only](RedbDbBuilder::read_only), or any number [share](RedbDbBuilder::shared) it.
 ///
 /// ```
 /// use atomic_db::{AtomicDb, Item, Key, RedbDb};
@@ -104,7 +113,7 @@ use std::path::Path;
 /// - A [`set`](AtomicDb::set) or a [`delete`](AtomicDb::delete) is atomic as a whole, not only per
 ///   item.
 /// - Each new version of a lock is greater than the ones before, even after the file was closed and
-///   the clock was set back: the file stores the latest version. A version that no lock has had, which
+///   the clock was set back, and across processes: the file stores the latest version. A version that no lock has had, which
 ///   a commit without locks returns, is unique with very high probability; see [`VersionGenerator`].
 ///
 /// # Group commit
@@ -125,7 +134,9 @@ use std::path::Path;
 /// - [`LimitExceeded`](Error::LimitExceeded): a key or the data of an item is too long, see below.
 /// - [`Codec`](Error::Codec): the codec cannot encode the data of an item, or it cannot decode a
 ///   stored item as a `T`.
-/// - [`Unavailable`](Error::Unavailable): the file is open elsewhere. Only opening returns this.
+/// - [`Unavailable`](Error::Unavailable): the file is open elsewhere; or, if it is
+///   [shared](RedbDbBuilder::shared), another process kept it busy for longer than the
+///   [`wait`](RedbDbBuilder::wait). Try again later.
 /// - [`Backend`](Error::Backend): the file could not be read or written, its contents are damaged, or
 ///   it failed earlier. After a [`get_lock`](AtomicDb::get_lock), an unused lock may have been left
 ///   behind.
@@ -155,7 +166,7 @@ use std::path::Path;
 /// | --- | --- | --- |
 /// | `atomic_db/meta` | `format` | `1`, as text |
 /// | | `codec` | [the name of the codec](Codec::NAME) |
-/// | | `latest` | the latest version that a lock has had, 16 bytes |
+/// | | `latest` | the latest version that a lock has had, or a later one, 16 bytes |
 /// | `atomic_db/items` | row key | `ttl`, 8 bytes, then the encoded data |
 /// | `atomic_db/locks` | row key | the version, 16 bytes, and `ttl`, 8 bytes |
 /// | `atomic_db/expiries` | `ttl`, 8 bytes, then `i` or `l`, then the row key | nothing |
@@ -205,14 +216,14 @@ impl<T, C: Codec<T>> RedbDbBuilder<T, C> {
     /// In every case an existing file is as it was, and a new one is missing or empty.
     ///
     /// - [`Error::Unavailable`]: another process has the file open, or a handle of this process that
-    ///   is not a clone. Try again later.
+    ///   is not a clone, even after the [`wait`](RedbDbBuilder::wait). Try again later.
     /// - [`Error::InvalidInput`]: it is a directory or a device, it is not a file of this database, it has
     ///   a format that this version does not support, or its data has another codec; or it is opened
-    ///   read-only and has to be repaired first.
+    ///   read-only and has to be repaired first; or it cannot be [shared](RedbDbBuilder::shared).
     /// - [`Error::Backend`]: the file is damaged; or it could not be opened, created or written,
     ///   because of permissions, a read-only or full disk, or a missing directory.
     pub fn open(self, path: impl AsRef<Path>) -> Result<RedbDb<T, C>> {
-        let file = File::open(path.as_ref(), C::NAME, &self.options)?;
+        let file = File::open(path.as_ref(), C::NAME, self.options)?;
         RedbDb::from_file(file, self.clock, self.codec)
     }
 
@@ -239,7 +250,7 @@ impl<T, C: Codec<T>> RedbDbBuilder<T, C> {
     /// Those of [`open`](RedbDbBuilder::open). An error of the storage itself is an
     /// [`Error::Backend`].
     pub fn open_with(self, storage: impl redb::StorageBackend) -> Result<RedbDb<T, C>> {
-        let file = File::open_with(storage, C::NAME, &self.options)?;
+        let file = File::open_with(storage, C::NAME, self.options)?;
         RedbDb::from_file(file, self.clock, self.codec)
     }
 }
@@ -394,6 +405,7 @@ impl<T, C> RedbDb<T, C> {
     ///
     /// # Errors
     ///
+    /// - [`Error::Unavailable`]: another process is reading or writing the file. Nothing has changed.
     /// - [`Error::Backend`]: the disk failed. Nothing is lost; drop all handles and open the file
     ///   again.
     /// - [`Error::InvalidInput`]: the file was opened read-only.
@@ -602,10 +614,10 @@ impl<T, C: Codec<T>> AtomicDb for RedbDb<T, C> {
         if items.is_empty() {
             return Ok(());
         }
-        self.write(WriteRequest::Apply(EncodedBatch {
+        self.write(WriteRequest::Write {
             sets: self.encode_all(items)?,
-            ..EncodedBatch::default()
-        }))?;
+            deletes: Vec::new(),
+        })?;
         Ok(())
     }
 
@@ -622,10 +634,10 @@ impl<T, C: Codec<T>> AtomicDb for RedbDb<T, C> {
         if keys.is_empty() {
             return Ok(());
         }
-        self.write(WriteRequest::Apply(EncodedBatch {
+        self.write(WriteRequest::Write {
+            sets: Vec::new(),
             deletes: row_keys(keys.iter().copied()),
-            ..EncodedBatch::default()
-        }))?;
+        })?;
         Ok(())
     }
 
@@ -693,8 +705,8 @@ impl<T, C: Clone> Clone for RedbDb<T, C> {
 impl<T, C> fmt::Debug for RedbDb<T, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedbDb")
-            .field("file", &format_args!("{}", self.shared.file.name))
-            .field("durability", &self.shared.file.durability)
+            .field("file", &format_args!("{}", self.shared.file.name()))
+            .field("durability", &self.shared.file.durability())
             .field("clock", &self.shared.clock)
             .finish_non_exhaustive()
     }

@@ -4,8 +4,11 @@
 use super::encoding::{
     self, EXPIRIES, ITEMS, Kind, LATEST, LOCKS, META, RawBytes, RowKey, prefix_upper_bound,
 };
-use super::error::{backend, corrupted, malformed_expiry, malformed_item, malformed_lock};
-use super::file::{File, Handle};
+use super::error::{
+    backend, corrupted, malformed_expiry, malformed_item, malformed_lock, malformed_version,
+};
+use super::file::File;
+use super::handle::Handle;
 use crate::{Query, Result, Version};
 use redb::{ReadOnlyTable, ReadTransaction, ReadableTable, ReadableTableMetadata, TableDefinition};
 use std::ops::Bound;
@@ -39,11 +42,8 @@ impl File {
     pub(super) fn latest_version(&self) -> Result<Option<Version>> {
         self.with_table(META, |meta| {
             let row = meta.get(LATEST).map_err(backend)?;
-            row.map(|row| match row.value().try_into() {
-                Ok(bits) => Ok(Version::from_u128(u128::from_be_bytes(bits))),
-                Err(_) => Err(corrupted("the latest version has the wrong length")),
-            })
-            .transpose()
+            row.map(|row| encoding::read_version(row.value()).ok_or_else(malformed_version))
+                .transpose()
         })
     }
 

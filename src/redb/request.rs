@@ -8,8 +8,13 @@ use std::time::Duration;
 /// A write of one caller, encoded.
 #[derive(Debug)]
 pub(super) enum WriteRequest {
-    /// Apply a batch, a `set` or a `delete`.
+    /// Apply a batch.
     Apply(EncodedBatch),
+    /// Write items and delete keys unconditionally.
+    Write {
+        sets: Vec<(RowKey, Vec<u8>)>,
+        deletes: Vec<RowKey>,
+    },
     /// Create the lock at `key`, or extend its life.
     GetLock { key: RowKey, now: Duration },
     /// Remove at most `max` expired rows.
@@ -18,7 +23,7 @@ pub(super) enum WriteRequest {
     Flush,
 }
 
-/// The writes of a batch, the items of a `set` or the keys of a `delete`.
+/// The writes of a batch.
 #[derive(Debug, Default)]
 pub(super) struct EncodedBatch {
     pub(super) now: Duration,
@@ -37,6 +42,7 @@ pub(super) struct EncodedBatch {
 pub(super) enum Response {
     /// The batch was written, with this version.
     Committed(Version),
+    Written,
     /// The locks with these indices changed.
     Conflict(Vec<usize>),
     /// A live item exists where the `create` with this index would write.
@@ -63,6 +69,7 @@ pub(super) enum WriteError {
 #[derive(Clone, Debug)]
 pub(super) enum SharedCause {
     InvalidInput(String),
+    Unavailable(SharedError),
     Backend(SharedError),
 }
 
@@ -74,6 +81,7 @@ impl SharedCause {
     pub(super) fn from_error(error: Error) -> Self {
         match error {
             Error::InvalidInput(message) => SharedCause::InvalidInput(message),
+            Error::Unavailable(source) => SharedCause::Unavailable(source.into()),
             Error::Backend(source) => SharedCause::Backend(source.into()),
             other => SharedCause::Backend(SharedError::from(BoxError::from(other))),
         }
@@ -85,6 +93,9 @@ impl WriteError {
         match self {
             WriteError::NotWritten(SharedCause::InvalidInput(message)) => {
                 Error::InvalidInput(message)
+            }
+            WriteError::NotWritten(SharedCause::Unavailable(source)) => {
+                Error::Unavailable(Box::new(source))
             }
             WriteError::NotWritten(SharedCause::Backend(source)) => {
                 Error::Backend(Box::new(source))

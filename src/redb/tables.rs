@@ -1,7 +1,7 @@
 //! The tables of one write transaction: validates and applies one request after another.
 
 use super::encoding::{self, EXPIRIES, ITEMS, Kind, LATEST, LOCKS, META, NEVER, RawBytes, RowKey};
-use super::error::{backend, malformed_expiry, malformed_item, malformed_lock};
+use super::error::{backend, malformed_expiry, malformed_item, malformed_lock, malformed_version};
 use super::request::{EncodedBatch, Response, WriteRequest};
 use crate::{Lock, Result, Version, VersionGenerator};
 use redb::{ReadableTable, Table, TableDefinition, WriteTransaction};
@@ -14,7 +14,11 @@ pub(super) struct Tables<'t> {
     locks: LazyTable<'t, RawBytes>,
     expiries: LazyTable<'t, ()>,
     meta: LazyTable<'t, RawBytes>,
-    /// The number of rows written or removed so far, and of flushes.
+    /// The latest version in the file, once it was read.
+    latest: Option<Version>,
+    /// Whether other processes may write between two transactions.
+    shared: bool,
+    /// The number of rows written or removed so far, of versions stored, and of flushes.
     written: usize,
 }
 
@@ -45,13 +49,15 @@ impl<'t, V: redb::Value + 'static> LazyTable<'t, V> {
 }
 
 impl<'t> Tables<'t> {
-    pub(super) fn open(transaction: &'t WriteTransaction) -> Result<Self> {
+    pub(super) fn open(transaction: &'t WriteTransaction, shared: bool) -> Result<Self> {
         Ok(Tables {
             transaction,
             items: transaction.open_table(ITEMS).map_err(backend)?,
             locks: LazyTable::new(LOCKS),
             expiries: LazyTable::new(EXPIRIES),
             meta: LazyTable::new(META),
+            latest: None,
+            shared,
             written: 0,
         })
     }
@@ -76,6 +82,10 @@ impl<'t> Tables<'t> {
     ) -> Result<Response> {
         match request {
             WriteRequest::Apply(batch) => self.apply_batch(batch, versions),
+            WriteRequest::Write { sets, deletes } => {
+                self.write(sets, deletes)?;
+                Ok(Response::Written)
+            }
             WriteRequest::GetLock { key, now } => self.get_lock(key, *now, versions),
             WriteRequest::Purge { now, max } => self.purge(*now, *max).map(Response::Purged),
             WriteRequest::Flush => {
@@ -110,21 +120,29 @@ impl<'t> Tables<'t> {
             }
         }
 
-        let version = versions.next(batch.now);
+        // A version that no lock gets need not be stored: `versions` returns only greater ones from
+        // now on. Those of other processes do not.
+        let version = if batch.renewed > 0 || self.shared {
+            self.next_version(batch.now, versions)?
+        } else {
+            versions.next(batch.now)
+        };
         let renewed = batch.locks.iter().take(batch.renewed);
         for ((key, _), ttl) in renewed.zip(ttls) {
             self.put_lock(key, version, ttl)?;
         }
-        if batch.renewed > 0 {
-            self.store_latest_version(version)?;
-        }
-        for (key, row) in batch.sets.iter().chain(&batch.creates) {
+        for (key, row) in &batch.creates {
             self.put_item(key, row)?;
         }
-        for key in &batch.deletes {
-            self.remove(key)?;
-        }
+        self.write(&batch.sets, &batch.deletes)?;
         Ok(Response::Committed(version))
+    }
+
+    fn write(&mut self, sets: &[(RowKey, Vec<u8>)], deletes: &[RowKey]) -> Result<()> {
+        for (key, row) in sets {
+            self.put_item(key, row)?;
+        }
+        deletes.iter().try_for_each(|key| self.remove(key))
     }
 
     fn get_lock(
@@ -148,11 +166,10 @@ impl<'t> Tables<'t> {
             return Ok(Response::ItemAtLockKey);
         }
         self.remove(key)?;
-        let version = versions.next(now);
+        let version = self.next_version(now, versions)?;
         let ttl = seconds.saturating_add(Lock::LIFETIME);
         self.put_lock(key, version, ttl)?;
         self.update_expiry(Kind::Lock, key, None, Some(ttl))?;
-        self.store_latest_version(version)?;
         Ok(Response::Lock(version, ttl))
     }
 
@@ -199,13 +216,29 @@ impl<'t> Tables<'t> {
         Ok(())
     }
 
-    /// Stores `version`, which a lock has now. When the file is opened again, new versions are greater,
-    /// whatever the clock shows (guarantee 17).
-    fn store_latest_version(&mut self, version: Version) -> Result<()> {
-        let row = version.as_u128().to_be_bytes();
+    /// Returns a version that is greater than the one that the file stores, whatever the clock shows, and
+    /// stores it (guarantee 17). The stored one is read in each transaction, because another process
+    /// may have written it since the last one.
+    fn next_version(&mut self, now: Duration, versions: &VersionGenerator) -> Result<Version> {
         let meta = self.meta.open(self.transaction)?;
+        let latest = match self.latest {
+            Some(latest) => Some(latest),
+            None => match meta.get(LATEST).map_err(backend)? {
+                None => None,
+                Some(row) => {
+                    Some(encoding::read_version(row.value()).ok_or_else(malformed_version)?)
+                }
+            },
+        };
+        let version = match (versions.next(now), latest) {
+            (next, Some(latest)) if next <= latest => VersionGenerator::after(latest).next(now),
+            (next, _) => next,
+        };
+        let row = version.as_u128().to_be_bytes();
         meta.insert(LATEST, row.as_slice()).map_err(backend)?;
-        Ok(())
+        self.latest = Some(version);
+        self.written += 1;
+        Ok(version)
     }
 
     /// Writes an item's row, and removes the lock at its key if there is one (guarantee 4).

@@ -29,7 +29,7 @@ pub(super) fn write(
     let write = || {
         file.with_write_txn(|mut transaction| {
             let mut flush = false;
-            let mut tables = Tables::open(&transaction)?;
+            let mut tables = Tables::open(&transaction, file.is_shared())?;
             for request in requests.by_ref() {
                 let before = tables.written();
                 let response = tables.apply(&request, versions)?;
@@ -42,7 +42,7 @@ pub(super) fn write(
                 // There is nothing to roll back, and no reason to wait for the disk.
                 return Ok(None);
             }
-            set_durability(&mut transaction, file.durability, flush)?;
+            set_durability(&mut transaction, file.durability(), flush)?;
             committing.set(true);
             Ok(transaction.commit().err())
         })
@@ -152,17 +152,17 @@ mod tests {
             fails: Arc::clone(&fails),
         };
         (
-            File::open_with(disk, "json", &Options::default()).unwrap(),
+            File::open_with(disk, "json", Options::default()).unwrap(),
             fails,
         )
     }
 
     fn set(sk: &str) -> WriteRequest {
         let row = encoding::item_header(None).to_vec();
-        WriteRequest::Apply(EncodedBatch {
+        WriteRequest::Write {
             sets: vec![(encoding::row_key(Key::new("pk", sk)), row)],
-            ..EncodedBatch::default()
-        })
+            deletes: Vec::new(),
+        }
     }
 
     /// A commit under a lock that does not exist.
@@ -220,7 +220,7 @@ mod tests {
             assert_eq!(file.len(0).unwrap(), 0);
             assert!(matches!(
                 &write_all(&file, [set("a")])[..],
-                [Ok(Response::Committed(_))]
+                [Ok(Response::Written)]
             ));
         });
     }

@@ -1,7 +1,8 @@
-//! Crash recovery: a process with eight writers is killed, again and again.
+//! Crash recovery: a process with several writers is killed, again and again, alone or next to others.
 //!
 //! `ATOMIC_DB_KILLS` sets the number of kills, which is 20 by default.
 
+use super::child::{KilledOnDrop, child};
 use crate::common::HANG_LIMIT;
 use atomic_db::testing::{run_concurrently, with_timeout};
 use atomic_db::{AtomicDb, Batch, Item, Key, RedbDb, Version};
@@ -9,18 +10,29 @@ use std::collections::BTreeMap;
 use std::env;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, BufRead, BufReader, Write};
+use std::ops::Range;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
 const WRITERS: usize = 8;
 
-/// The environment variable that gives the child process its file.
-const FILE: &str = "ATOMIC_DB_CRASH_FILE";
+/// The number of processes that share a file, and of writers in each.
+const PROCESSES: usize = 3;
+const WRITERS_PER_PROCESS: usize = 2;
 
-fn open(path: impl AsRef<Path>) -> RedbDb<u64> {
-    RedbDb::open(path).unwrap()
+/// The environment variables that give a child process its file, whether it is shared, and the numbers
+/// of its first and its last writer.
+const FILE: &str = "ATOMIC_DB_CRASH_FILE";
+const SHARED: &str = "ATOMIC_DB_CRASH_SHARED";
+const WRITER_RANGE: &str = "ATOMIC_DB_CRASH_WRITERS";
+
+fn open(path: impl AsRef<Path>, shared: bool) -> RedbDb<u64> {
+    let builder = RedbDb::builder();
+    let builder = if shared { builder.shared() } else { builder };
+    builder.open(path).unwrap()
 }
 
 fn count(db: &RedbDb<u64>, pk: &str) -> u64 {
@@ -36,13 +48,17 @@ fn partitions(writer: usize) -> (String, String) {
 /// Commits forever: each writer increments a counter in both of its partitions and creates an entry,
 /// under its own lock. It prints an acknowledgement when a commit has returned.
 #[test]
-#[ignore = "the child process of the test below"]
+#[ignore = "a child process of the tests below"]
 fn child_process_for_kill_test() {
     let Ok(path) = env::var(FILE) else {
         return;
     };
-    let db = open(path);
-    run_concurrently(WRITERS, |writer| {
+    let db = open(path, env::var(SHARED).is_ok());
+    let writers = env::var(WRITER_RANGE).unwrap();
+    let (begin, end) = writers.split_once("..").unwrap();
+    let begin: usize = begin.parse().unwrap();
+    run_concurrently(end.parse::<usize>().unwrap() - begin, |thread| {
+        let writer = begin + thread;
         let (first, second) = partitions(writer);
         let mut lock = db.get_lock(Key::new(&first, "lock")).unwrap();
         for number in count(&db, &first) + 1.. {
@@ -64,60 +80,81 @@ fn child_process_for_kill_test() {
 /// The number and the version of the last acknowledged commit of each writer.
 type Acknowledged = BTreeMap<usize, (u64, Version)>;
 
-fn run_and_kill(path: &Path, after: Duration) -> Acknowledged {
-    let mut child = Command::new(env::current_exe().unwrap())
-        .args([
-            "--exact",
-            "redb::crash::child_process_for_kill_test",
-            "--ignored",
-            "--nocapture",
-        ])
-        .env(FILE, path)
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let mut acknowledged = Acknowledged::new();
-    let mut read = |line: &str| {
-        let mut words = line.strip_prefix("acknowledged ")?.split(' ');
-        let writer = words.next()?.parse().ok()?;
-        let number = words.next()?.parse().ok()?;
-        acknowledged.insert(writer, (number, words.next()?.parse().ok()?))
-    };
-    // The child is killed at a random time after its first acknowledgement.
-    for line in lines.by_ref() {
-        let line = line.unwrap();
-        read(&line);
-        if line.starts_with("acknowledged") {
-            break;
+/// A process that writes until it is killed.
+struct Writing {
+    process: KilledOnDrop,
+    /// Receives a message at the first acknowledgement.
+    started: mpsc::Receiver<()>,
+    acknowledged: thread::JoinHandle<Acknowledged>,
+}
+
+impl Writing {
+    fn start(path: &Path, shared: bool, writers: Range<usize>) -> Self {
+        let mut command = child("redb::crash::child_process_for_kill_test");
+        command
+            .env(FILE, path)
+            .env(WRITER_RANGE, format!("{writers:?}"));
+        if shared {
+            command.env(SHARED, "1");
+        }
+        let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
+        let stdout = BufReader::new(process.stdout.take().unwrap());
+        let (start, started) = mpsc::channel();
+        let acknowledged = thread::spawn(move || {
+            let mut acknowledged = Acknowledged::new();
+            // A truncated last line has no complete version, and is ignored.
+            for line in stdout.lines().map_while(Result::ok) {
+                let Some((writer, number, version)) = parse(&line) else {
+                    continue;
+                };
+                let before = acknowledged.insert(writer, (number, version));
+                let increases = before.is_none_or(|before| before < (number, version));
+                assert!(increases, "{line} after {before:?}");
+                // The receiver may be gone.
+                let _ = start.send(());
+            }
+            acknowledged
+        });
+        Writing {
+            process: KilledOnDrop(process),
+            started,
+            acknowledged,
         }
     }
-    let killer = thread::spawn(move || {
-        thread::sleep(after);
-        child.kill().unwrap();
-        child.wait().unwrap();
-    });
-    // A truncated last line has no complete version, and is ignored.
-    for line in lines.map_while(Result::ok) {
-        read(&line);
+
+    /// Kills the process at a random time after its first acknowledgement, and returns the last ones.
+    fn kill(self) -> Acknowledged {
+        self.started.recv().expect("the process ended");
+        let micros = RandomState::new().build_hasher().finish() % 60_000;
+        thread::sleep(Duration::from_micros(micros));
+        drop(self.process);
+        self.acknowledged.join().unwrap()
     }
-    killer.join().unwrap();
-    acknowledged
+}
+
+fn parse(line: &str) -> Option<(usize, u64, Version)> {
+    let mut words = line.strip_prefix("acknowledged ")?.split(' ');
+    let writer = words.next()?.parse().ok()?;
+    let number = words.next()?.parse().ok()?;
+    Some((writer, number, words.next()?.parse().ok()?))
+}
+
+fn kills() -> u64 {
+    let kills = env::var("ATOMIC_DB_KILLS").ok();
+    kills.map_or(20, |kills| kills.parse().expect("a number of kills"))
 }
 
 #[test]
 fn a_killed_process_loses_no_acknowledged_commit_and_leaves_no_partial_one() {
-    let kills = env::var("ATOMIC_DB_KILLS").ok();
-    let kills: u64 = kills.map_or(20, |kills| kills.parse().expect("a number of kills"));
+    let kills = kills();
     let commits = with_timeout(HANG_LIMIT, move |progress| {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("db.redb");
         let mut commits = 0;
         let mut latest = Version::from_u128(0);
         for kill in 0..kills {
-            let micros = RandomState::new().build_hasher().finish() % 60_000;
-            let acknowledged = run_and_kill(&path, Duration::from_micros(micros));
-            let db = open(&path);
+            let acknowledged = Writing::start(&path, false, 0..WRITERS).kill();
+            let db = open(&path, false);
             assert!(db.check_integrity().is_ok());
             for writer in 0..WRITERS {
                 check_writer(&db, writer, acknowledged.get(&writer), latest, kill);
@@ -132,6 +169,48 @@ fn a_killed_process_loses_no_acknowledged_commit_and_leaves_no_partial_one() {
             progress();
         }
         commits
+    });
+    println!("{kills} kills, {commits} commits");
+}
+
+#[test]
+fn a_killed_process_that_shares_a_file_loses_no_acknowledged_commit_of_any_process() {
+    let kills = kills();
+    let commits = with_timeout(HANG_LIMIT, move |progress| {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("db.redb");
+        let start = |process: usize| {
+            let first = process * WRITERS_PER_PROCESS;
+            Writing::start(&path, true, first..first + WRITERS_PER_PROCESS)
+        };
+        let mut processes: Vec<_> = (0..PROCESSES)
+            .map(|process| (process, start(process)))
+            .collect();
+        let db = open(&path, true);
+        let mut acknowledged = Acknowledged::new();
+        let check = |db: &RedbDb<u64>, acknowledged: &Acknowledged, kill| {
+            for (writer, last) in acknowledged {
+                check_writer(db, *writer, Some(last), Version::from_u128(0), kill);
+            }
+        };
+        for kill in 0..kills {
+            // The others go on writing while the writers of the killed process are checked.
+            let (process, writing) = processes.remove(0);
+            let of_killed = writing.kill();
+            check(&db, &of_killed, kill);
+            acknowledged.extend(of_killed);
+            processes.push((process, start(process)));
+            progress();
+        }
+        for (_, writing) in processes {
+            acknowledged.extend(writing.kill());
+        }
+        check(&db, &acknowledged, kills);
+        assert!(db.check_integrity().is_ok());
+        drop(db);
+        let db = open(&path, false);
+        check(&db, &acknowledged, kills);
+        acknowledged.values().map(|(number, _)| number).sum::<u64>()
     });
     println!("{kills} kills, {commits} commits");
 }

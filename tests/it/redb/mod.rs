@@ -1,5 +1,6 @@
 //! `RedbDb`, beyond what every database guarantees.
 
+mod child;
 mod codecs;
 #[cfg(not(mutants))]
 mod crash;
@@ -8,6 +9,8 @@ mod opening;
 mod operations;
 mod power;
 mod queries;
+mod remote;
 mod reopened;
+mod sharing;
 mod storage;
 pub(crate) mod temporary;

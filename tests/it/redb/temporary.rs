@@ -1,8 +1,8 @@
 //! A database in a temporary directory, which is removed with it.
 
 use atomic_db::{
-    AtomicDb, Batch, Codec, Item, Key, Lock, Page, Query, RedbDb, RedbDbBuilder, Result, RetryQueue,
-    Version,
+    AtomicDb, Batch, Codec, Item, Key, Lock, Page, Query, RedbDb, RedbDbBuilder, Result,
+    RetryQueue, Version,
 };
 use tempfile::TempDir;
 

@@ -1,0 +1,23 @@
+//! An open redb database, for writing or read-only, and its transactions.
+
+use super::error::backend;
+use crate::Result;
+use redb::{Database, ReadOnlyDatabase, ReadTransaction, ReadableDatabase, StorageError};
+
+pub(super) enum Handle {
+    Writable(Database),
+    ReadOnly(ReadOnlyDatabase),
+    /// The file is being dropped.
+    Closed,
+}
+
+impl Handle {
+    pub(super) fn begin_read(&self) -> Result<ReadTransaction> {
+        match self {
+            Handle::Writable(database) => database.begin_read(),
+            Handle::ReadOnly(database) => database.begin_read(),
+            Handle::Closed => Err(StorageError::DatabaseClosed.into()),
+        }
+        .map_err(backend)
+    }
+}

@@ -1,0 +1,177 @@
+//! Opening a file: creates it if it is missing, waits for other processes, and checks its format.
+
+use super::builder::{Durability, Options};
+use super::error::{cannot_open, catch_panic, open_error};
+use super::format;
+use super::handle::Handle;
+use super::waiting::{BoundedWait, poll, with_deadline};
+use crate::{Error, Result, VersionGenerator};
+use redb::backends::FileBackend;
+use redb::{ConcurrencyMode, Database, DatabaseError, StorageBackend};
+use std::fs;
+use std::io;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::Duration;
+
+/// How a file is opened.
+#[derive(Debug)]
+pub(super) struct Settings {
+    /// The name of the file in error messages.
+    pub(super) name: String,
+    pub(super) codec: &'static str,
+    pub(super) options: Options,
+}
+
+/// Opens the file at `path`, and creates it if it is missing. If it is open elsewhere, tries again until
+/// the wait of the options is over.
+pub(super) fn open_path(path: &Path, settings: &Settings) -> Result<Handle> {
+    settings.validate()?;
+    let opener = Opener { path, settings };
+    let wait = settings.options.wait();
+    // With one deadline for the attempts, and for the locks that each of them waits for.
+    with_deadline(wait, || {
+        poll(wait, || match opener.open_once() {
+            blocked @ Err(Error::Unavailable(_)) => ControlFlow::Continue(blocked),
+            result => ControlFlow::Break(result),
+        })
+    })
+}
+
+/// Opens a file that is kept in `storage`.
+pub(super) fn open_storage(storage: impl StorageBackend, settings: &Settings) -> Result<Handle> {
+    settings.validate()?;
+    with_deadline(settings.options.wait(), || settings.open(storage))
+}
+
+struct Opener<'a> {
+    path: &'a Path,
+    settings: &'a Settings,
+}
+
+impl Opener<'_> {
+    fn open_once(&self) -> Result<Handle> {
+        let Settings { name, options, .. } = self.settings;
+        match fs::metadata(self.path) {
+            Ok(found) if !found.is_file() => {
+                let kind = if found.is_dir() {
+                    "directory"
+                } else {
+                    "device or pipe"
+                };
+                Err(Error::InvalidInput(format!(
+                    "{name} is not a regular file: it is a {kind}"
+                )))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !options.read_only => {
+                self.create()
+            }
+            // Any other problem is reported when the file is opened.
+            _ => self.open_existing(self.path),
+        }
+    }
+
+    /// Creates the file under a temporary name and links it to its own name when it is complete,
+    /// because redb cannot open a file whose creation was interrupted.
+    fn create(&self) -> Result<Handle> {
+        let path = self.path;
+        let mut temporary = path.file_name().unwrap_or_default().to_owned();
+        temporary.push(format!(
+            ".{}.new",
+            VersionGenerator::new().next(Duration::ZERO)
+        ));
+        let temporary = path.with_file_name(temporary);
+        let file = self.open_existing(&temporary);
+        let linked = match &file {
+            Ok(_) => fs::hard_link(&temporary, path),
+            Err(_) => Ok(()),
+        };
+        // An error is ignored: the file was never created, or an extra link to it is harmless.
+        let _ = fs::remove_file(&temporary);
+        match linked {
+            Ok(()) => {
+                let file = file?;
+                let synced = sync_parent_directory(path);
+                synced.map_err(|error| cannot_open(&self.settings.name, error))?;
+                Ok(file)
+            }
+            // Another process created the file first, or the file system has no hard links.
+            Err(_) => {
+                drop(file);
+                self.open_existing(path)
+            }
+        }
+    }
+
+    fn open_existing(&self, path: &Path) -> Result<Handle> {
+        let Settings { name, options, .. } = self.settings;
+        let file = fs::OpenOptions::new()
+            .read(true)
+            .write(!options.read_only)
+            .create(!options.read_only)
+            .truncate(false)
+            .open(path);
+        let file = file.map_err(|error| cannot_open(name, error))?;
+        let storage = FileBackend::new(file).map_err(|error| self.settings.open_error(error))?;
+        self.settings.open(storage)
+    }
+}
+
+impl Settings {
+    fn open(&self, storage: impl StorageBackend) -> Result<Handle> {
+        if self.options.shared {
+            let wait = self.options.wait();
+            self.open_inner(BoundedWait { storage, wait })
+        } else {
+            self.open_inner(storage)
+        }
+    }
+
+    fn open_inner(&self, storage: impl StorageBackend) -> Result<Handle> {
+        catch_panic(|| {
+            let mut builder = Database::builder();
+            builder
+                .set_cache_size(self.options.cache_size)
+                .set_check_integrity_on_open(self.options.check_on_open);
+            if self.options.shared {
+                builder.set_concurrency_mode(ConcurrencyMode::MultiWriter);
+            }
+            let opened = if self.options.read_only {
+                let database = builder.open_read_only_with_backend(storage);
+                database.map(Handle::ReadOnly)
+            } else {
+                builder.create_with_backend(storage).map(Handle::Writable)
+            };
+            let handle = opened.map_err(|error| self.open_error(error))?;
+            format::create_or_check(&handle, &self.name, self.codec)?;
+            Ok(handle)
+        })
+    }
+
+    fn open_error(&self, error: DatabaseError) -> Error {
+        open_error(&self.name, self.options.shared, error)
+    }
+
+    /// Refuses options that contradict each other.
+    fn validate(&self) -> Result<()> {
+        if self.options.shared && self.options.durability == Durability::Deferred {
+            return Err(Error::InvalidInput(
+                "Durability::Deferred cannot be combined with a shared file: other processes see only durable commits"
+                    .into(),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Syncs the directory of `path`, so that the new directory entry is durable.
+fn sync_parent_directory(path: &Path) -> io::Result<()> {
+    // Other systems cannot open a directory, and write its entries through.
+    if cfg!(unix) {
+        let directory = path
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty());
+        fs::File::open(directory.unwrap_or(Path::new(".")))?.sync_all()?;
+    }
+    Ok(())
+}
