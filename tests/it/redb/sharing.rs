@@ -3,13 +3,13 @@
 use super::child::{KilledOnDrop, child};
 use super::remote::RemoteDb;
 use crate::common::{HANG_LIMIT, data, sks};
-use crate::histories::{count, on_threads, seeds, thousand};
+use crate::histories::{count, on_threads, seeds};
 use atomic_db::testing::{run_concurrently, suite, with_timeout};
 use atomic_db::{
     AtomicDb, AtomicDbExt, Batch, Durability, Error, Item, Key, Lock, ManualClock, Page, Query,
     RedbDb, RedbDbBuilder, Result, Version,
 };
-use atomic_db_test_support::history::Versions;
+use atomic_db_test_support::history::{Versions, Workload};
 use redb::StorageBackend;
 use redb::backends::FileBackend;
 use std::env;
@@ -140,7 +140,7 @@ fn check_histories(
 ) {
     let count = count(default);
     for seed in seeds().take(count) {
-        let workload = thousand(seed);
+        let workload = Workload::new().seed(seed);
         let clock = ManualClock::new(1_700_000_000);
         let db = make(clock.clone());
         let (history, sum) = workload.run(&Arc::new(db), Some(&clock), on_threads);

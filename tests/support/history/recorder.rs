@@ -4,7 +4,9 @@ use super::anomaly_kind::AnomalyKind;
 use super::recording::{
     Action, Commit, History, LockVersion, Op, Outcome, PredicateRead, ReadSet, Value, Write,
 };
-use atomic_db::{AtomicDb, Batch, Error, Item, Key, KeyBuf, Lock, Page, Query, Result, Version};
+use atomic_db::{
+    AtomicDb, Batch, Error, Item, Key, KeyBuf, Lock, Page, Query, Result, RetryQueue, Version,
+};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -389,6 +391,10 @@ impl<D: AtomicDb> AtomicDb for Recorded<D> {
             // That of the database: an `Arc` has another one.
             stream: D::stream(&self.db, query),
         }
+    }
+
+    fn retry_queue(&self) -> Option<&RetryQueue> {
+        self.inner().retry_queue()
     }
 }
 

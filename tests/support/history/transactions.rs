@@ -6,7 +6,7 @@ use super::recorder::Recorded;
 use super::recording::{Action, Commit, LockVersion, Outcome, ReadSet, Write};
 use atomic_db::{
     AtomicDb, AtomicDbExt, Batch, Error, Item, Key, KeyBuf, Lock, Page, Query, Result, Retry,
-    Transaction, Version,
+    RetryQueue, Transaction, Version,
 };
 use std::cell::{Cell, RefCell};
 use std::mem;
@@ -123,6 +123,10 @@ impl<D: AtomicDb> AtomicDb for Inside<'_, D> {
 
     fn stream(&self, query: Query) -> impl Iterator<Item = Result<Item<D::Data>>> {
         D::stream(self.db.inner(), query)
+    }
+
+    fn retry_queue(&self) -> Option<&RetryQueue> {
+        self.db.inner().retry_queue()
     }
 }
 
