@@ -65,8 +65,9 @@ use table::Row;
 /// A table of Amazon DynamoDB, or of a DynamoDB-compatible server.
 ///
 /// Uses the official AWS SDK on a dedicated thread. Calls block until they are done, and may be
-/// made from any thread, including the threads of an async runtime. A clone is another handle to
-/// the same table, through the same connections.
+/// made from any thread: from the tasks of an async runtime, in any number and without yielding in
+/// between, and from the destructors of thread-local values. A clone is another handle to the same
+/// table, through the same connections.
 ///
 /// ```no_run
 /// use atomic_db::{AtomicDb, AtomicDbExt, DynamoDb, Item};

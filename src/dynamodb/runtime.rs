@@ -16,7 +16,7 @@ use std::thread::Thread;
 use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, unconstrained};
 
 /// Extra time, past the deadline of a call's own, before a hung runtime is reported.
 pub(super) const HANG_GRACE: Duration = Duration::from_secs(1);
@@ -43,10 +43,15 @@ thread_local! {
 
 /// Returns whether this is a thread of the runtime `id`.
 fn is_runtime_thread(id: &RuntimeId) -> bool {
-    CURRENT_RUNTIME.with_borrow(|current| {
-        let mut current = current.iter();
-        current.any(|current| Arc::ptr_eq(current, id))
-    })
+    let is_current = CURRENT_RUNTIME.try_with(|current| {
+        let current = current.borrow();
+        current
+            .as_ref()
+            .is_some_and(|current| Arc::ptr_eq(current, id))
+    });
+    // A thread that ends, and whose destructors call the database, has no value any more. It is a
+    // caller's thread: no user code runs in the destructors of a runtime's threads.
+    is_current.unwrap_or(false)
 }
 
 impl BlockingRuntime {
@@ -125,8 +130,11 @@ impl<R> Pending<R> {
         // Parks immediately. A channel would spin first, which is wasted on a network request.
         let waker = Waker::from(Arc::new(ThreadWaker(thread::current())));
         let mut context = Context::from_waker(&waker);
+        // A caller may itself be a task of a runtime. Polling must not use up that task's cooperative
+        // budget: once it is empty, every poll returns `Pending` until the task yields.
+        let mut task = unconstrained(&mut self.task);
         loop {
-            if let Poll::Ready(result) = Pin::new(&mut self.task).poll(&mut context) {
+            if let Poll::Ready(result) = Pin::new(&mut task).poll(&mut context) {
                 return result.map_err(|_| CallError::Panicked);
             }
             let left = deadline.saturating_duration_since(Instant::now());
@@ -213,6 +221,21 @@ mod tests {
                 let runtime = BlockingRuntime::new(threads).unwrap();
                 assert_eq!(runtime.spawn(async { 7 }).wait(deadline()), Ok(7));
             }
+        });
+    }
+
+    /// tokio's budget of a task is 128 polls.
+    #[test]
+    fn a_task_may_wait_any_number_of_times_without_yielding() {
+        with_watchdog(|| {
+            let runtime = BlockingRuntime::new(1).unwrap();
+            let callers = Builder::new_current_thread().build().unwrap();
+            callers.block_on(async {
+                for number in 0..1_000 {
+                    let call = runtime.spawn(async move { number });
+                    assert_eq!(call.wait(deadline()), Ok(number));
+                }
+            });
         });
     }
 

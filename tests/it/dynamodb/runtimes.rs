@@ -3,6 +3,9 @@
 use super::{START, TEST_TIMEOUT, new_db_or_skip, server};
 use atomic_db::testing::{run_concurrently, with_timeout};
 use atomic_db::{AtomicDb, DynamoDb, Item, Key, ManualClock, Query};
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 use tokio::runtime::Builder;
@@ -110,6 +113,68 @@ fn the_last_handle_may_be_dropped_inside_a_runtime() {
             drop(db);
         });
     });
+}
+
+/// tokio lets a task poll 128 times before it has to yield. A blocking call must not use this budget
+/// up: it once timed out from the 129th call on, although its response had arrived.
+#[test]
+fn a_task_may_make_any_number_of_calls_without_yielding() {
+    let Some(db) = new_db_or_skip::<u32>() else {
+        return;
+    };
+    with_timeout(TEST_TIMEOUT, move |_| {
+        let many = Builder::new_multi_thread().worker_threads(1).build();
+        for runtime in [Builder::new_current_thread().build(), many] {
+            let db = db.clone();
+            let task = async move {
+                db.set(&[Item::new("pk", "a", 1)]).unwrap();
+                for _ in 0..1_000 {
+                    assert!(db.get(Key::new("pk", "a")).unwrap().is_some());
+                }
+            };
+            let runtime = runtime.unwrap();
+            runtime.block_on(runtime.spawn(task)).unwrap();
+        }
+    });
+}
+
+/// A thread-local value that calls the database when its thread ends. It is destroyed after the
+/// thread-local values that were first used after it.
+struct CallsOnDrop {
+    db: DynamoDb<u32>,
+    outcome: mpsc::Sender<thread::Result<()>>,
+}
+
+impl Drop for CallsOnDrop {
+    fn drop(&mut self) {
+        // A panic here would abort the process.
+        let called = catch_unwind(AssertUnwindSafe(|| call_every_method(&self.db)));
+        let _ = self.outcome.send(called);
+    }
+}
+
+#[test]
+fn works_in_the_destructor_of_a_thread_local() {
+    thread_local! {
+        static CALLS_ON_DROP: RefCell<Option<CallsOnDrop>> = const { RefCell::new(None) };
+    }
+    let Some(db) = new_db_or_skip::<u32>() else {
+        return;
+    };
+    let (outcome, called) = mpsc::channel();
+    let calls = CallsOnDrop {
+        db: db.clone(),
+        outcome,
+    };
+    thread::spawn(move || {
+        CALLS_ON_DROP.set(Some(calls));
+        // Creates all that the library keeps for this thread, after the value above.
+        call_every_method(&db);
+    });
+    let called = called.recv_timeout(TEST_TIMEOUT);
+    called
+        .expect("the destructor ended")
+        .expect("no call panicked");
 }
 
 /// Credentials and region are taken from the configuration, but not its connections: those belong to
