@@ -1,11 +1,13 @@
 //! The client of one table.
 
-use super::retry::{Attempts, Timeouts};
+use super::failure::{RequestError, classify};
+use super::retry::{Attempts, CallFailure, Timeouts};
 use crate::{Error, Result, VersionGenerator};
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config::http::HttpResponse;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use std::error::Error as StdError;
+use tokio::time::{Instant, timeout_at};
 
 /// Whether a read sees every write that completed before it, or may return older data.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -36,18 +38,35 @@ pub(super) struct TableClient {
 }
 
 impl TableClient {
+    /// Sends one request, and awaits its response until the attempt's timeout or the deadline.
+    pub(super) async fn send<A, E>(
+        &self,
+        attempts: &Attempts,
+        operation: &'static str,
+        request: impl Future<Output = std::result::Result<A, SdkError<E, HttpResponse>>>,
+    ) -> std::result::Result<A, Box<RequestError<E>>>
+    where
+        E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
+    {
+        let start = Instant::now();
+        let end = attempts.end_of_attempt();
+        let error = match timeout_at(end, request).await {
+            Ok(Ok(response)) => return Ok(response),
+            Ok(Err(error)) => classify(operation, error, &self.table),
+            Err(_) => RequestError::timed_out(operation, end.saturating_duration_since(start)),
+        };
+        Err(Box::new(error))
+    }
+
     /// Pauses before a failed request is sent again: a read, or a write that is harmless if it was
     /// applied.
     pub(super) async fn pause<E>(
         &self,
         attempts: &mut Attempts,
-        error: Box<SdkError<E, HttpResponse>>,
-    ) -> Result<()>
-    where
-        E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
-    {
-        let paused = attempts.pause_after(error, &self.table).await;
-        paused.map_err(|failure| failure.into_read_error())
+        error: Box<RequestError<E>>,
+    ) -> Result<()> {
+        let paused = attempts.pause_after(error.failure).await;
+        paused.map_err(CallFailure::into_read_error)
     }
 }
 

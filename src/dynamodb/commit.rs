@@ -1,7 +1,9 @@
 //! Commits: one `TransactWriteItems`, repeated under one token until its outcome is known.
 
 use super::client::{TableClient, build_error};
-use super::error::{DynamoDbError, Failure, classify, classify_service_error, is_schema_mismatch};
+use super::error::DynamoDbError;
+use super::failure::{Failure, classify_service_error, is_schema_mismatch};
+use super::response::RequestInfo;
 use super::retry::{Attempts, CallFailure};
 use super::table::{
     IS_LIVE, IS_VACANT, PK, Row, TTL, VERSION, attributes, check_actions, check_commit, check_key,
@@ -133,7 +135,12 @@ impl Commit {
     }
 
     /// Interprets the cancellation of the transaction. There is one reason for each action.
-    fn interpret(&self, reasons: &[CancellationReason], table: &str) -> Verdict {
+    fn interpret(
+        &self,
+        reasons: &[CancellationReason],
+        table: &str,
+        info: &RequestInfo,
+    ) -> Verdict {
         // Versions are unique (guarantee 17), so a lock that has ours was written by an earlier
         // request of this commit.
         let has_our_version = |reason: &CancellationReason| {
@@ -171,7 +178,7 @@ impl Commit {
         let mut conflicts = Vec::new();
         let mut throttled = false;
         for (index, (key, reason)) in self.keys.iter().zip(reasons).enumerate() {
-            let message = reason.message().unwrap_or("no message");
+            let message = &info.annotate(reason.message().unwrap_or("no message"));
             match reason.code() {
                 None | Some("None") => {}
                 Some(code @ ("ValidationError" | "ItemCollectionSizeLimitExceeded"))
@@ -210,7 +217,7 @@ impl Commit {
         }
         let error = transient.unwrap_or_else(|| DynamoDbError::Service {
             code: "TransactionCanceledException".to_owned(),
-            message: "the transaction was cancelled without a reason".to_owned(),
+            message: info.annotate("the transaction was cancelled without a reason"),
         });
         Verdict::Failed(Failure::not_applied(error), conflicts)
     }
@@ -262,22 +269,23 @@ impl TableClient {
                 .transact_write_items()
                 .set_transact_items(Some(commit.actions.clone()))
                 .client_request_token(commit.version.to_string());
-            let error = match attempts.send(request.send()).await {
+            let sent = self.send(&attempts, "TransactWriteItems", request.send());
+            let error = match sent.await {
                 Ok(_) => return Ok(commit.version),
                 Err(error) => error,
             };
-            let verdict = match error.as_service_error() {
+            let verdict = match &error.response {
                 Some(TransactWriteItemsError::TransactionCanceledException(cancelled)) => {
-                    commit.interpret(cancelled.cancellation_reasons(), &self.table)
+                    commit.interpret(cancelled.cancellation_reasons(), &self.table, &error.info)
                 }
-                _ => Verdict::Failed(classify(*error, &self.table), Vec::new()),
+                _ => Verdict::Failed(error.failure, Vec::new()),
             };
             let (failure, conflicts) = match verdict {
                 Verdict::Committed => return Ok(commit.version),
                 Verdict::Rejected(error) => return Err(error),
                 Verdict::Failed(failure, conflicts) => (failure, conflicts),
             };
-            if let Err(failure) = attempts.pause_after_failure(failure).await {
+            if let Err(failure) = attempts.pause_after(failure).await {
                 return self.resolve(&commit, failure, conflicts, deadline).await;
             }
         }

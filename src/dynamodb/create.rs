@@ -1,12 +1,12 @@
 //! The table itself: created if it does not exist, and its schema checked if it does.
 
 use super::client::{TableClient, build_error};
-use super::error::{DynamoDbError, Failure, VALIDATION};
+use super::error::{DynamoDbError, VALIDATION};
+use super::failure::Failure;
 use super::retry::{Attempts, CallFailure};
 use super::table::{PK, SK, TTL};
 use crate::sync::Arc;
 use crate::{Error, Result};
-use aws_sdk_dynamodb::error::ProvideErrorMetadata;
 use aws_sdk_dynamodb::types::{
     AttributeDefinition, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType,
     TableDescription, TableStatus, TimeToLiveSpecification, TimeToLiveStatus,
@@ -62,7 +62,7 @@ impl TableClient {
         let mut attempts = Attempts::new(self.timeouts);
         loop {
             let request = self.client.describe_table().table_name(&self.table);
-            match attempts.send(request.send()).await {
+            match self.send(&attempts, "DescribeTable", request.send()).await {
                 Ok(response) => return Ok(response.table),
                 Err(error) if error.code() == Some("ResourceNotFoundException") => return Ok(None),
                 Err(error) => self.pause(&mut attempts, error).await?,
@@ -90,7 +90,7 @@ impl TableClient {
                     .attribute_definitions(attribute.build().map_err(build_error)?)
                     .key_schema(key.build().map_err(build_error)?);
             }
-            match attempts.send(request.send()).await {
+            match self.send(&attempts, "CreateTable", request.send()).await {
                 Ok(response) => {
                     return Ok(response
                         .table_description
@@ -139,7 +139,8 @@ impl TableClient {
         let mut attempts = Attempts::new(self.timeouts);
         loop {
             let request = self.client.describe_time_to_live().table_name(&self.table);
-            let described = match attempts.send(request.send()).await {
+            let sent = self.send(&attempts, "DescribeTimeToLive", request.send());
+            let described = match sent.await {
                 Ok(response) => response.time_to_live_description,
                 Err(error) => {
                     self.pause(&mut attempts, error).await?;
@@ -166,17 +167,16 @@ impl TableClient {
                 .update_time_to_live()
                 .table_name(&self.table)
                 .time_to_live_specification(ttl.map_err(build_error)?);
-            match attempts.send(request.send()).await {
+            let sent = self.send(&attempts, "UpdateTimeToLive", request.send());
+            match sent.await {
                 Ok(_) => return Ok(()),
                 // Another process, or an earlier request, has enabled it. The next look shows for
                 // which attribute.
                 Err(error)
                     if error.code() == Some(VALIDATION)
-                        && error
-                            .message()
-                            .is_some_and(|text| text.contains("already enabled")) =>
+                        && error.message().contains("already enabled") =>
                 {
-                    let paused = attempts.pause_after_failure(Failure::no_progress()).await;
+                    let paused = attempts.pause_after(Failure::no_progress()).await;
                     paused.map_err(CallFailure::into_read_error)?;
                 }
                 Err(error) => self.pause(&mut attempts, error).await?,

@@ -1,10 +1,6 @@
-//! The errors of requests: from the many of the SDK to the few that a caller can act on.
+//! The errors that a caller can act on.
 
 use crate::{BoxError, Error};
-use aws_sdk_dynamodb::config::http::HttpResponse;
-use aws_sdk_dynamodb::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
-use std::error::Error as StdError;
-use std::time::Duration;
 
 /// An error from DynamoDB or from the connection to it.
 ///
@@ -15,6 +11,9 @@ use std::time::Duration;
 ///   several requests may have written some of its keys.
 /// - [`Error::Unavailable`]: retries did not help until the call's timeout. The state is the same.
 /// - [`Error::OutcomeUnknown`]: the write may have been applied, or may still be.
+///
+/// Messages name the operation, and the HTTP status and the request id of the response. They contain
+/// neither credentials nor data of items.
 ///
 /// The error is that of the last request. If the response to an earlier request of the same write
 /// was lost, the write is `OutcomeUnknown`, even for errors that otherwise mean that the request
@@ -64,7 +63,7 @@ pub enum DynamoDbError {
     },
 
     /// There are no credentials, they are invalid or expired, or their policy does not allow this
-    /// action.
+    /// action; or the clock of this machine is wrong, so that AWS rejects the time of the request.
     ///
     /// The request was not applied. Returned at once, as `Backend`.
     /// [`DynamoDb`](crate::DynamoDb#access) lists the IAM actions to allow.
@@ -72,7 +71,8 @@ pub enum DynamoDbError {
     AccessDenied {
         /// AWS's error code, such as `AccessDeniedException`; `NoCredentials` if none were found.
         code: String,
-        /// The message returned by AWS, or by the credentials provider.
+        /// The message returned by AWS, with the request that it answers; or that of the credentials
+        /// provider.
         message: String,
     },
 
@@ -84,7 +84,7 @@ pub enum DynamoDbError {
         /// AWS's error code, such as `ThrottlingException`; `UnprocessedItems` if DynamoDB accepted
         /// batches and processed nothing of them.
         code: String,
-        /// The message returned by AWS.
+        /// The message returned by AWS, with the request that it answers.
         message: String,
     },
 
@@ -98,11 +98,11 @@ pub enum DynamoDbError {
         /// differs: an earlier request of the same commit is still being processed, so the outcome
         /// is unknown.
         code: String,
-        /// The message returned by AWS.
+        /// The message returned by AWS, with the request that it answers.
         message: String,
     },
 
-    /// The server could not be reached, or no valid response was received.
+    /// The server could not be reached, or its response was lost or is incomplete.
     ///
     /// Retried with back-off until the call's timeout. A write that may have been sent is then
     /// `OutcomeUnknown`. A read, and a write for which no connection could be opened, are
@@ -110,8 +110,14 @@ pub enum DynamoDbError {
     #[error("no response")]
     NoResponse(#[source] BoxError),
 
-    /// Any other error response.
+    /// Any other error response, or a response that is not one of DynamoDB.
     ///
+    /// - A proxy or another server may answer in place of DynamoDB, or damage a response. Only a valid
+    ///   response of DynamoDB shows whether a request was applied: a success is a JSON object, an
+    ///   error is one with a `__type`, and both match the checksum in the header `x-amz-crc32` if it
+    ///   is present. After any other response (`UnexpectedResponse`), whatever its status, the request
+    ///   is retried until the call's timeout; then a write is `OutcomeUnknown`, and a read
+    ///   `Unavailable`. The message contains the beginning of the body, unless it is JSON.
     /// - After an internal error of the server (HTTP status 5xx) or a timeout that it reports, the
     ///   request may have been applied. It is retried until the call's timeout; then a write is
     ///   `OutcomeUnknown`, and a read `Unavailable`.
@@ -124,16 +130,12 @@ pub enum DynamoDbError {
         /// AWS's error code, such as `InternalServerError`; or, where AWS sent none,
         /// `RequestNotSent`, `UnexpectedResponse` or `TableNotActive`.
         code: String,
-        /// The message returned by AWS, or a description.
+        /// The message returned by AWS or a description, with the request.
         message: String,
     },
 }
 
 impl DynamoDbError {
-    pub(super) fn timed_out(after: Duration) -> Self {
-        DynamoDbError::NoResponse(format!("no response within {after:?}").into())
-    }
-
     /// Returns whether DynamoDB rejected the request as invalid, other than for the table's schema.
     pub(super) fn is_validation(&self) -> bool {
         matches!(self, DynamoDbError::Service { code, .. } if code == VALIDATION)
@@ -146,184 +148,3 @@ impl DynamoDbError {
 }
 
 pub(super) const VALIDATION: &str = "ValidationException";
-
-/// The failure of one request.
-#[derive(Debug)]
-pub(super) enum Failure {
-    /// Sending the request again may succeed.
-    Retryable {
-        error: DynamoDbError,
-        /// Whether the request may have been applied, or may still be: its response is lost, or
-        /// does not say.
-        in_doubt: bool,
-    },
-    /// Sending the request again cannot succeed. It was not applied.
-    Fatal(DynamoDbError),
-}
-
-impl Failure {
-    pub(super) fn not_applied(error: DynamoDbError) -> Self {
-        Failure::Retryable {
-            error,
-            in_doubt: false,
-        }
-    }
-
-    pub(super) fn maybe_applied(error: DynamoDbError) -> Self {
-        Failure::Retryable {
-            error,
-            in_doubt: true,
-        }
-    }
-
-    /// The failure of a batch that was accepted, and of which nothing was processed.
-    pub(super) fn no_progress() -> Self {
-        Failure::not_applied(DynamoDbError::Throttled {
-            code: "UnprocessedItems".to_owned(),
-            message: "nothing of a batch was processed".to_owned(),
-        })
-    }
-}
-
-/// Classifies the error of a request to `table`.
-pub(super) fn classify<E>(error: SdkError<E, HttpResponse>, table: &str) -> Failure
-where
-    E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
-{
-    match &error {
-        SdkError::ServiceError(response) => {
-            let status = response.raw().status().as_u16();
-            let error = response.err();
-            classify_service_error(
-                error.code().unwrap_or("no code"),
-                error.message().unwrap_or("no message"),
-                status,
-                table,
-            )
-        }
-        SdkError::ConstructionFailure(_) => Failure::Fatal(construction_error(&error)),
-        SdkError::DispatchFailure(failure) if failure.is_user() => {
-            Failure::Fatal(construction_error(&error))
-        }
-        SdkError::DispatchFailure(_) if is_connect_error(&error) => {
-            Failure::not_applied(DynamoDbError::NoResponse(Box::new(error)))
-        }
-        // The response is missing, incomplete, or not one of DynamoDB's.
-        _ => Failure::maybe_applied(DynamoDbError::NoResponse(Box::new(error))),
-    }
-}
-
-fn construction_error<E: StdError>(error: &E) -> DynamoDbError {
-    DynamoDbError::Service {
-        code: "RequestNotSent".to_owned(),
-        message: DisplayErrorContext(error).to_string(),
-    }
-}
-
-/// Returns whether no connection was opened, so that nothing can have been sent.
-fn is_connect_error(error: &(dyn StdError + 'static)) -> bool {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(error) = error.downcast_ref::<hyper_util::client::legacy::Error>() {
-            return error.is_connect();
-        }
-        next = error.source();
-    }
-    false
-}
-
-/// Classifies an error response. The codes are those of "Error handling with DynamoDB" and "Common
-/// Error Types" in AWS's documentation.
-pub(super) fn classify_service_error(
-    code: &str,
-    message: &str,
-    status: u16,
-    table: &str,
-) -> Failure {
-    let (owned, text) = (code.to_owned(), message.to_owned());
-    match code {
-        "ResourceNotFoundException" => Failure::Fatal(DynamoDbError::TableNotFound {
-            table: table.to_owned(),
-        }),
-        "AccessDeniedException"
-        | "AccessDenied"
-        | "ExpiredTokenException"
-        | "IncompleteSignature"
-        | "IncompleteSignatureException"
-        | "InvalidClientTokenId"
-        | "InvalidSignatureException"
-        | "MissingAuthenticationToken"
-        | "MissingAuthenticationTokenException"
-        | "NotAuthorized"
-        | "OptInRequired"
-        | "SignatureDoesNotMatch"
-        | "UnrecognizedClientException" => Failure::Fatal(DynamoDbError::AccessDenied {
-            code: owned,
-            message: text,
-        }),
-        "LimitExceededException"
-        | "ProvisionedThroughputExceeded"
-        | "ProvisionedThroughputExceededException"
-        | "RequestLimitExceeded"
-        | "RequestThrottled"
-        | "RequestThrottledException"
-        | "SlowDown"
-        | "Throttling"
-        | "ThrottlingError"
-        | "ThrottlingException"
-        | "TooManyRequestsException" => Failure::not_applied(DynamoDbError::Throttled {
-            code: owned,
-            message: text,
-        }),
-        "ReplicatedWriteConflictException"
-        | "TransactionConflict"
-        | "TransactionConflictException" => {
-            Failure::not_applied(DynamoDbError::TransactionConflict {
-                code: owned,
-                message: text,
-            })
-        }
-        // An earlier request with the same token is still being processed.
-        "TransactionInProgressException" => {
-            Failure::maybe_applied(DynamoDbError::TransactionConflict {
-                code: owned,
-                message: text,
-            })
-        }
-        VALIDATION if is_schema_mismatch(message) => {
-            Failure::Fatal(DynamoDbError::SchemaMismatch {
-                table: table.to_owned(),
-                detail: text,
-            })
-        }
-        _ => {
-            let error = DynamoDbError::Service {
-                code: owned,
-                message: text,
-            };
-            match (status, code) {
-                (429, _) => Failure::not_applied(error),
-                (500.., _) | (_, "RequestTimeout" | "RequestTimeoutException") => {
-                    Failure::maybe_applied(error)
-                }
-                _ => Failure::Fatal(error),
-            }
-        }
-    }
-}
-
-/// Returns whether a validation error means that the table has a different key schema. Keys are
-/// validated before they are sent, so no other reason for these messages is left.
-pub(super) fn is_schema_mismatch(message: &str) -> bool {
-    [
-        "does not match the schema",
-        "Missing the key",
-        "Type mismatch for key",
-        "number of conditions on the keys is invalid",
-        "required keys was not given a value",
-        "Query condition missed key schema element",
-        "Condition parameter type does not match schema type",
-    ]
-    .iter()
-    .any(|text| message.contains(text))
-}

@@ -1,6 +1,7 @@
 //! Locks: read, created where there is none, and extended in the last hour of their life.
 
 use super::client::TableClient;
+use super::failure::RequestError;
 use super::retry::Attempts;
 use super::table::{
     IS_VACANT, PK, Row, TTL, VERSION, attributes, encode_lock, is_live, is_lock, key_row, lock_of,
@@ -9,12 +10,9 @@ use super::table::{
 use crate::error::item_at_lock_key;
 use crate::sync::Arc;
 use crate::{KeyBuf, Lock, Result};
-use aws_sdk_dynamodb::config::http::HttpResponse;
-use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::ReturnValuesOnConditionCheckFailure::AllOld;
-use std::error::Error as StdError;
 use std::time::Duration;
 
 /// The outcome of a conditional write.
@@ -102,7 +100,7 @@ impl TableClient {
                 .table_name(&self.table)
                 .set_key(Some(key_row(key.as_key())))
                 .consistent_read(true);
-            match attempts.send(request.send()).await {
+            match self.send(attempts, "GetItem", request.send()).await {
                 Ok(response) => return Ok(response.item),
                 Err(error) => self.pause(attempts, error).await?,
             }
@@ -125,7 +123,7 @@ impl TableClient {
             .set_expression_attribute_names(Some(names([("#p", PK), ("#t", TTL)])))
             .set_expression_attribute_values(Some(attributes(time_values(now))))
             .return_values_on_condition_check_failure(AllOld);
-        let outcome = attempts.send(request.send()).await;
+        let outcome = self.send(attempts, "PutItem", request.send()).await;
         let condition_failed = |error: &PutItemError| match error {
             PutItemError::ConditionalCheckFailedException(failed) => Some(failed.item.clone()),
             _ => None,
@@ -163,7 +161,7 @@ impl TableClient {
             .set_expression_attribute_names(Some(names([("#t", TTL), ("#v", VERSION)])))
             .set_expression_attribute_values(Some(values))
             .return_values_on_condition_check_failure(AllOld);
-        let outcome = attempts.send(request.send()).await;
+        let outcome = self.send(attempts, "UpdateItem", request.send()).await;
         let condition_failed = |error: &UpdateItemError| match error {
             UpdateItemError::ConditionalCheckFailedException(failed) => Some(failed.item.clone()),
             _ => None,
@@ -177,17 +175,14 @@ impl TableClient {
     async fn conditional_write<A, E>(
         &self,
         attempts: &mut Attempts,
-        outcome: std::result::Result<A, Box<SdkError<E, HttpResponse>>>,
+        outcome: std::result::Result<A, Box<RequestError<E>>>,
         condition_failed: impl FnOnce(&E) -> Option<Option<Row>>,
-    ) -> Result<ConditionalWrite>
-    where
-        E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
-    {
+    ) -> Result<ConditionalWrite> {
         let error = match outcome {
             Ok(_) => return Ok(ConditionalWrite::Applied),
             Err(error) => error,
         };
-        if let Some(row) = error.as_service_error().and_then(condition_failed) {
+        if let Some(row) = error.response.as_ref().and_then(condition_failed) {
             return Ok(ConditionalWrite::NotApplied(row));
         }
         self.pause(attempts, error).await?;

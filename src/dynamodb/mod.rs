@@ -8,7 +8,9 @@
 //!
 //! From the bottom up; each imports only files above it in this list.
 //!
-//! - `error`: what the SDK's errors mean, and whether the request may have been applied.
+//! - `error`: the errors that a caller can act on.
+//! - `response`: whether a response is DynamoDB's, and undamaged.
+//! - `failure`: what the SDK's errors mean, and whether the request may have been applied.
 //! - `table`: the rows of items and locks, and the limits on them.
 //! - `selection`: which rows of a partition a query asks for.
 //! - `retry`: timeouts, deadlines and back-off.
@@ -34,9 +36,11 @@ mod commit;
 mod connection;
 mod create;
 mod error;
+mod failure;
 mod lock;
 mod open;
 mod read;
+mod response;
 mod retry;
 mod runtime;
 mod selection;
@@ -115,9 +119,10 @@ use table::Row;
 ///   [`consistent_reads(false)`](DynamoDbBuilder::consistent_reads), only `get_fresh`,
 ///   `get_many_fresh`, `get_lock`, `get_locks` and [fresh](crate::Query::fresh) queries are.
 /// - **A commit is one `TransactWriteItems`.** It is retried under one client token until its
-///   outcome is known, so it is applied once or not at all. If every response is lost, a lock is
-///   read back: if it has the commit's new version, the commit was applied. Otherwise the commit
-///   returns [`Error::OutcomeUnknown`], never a race condition. Locks, and the items that are
+///   outcome is known, so it is applied once or not at all. Only a valid response of DynamoDB shows
+///   the outcome, not one of a proxy. If there is none, a lock is read back: if it has the commit's
+///   new version, the commit was applied. Otherwise the commit returns [`Error::OutcomeUnknown`],
+///   never a race condition. Locks, and the items that are
 ///   created, are validated against the time at which the call began.
 /// - **`set` and `delete` are retried without a token.** A request that the network delivers late
 ///   may overwrite what was written since.

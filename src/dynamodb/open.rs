@@ -5,6 +5,8 @@ use super::client::TableClient;
 use super::connection::Connection;
 use super::create::CREATE_TIMEOUT;
 use super::error::DynamoDbError;
+use super::failure::{describe, no_response};
+use super::response::ValidateResponses;
 use super::retry::Timeouts;
 use super::runtime::{BlockingRuntime, CallError, HANG_GRACE};
 use crate::sync::Arc;
@@ -16,7 +18,6 @@ use aws_sdk_dynamodb::config::timeout::TimeoutConfig;
 use aws_sdk_dynamodb::config::{
     IdentityCache, ProvideCredentials, SharedCredentialsProvider, SharedHttpClient,
 };
-use aws_sdk_dynamodb::error::DisplayErrorContext;
 use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use aws_smithy_http_client::{Builder as HttpBuilder, Connector};
@@ -51,8 +52,11 @@ pub(super) fn connect(options: Options) -> Result<Connection> {
     let client = runtime.spawn(async move {
         let client = tokio::time::timeout(timeouts.call, client).await;
         client.unwrap_or_else(|_| {
-            let error = DynamoDbError::timed_out(timeouts.call);
-            Err(Error::Unavailable(Box::new(error)))
+            let reason = format!("not loaded within {:?}", timeouts.call);
+            Err(Error::Unavailable(Box::new(no_response(
+                "credentials",
+                &reason,
+            ))))
         })
     });
     let deadline = Instant::now() + timeouts.call + HANG_GRACE;
@@ -105,6 +109,7 @@ async fn new_client(
         .behavior_version(BehaviorVersion::latest())
         .http_client(http_client)
         .identity_cache(IdentityCache::lazy().build())
+        .interceptor(ValidateResponses)
         .sleep_impl(aws_smithy_async::rt::sleep::TokioSleep::new())
         // The database retries, because only it knows what a lost response means.
         .retry_config(RetryConfig::disabled())
@@ -130,7 +135,7 @@ async fn new_client(
         return Err(no_credentials("no credentials provider is configured"));
     };
     if let Err(error) = provider.provide_credentials().await {
-        return Err(no_credentials(&DisplayErrorContext(&error).to_string()));
+        return Err(no_credentials(&describe(&error)));
     }
     let config = config.credentials_provider(provider).build();
     Ok(Client::from_conf(config))

@@ -1,7 +1,7 @@
 //! Reads of items: single, batched and by page.
 
 use super::client::{Consistency, TableClient, build_error};
-use super::error::Failure;
+use super::failure::Failure;
 use super::retry::{Attempts, CallFailure};
 use super::selection::Selection;
 use super::table::{
@@ -55,7 +55,7 @@ impl TableClient {
                 .table_name(&self.table)
                 .set_key(Some(key.clone()))
                 .consistent_read(consistency.is_strong());
-            match attempts.send(request.send()).await {
+            match self.send(&attempts, "GetItem", request.send()).await {
                 Ok(response) => return Ok(response.item),
                 Err(error) => self.pause(&mut attempts, error).await?,
             }
@@ -80,7 +80,7 @@ impl TableClient {
                 .client
                 .batch_get_item()
                 .request_items(&self.table, batch);
-            match attempts.send(request.send()).await {
+            match self.send(&attempts, "BatchGetItem", request.send()).await {
                 Ok(response) => {
                     // The request names one table, which the response may name differently (a name
                     // for an ARN).
@@ -102,7 +102,7 @@ impl TableClient {
                         }
                         return Ok((rows, unprocessed));
                     }
-                    let paused = attempts.pause_after_failure(Failure::no_progress()).await;
+                    let paused = attempts.pause_after(Failure::no_progress()).await;
                     paused.map_err(CallFailure::into_read_error)?;
                 }
                 Err(error) => self.pause(&mut attempts, error).await?,
@@ -148,7 +148,7 @@ impl TableClient {
                 .set_limit(limit)
                 .scan_index_forward(!page.reverse)
                 .consistent_read(consistency.is_strong());
-            match attempts.send(request.send()).await {
+            match self.send(&attempts, "Query", request.send()).await {
                 Ok(response) => {
                     let next = match &response.last_evaluated_key {
                         Some(key) => Some(key_of(key)?.sk.to_owned()),

@@ -1,13 +1,11 @@
 //! Retries: deadlines and back-off.
 
-use super::error::{DynamoDbError, Failure, classify};
+use super::error::DynamoDbError;
+use super::failure::Failure;
 use crate::Error;
 use crate::random::jitter;
-use aws_sdk_dynamodb::config::http::HttpResponse;
-use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
-use std::error::Error as StdError;
 use std::time::Duration;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep};
 
 /// The time limits of a database.
 #[derive(Clone, Copy, Debug)]
@@ -87,41 +85,17 @@ impl Attempts {
         }
     }
 
-    /// Awaits the response to one request, until the attempt's timeout or the deadline.
-    pub(super) async fn send<A, E>(
-        &self,
-        request: impl Future<Output = Result<A, SdkError<E, HttpResponse>>>,
-    ) -> Result<A, Box<SdkError<E, HttpResponse>>> {
-        let start = Instant::now();
-        let end = self.deadline.min(start + self.attempt_timeout);
-        match timeout_at(end, request).await {
-            Ok(outcome) => outcome.map_err(Box::new),
-            Err(_) => Err(Box::new(SdkError::timeout_error(DynamoDbError::timed_out(
-                end.saturating_duration_since(start),
-            )))),
-        }
+    /// Returns until when the response to a request that is sent now is awaited.
+    pub(super) fn end_of_attempt(&self) -> Instant {
+        self.deadline.min(Instant::now() + self.attempt_timeout)
     }
 
-    /// Pauses after a request to `table` that returned `error`, before it is sent again.
+    /// Pauses after a failed request, before it is sent again.
     ///
     /// # Errors
     ///
     /// The failure of the call, if no further request helps or no time is left for one.
-    pub(super) async fn pause_after<E>(
-        &mut self,
-        error: Box<SdkError<E, HttpResponse>>,
-        table: &str,
-    ) -> Result<(), CallFailure>
-    where
-        E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
-    {
-        self.pause_after_failure(classify(*error, table)).await
-    }
-
-    pub(super) async fn pause_after_failure(
-        &mut self,
-        failure: Failure,
-    ) -> Result<(), CallFailure> {
+    pub(super) async fn pause_after(&mut self, failure: Failure) -> Result<(), CallFailure> {
         let (error, fatal) = match failure {
             Failure::Fatal(error) => (error, true),
             Failure::Retryable { error, in_doubt } => {
@@ -159,7 +133,7 @@ mod tests {
     use crate::testing::with_timeout;
 
     fn lost_response() -> Failure {
-        Failure::maybe_applied(DynamoDbError::timed_out(Duration::ZERO))
+        Failure::maybe_applied(DynamoDbError::NoResponse("injected".into()))
     }
 
     fn attempts(call: Duration) -> Attempts {
@@ -182,7 +156,7 @@ mod tests {
             runtime.block_on(async {
                 let mut attempts = attempts(timeout);
                 for failure in failures {
-                    attempts.pause_after_failure(failure).await?;
+                    attempts.pause_after(failure).await?;
                 }
                 Ok(())
             })

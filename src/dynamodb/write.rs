@@ -1,7 +1,8 @@
 //! Unconditional batch writes, retried until they get a response.
 
 use super::client::{TableClient, build_error};
-use super::error::{DynamoDbError, Failure};
+use super::error::DynamoDbError;
+use super::failure::Failure;
 use super::retry::{Attempts, CallFailure};
 use super::table::{Row, size_of};
 use crate::sync::Arc;
@@ -52,7 +53,8 @@ impl TableClient {
                 .client
                 .batch_write_item()
                 .request_items(&self.table, writes.clone());
-            let paused = match attempts.send(request.send()).await {
+            let sent = self.send(&attempts, "BatchWriteItem", request.send()).await;
+            let paused = match sent {
                 Ok(response) => {
                     // The request names one table, which the response may name differently (a name
                     // for an ARN).
@@ -68,9 +70,9 @@ impl TableClient {
                         }
                         return Ok(Unprocessed::Writes(unprocessed));
                     }
-                    attempts.pause_after_failure(Failure::no_progress()).await
+                    attempts.pause_after(Failure::no_progress()).await
                 }
-                Err(error) => attempts.pause_after(error, &self.table).await,
+                Err(error) => attempts.pause_after(error.failure).await,
             };
             match paused {
                 Ok(()) => {}

@@ -15,6 +15,9 @@ use std::time::Duration;
 /// The message of every made-up error that has none of its own.
 pub(crate) const MESSAGE: &str = "injected by the test";
 
+/// The request id of every made-up response.
+pub(crate) const REQUEST_ID: &str = "MADEUPREQUESTID";
+
 /// What happens to a request.
 #[derive(Clone, Debug)]
 pub(crate) enum Fault {
@@ -39,6 +42,12 @@ pub(crate) enum Fault {
     HoldDelivery(Receiver<()>),
     /// The response is an error with this HTTP status and AWS code. The server receives nothing.
     Error(u16, &'static str),
+    /// The server receives nothing. The response has this status, content type and body.
+    Respond(u16, &'static str, &'static str),
+    /// The server handles the request. Its response is replaced by this one.
+    ReplaceResponse(u16, &'static str, &'static str),
+    /// The server handles the request. A digit in the body of its response is changed.
+    CorruptResponse,
     /// As [`Fault::Error`], with this message.
     ErrorWithMessage(u16, &'static str, &'static str),
     /// The response cancels the transaction, with a code and possibly a row for each action.
@@ -238,13 +247,16 @@ fn response_body(response: &[u8]) -> &[u8] {
 }
 
 fn response(status: u16, body: &Value) -> Vec<u8> {
-    let body = body.to_string();
-    let head = format!(
-        "HTTP/1.1 {status} Injected\r\ncontent-type: application/x-amz-json-1.0\r\n\
-         content-length: {}\r\nconnection: close\r\n\r\n",
-        body.len()
-    );
-    [head.into_bytes(), body.into_bytes()].concat()
+    response_of_type(status, "application/x-amz-json-1.0", &body.to_string())
+}
+
+fn response_of_type(status: u16, content_type: &str, body: &str) -> Vec<u8> {
+    let length = body.len();
+    format!(
+        "HTTP/1.1 {status} Injected\r\ncontent-type: {content_type}\r\n\
+         content-length: {length}\r\nx-amzn-requestid: {REQUEST_ID}\r\nconnection: close\r\n\r\n{body}"
+    )
+    .into_bytes()
 }
 
 fn error_response(status: u16, code: &str, message: &str, mut body: Value) -> Vec<u8> {
@@ -316,6 +328,22 @@ impl State {
                 client.shutdown(Shutdown::Both)?;
                 let _ = released.recv();
                 forward().map(drop)
+            }
+            Fault::Respond(status, content_type, body) => {
+                client.write_all(&response_of_type(status, content_type, body))
+            }
+            Fault::ReplaceResponse(status, content_type, body) => {
+                forward()?;
+                client.write_all(&response_of_type(status, content_type, body))
+            }
+            Fault::CorruptResponse => {
+                let mut response = forward()?;
+                let body = response.len() - response_body(&response).len();
+                let digit = response[body..]
+                    .iter_mut()
+                    .find(|byte| byte.is_ascii_digit());
+                *digit.expect("a digit in the response") ^= 1;
+                client.write_all(&response)
             }
             Fault::Error(status, code) => {
                 client.write_all(&error_response(status, code, MESSAGE, json!({})))

@@ -1,80 +1,19 @@
 //! `DynamoDb` with injected faults: lost, delayed, refused and stale requests and responses.
 
+use super::behind_proxy::{
+    COMMIT, ITEM, LOCK, TIMEOUT, always, for_first, item, new_db_behind_proxy, new_table_builder,
+    stored_value, with_short_timeouts, within_timeout,
+};
 use super::fault_proxy::{Fault, FaultProxy, MESSAGE, Request};
 use super::{START, dynamodb_error, server};
 use atomic_db::testing::run_concurrently;
 use atomic_db::{
-    AtomicDb, AtomicDbExt, Batch, DynamoDb, DynamoDbBuilder, DynamoDbError, Error, Item, Key,
-    KeyBuf, Lock, ManualClock, Query, Retry,
+    AtomicDb, AtomicDbExt, Batch, DynamoDb, DynamoDbError, Error, Item, Key, KeyBuf, Lock,
+    ManualClock, Query, Retry,
 };
 use crossbeam_channel::bounded;
 use serde_json::json;
-use std::time::{Duration, Instant};
-
-const TIMEOUT: Duration = Duration::from_millis(2_500);
-const ATTEMPT: Duration = Duration::from_millis(700);
-
-/// How much longer than its timeout a call may take on a busy machine.
-const LEEWAY: Duration = Duration::from_millis(2_500);
-
-/// Returns a new table behind a proxy, with short timeouts, or `None` without a server.
-fn new_db_behind_proxy() -> Option<(DynamoDb<u64>, FaultProxy)> {
-    let proxy = FaultProxy::new(server::endpoint()?);
-    let db = new_table_builder(&proxy).open().unwrap();
-    Some((db, proxy))
-}
-
-/// Creates a table with the default timeouts and returns a builder for it with short ones.
-fn new_table_builder(proxy: &FaultProxy) -> DynamoDbBuilder<u64> {
-    let table = server::unique_table_name();
-    let builder = server::builder_for_table::<u64>(&proxy.endpoint(), table.as_str());
-    builder.create_table(true).open().unwrap();
-    with_short_timeouts(server::builder_for_table(&proxy.endpoint(), table))
-}
-
-fn with_short_timeouts(builder: DynamoDbBuilder<u64>) -> DynamoDbBuilder<u64> {
-    builder
-        .clock(ManualClock::new(START))
-        .timeout(TIMEOUT)
-        .attempt_timeout(ATTEMPT)
-}
-
-const LOCK: Key<'static> = Key::new("pk", "lock");
-const ITEM: Key<'static> = Key::new("pk", "item");
-
-fn item(data: u64) -> Item<u64> {
-    Item::new(ITEM.pk, ITEM.sk, data)
-}
-
-fn stored_value(db: &DynamoDb<u64>) -> Option<u64> {
-    db.get_fresh(ITEM).unwrap().and_then(Item::into_data)
-}
-
-/// Returns the outcome of `call`, and asserts that it took little longer than its timeout.
-fn within_timeout<R>(call: impl FnOnce() -> R) -> R {
-    let start = Instant::now();
-    let outcome = call();
-    let elapsed = start.elapsed();
-    assert!(elapsed < TIMEOUT + LEEWAY, "a call took {elapsed:?}");
-    outcome
-}
-
-/// Injects the fault into the first requests of each operation.
-fn for_first(count: usize, fault: Fault) -> impl FnMut(&Request) -> Fault + Send + 'static {
-    move |request| {
-        if request.index < count {
-            fault.clone()
-        } else {
-            Fault::None
-        }
-    }
-}
-
-fn always(fault: Fault) -> impl FnMut(&Request) -> Fault + Send + 'static {
-    for_first(usize::MAX, fault)
-}
-
-const COMMIT: &str = "TransactWriteItems";
+use std::time::Duration;
 
 #[test]
 fn a_commit_with_a_lost_response_is_applied_once() {

@@ -1,9 +1,11 @@
 //! `DynamoDb` against the server of `tests/dynamodb-server`, or another one.
 
+mod behind_proxy;
 mod fault_proxy;
 mod faults;
 mod interop;
 mod requests;
+mod responses;
 mod runtimes;
 mod server;
 
