@@ -1,11 +1,12 @@
 //! The options of a database.
 
 use super::client::Consistency;
+use super::http_client::HttpOptions;
 use super::retry::Timeouts;
 use crate::sync::Arc;
 use crate::{Clock, SystemClock};
 use aws_config::SdkConfig;
-use aws_sdk_dynamodb::config::{Credentials, SharedCredentialsProvider};
+use aws_sdk_dynamodb::config::{Credentials, ProvideCredentials, SharedCredentialsProvider};
 use std::fmt;
 use std::marker::PhantomData;
 use std::time::Duration;
@@ -13,8 +14,23 @@ use std::time::Duration;
 /// Configures a [`DynamoDb`](crate::DynamoDb).
 ///
 /// Region, credentials and endpoint default to those that all AWS tools find: in the environment,
-/// the profile files, a web identity, the container or the instance. For `https` endpoints, the
-/// proxy in `HTTPS_PROXY` or `ALL_PROXY` is used, except for the hosts in `NO_PROXY`.
+/// the profile files, a web identity, the container or the instance.
+///
+/// # Proxies
+///
+/// For `https` endpoints, requests are sent through the proxy in the environment variable
+/// `HTTPS_PROXY`, or else `https_proxy`, `ALL_PROXY` or `all_proxy`. It is an `http` or `https` URL
+/// that may contain a user name and a password for basic authentication; without a scheme it is
+/// `http`. `NO_PROXY` or `no_proxy` lists the exceptions, separated by commas: domains, which include
+/// their subdomains, IP addresses, subnets such as `10.0.0.0/8`, and `*` for all hosts.
+///
+/// Other values of these variables, such as a SOCKS proxy, a rule with a port or a rule like
+/// `*.example.com`, are refused by [`open`](DynamoDbBuilder::open) with the name of the variable.
+///
+/// Plain `http` is never sent through a proxy, and `HTTP_PROXY` is not read: such endpoints are
+/// servers on this machine and the addresses that credentials are loaded from.
+///
+/// # Examples
 ///
 /// ```no_run
 /// use atomic_db::DynamoDb;
@@ -51,13 +67,21 @@ pub(super) struct Options {
     pub(super) table: String,
     pub(super) endpoint_url: Option<String>,
     pub(super) region: Option<String>,
-    pub(super) credentials: Option<SharedCredentialsProvider>,
+    pub(super) credentials: Option<CredentialsOption>,
     pub(super) sdk_config: Option<SdkConfig>,
     pub(super) create_table: bool,
     pub(super) timeouts: Timeouts,
+    pub(super) connect_timeout: Option<Duration>,
+    pub(super) http: HttpOptions,
     pub(super) consistency: Consistency,
     pub(super) worker_threads: usize,
     pub(super) clock: Arc<dyn Clock>,
+}
+
+/// Where credentials come from.
+pub(super) enum CredentialsOption {
+    Static(Credentials),
+    Provider(SharedCredentialsProvider),
 }
 
 impl<T> DynamoDbBuilder<T> {
@@ -74,6 +98,11 @@ impl<T> DynamoDbBuilder<T> {
                     call: Duration::from_secs(10),
                     attempt: Duration::from_secs(3),
                 },
+                connect_timeout: None,
+                http: HttpOptions {
+                    ca_bundle: None,
+                    pool_idle_timeout: Duration::from_secs(90),
+                },
                 consistency: Consistency::Strong,
                 worker_threads: 1,
                 clock: Arc::new(SystemClock),
@@ -82,15 +111,16 @@ impl<T> DynamoDbBuilder<T> {
         }
     }
 
-    /// Sets the URL that requests are sent to, instead of the region's own endpoint.
+    /// Sets the URL that requests are sent to, such as `http://localhost:8000`, instead of the region's
+    /// own endpoint.
     pub fn endpoint_url(mut self, url: impl Into<String>) -> Self {
         self.options.endpoint_url = Some(url.into());
         self
     }
 
-    /// Sets the region of the table, such as `eu-central-1`.
-    pub fn region(mut self, region: impl Into<String>) -> Self {
-        self.options.region = Some(region.into());
+    /// Sets the region of the table, such as `eu-central-1`. The SDK's `Region` is accepted, too.
+    pub fn region(mut self, region: impl AsRef<str>) -> Self {
+        self.options.region = Some(region.as_ref().to_owned());
         self
     }
 
@@ -108,16 +138,54 @@ impl<T> DynamoDbBuilder<T> {
             None,
             "DynamoDbBuilder",
         );
-        self.options.credentials = Some(SharedCredentialsProvider::new(credentials));
+        self.options.credentials = Some(CredentialsOption::Static(credentials));
+        self
+    }
+
+    /// Sets the source of credentials, such as one of those in the crate `aws-config`.
+    ///
+    /// It is called by [`open`](DynamoDbBuilder::open), and again before the credentials expire: ten
+    /// seconds before, or after half of their life if that is later; after 15 minutes if they do not
+    /// expire; and when AWS rejects them as expired or unknown. Calls share what it returns, and at
+    /// most one runs at a time.
+    ///
+    /// It runs on the thread that sends requests, which it must not block. It may take longer than an
+    /// [attempt](DynamoDbBuilder::attempt_timeout): calls wait for it until their
+    /// [timeout](DynamoDbBuilder::timeout). If it fails, they return
+    /// [`AccessDenied`](crate::DynamoDbError::AccessDenied) at once, unless the last credentials
+    /// have not expired yet.
+    ///
+    /// ```no_run
+    /// use atomic_db::DynamoDb;
+    /// use aws_config::environment::EnvironmentVariableCredentialsProvider;
+    ///
+    /// let db: DynamoDb<String> = DynamoDb::builder("flights")
+    ///     .credentials_provider(EnvironmentVariableCredentialsProvider::new())
+    ///     .open()?;
+    /// # Ok::<(), atomic_db::Error>(())
+    /// ```
+    pub fn credentials_provider(mut self, provider: impl ProvideCredentials + 'static) -> Self {
+        let provider = SharedCredentialsProvider::new(provider);
+        self.options.credentials = Some(CredentialsOption::Provider(provider));
+        self
+    }
+
+    /// Sets the certificate authorities to trust, as the bytes of a PEM file, instead of those of the
+    /// system. The default is the file that `AWS_CA_BUNDLE` names, if it is set.
+    pub fn ca_bundle(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.options.http.ca_bundle = Some(pem.into());
         self
     }
 
     /// Sets the configuration of the AWS SDK, instead of the one that it would load from the
     /// environment. An endpoint, a region or credentials set on this builder take precedence.
     ///
-    /// The configuration's HTTP client, retries and timeouts are not used: a connection belongs to
-    /// the runtime that opened it, and this database has a runtime of its own. For the same reason,
-    /// there is no way to pass a `Client`.
+    /// The configuration's HTTP client, retries, timeouts and cache of credentials are not used: a
+    /// connection belongs to the runtime that opened it, and this database has a runtime of its own.
+    /// For the same reason, there is no way to pass a `Client`. Connections have settings here:
+    /// [`ca_bundle`](DynamoDbBuilder::ca_bundle), [proxies](DynamoDbBuilder#proxies),
+    /// [`connect_timeout`](DynamoDbBuilder::connect_timeout) and
+    /// [`pool_idle_timeout`](DynamoDbBuilder::pool_idle_timeout).
     pub fn sdk_config(mut self, config: &SdkConfig) -> Self {
         self.options.sdk_config = Some(config.clone());
         self
@@ -154,6 +222,21 @@ impl<T> DynamoDbBuilder<T> {
     /// more.
     pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
         self.options.timeouts.attempt = timeout;
+        self
+    }
+
+    /// Sets how long opening a connection may take. The default, and the maximum, is two thirds of an
+    /// [attempt](DynamoDbBuilder::attempt_timeout): it is then known that a write was not sent.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.options.connect_timeout = Some(timeout);
+        self
+    }
+
+    /// Sets how long an unused connection is kept open. The default is 90 seconds.
+    ///
+    /// It should be less than the idle timeout of a proxy or a firewall on the way.
+    pub fn pool_idle_timeout(mut self, timeout: Duration) -> Self {
+        self.options.http.pool_idle_timeout = timeout;
         self
     }
 

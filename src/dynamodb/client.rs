@@ -1,6 +1,7 @@
 //! The client of one table.
 
-use super::failure::{RequestError, classify};
+use super::credentials::CredentialsCache;
+use super::failure::{Failure, RequestError, classify, no_response};
 use super::retry::{Attempts, CallFailure, Timeouts};
 use crate::{Error, Result, VersionGenerator};
 use aws_sdk_dynamodb::Client;
@@ -29,6 +30,7 @@ impl Consistency {
 #[derive(Debug)]
 pub(super) struct TableClient {
     pub(super) client: Client,
+    pub(super) credentials: CredentialsCache,
     pub(super) table: String,
     pub(super) timeouts: Timeouts,
     /// The consistency of `get`, `get_many` and queries that are not fresh. All other reads are
@@ -38,23 +40,41 @@ pub(super) struct TableClient {
 }
 
 impl TableClient {
-    /// Sends one request, and awaits its response until the attempt's timeout or the deadline.
+    /// Sends one request with credentials that are loaded, and awaits its response until the attempt's
+    /// timeout or the deadline.
     pub(super) async fn send<A, E>(
         &self,
-        attempts: &Attempts,
+        attempts: &mut Attempts,
         operation: &'static str,
         request: impl Future<Output = std::result::Result<A, SdkError<E, HttpResponse>>>,
     ) -> std::result::Result<A, Box<RequestError<E>>>
     where
         E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
     {
+        let not_sent = |failure| Box::new(RequestError::without_response(operation, failure));
+        let credentials = self.credentials.get(attempts.deadline()).await;
+        let credentials = credentials.map_err(not_sent)?;
+        if attempts.is_late() {
+            let late = no_response(operation, "no time was left after loading credentials");
+            return Err(not_sent(Failure::not_applied(late)));
+        }
         let start = Instant::now();
         let end = attempts.end_of_attempt();
-        let error = match timeout_at(end, request).await {
+        let mut error = match timeout_at(end, request).await {
             Ok(Ok(response)) => return Ok(response),
             Ok(Err(error)) => classify(operation, error, &self.table),
             Err(_) => RequestError::timed_out(operation, end.saturating_duration_since(start)),
         };
+        // Credentials may be revoked or replaced before they expire.
+        if error.rejects_credentials()
+            && attempts.may_replace_credentials()
+            && self
+                .credentials
+                .replace(&credentials, attempts.deadline())
+                .await
+        {
+            error.failure = error.failure.into_retryable();
+        }
         Err(Box::new(error))
     }
 

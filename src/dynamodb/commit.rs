@@ -269,7 +269,7 @@ impl TableClient {
                 .transact_write_items()
                 .set_transact_items(Some(commit.actions.clone()))
                 .client_request_token(commit.version.to_string());
-            let sent = self.send(&attempts, "TransactWriteItems", request.send());
+            let sent = self.send(&mut attempts, "TransactWriteItems", request.send());
             let error = match sent.await {
                 Ok(_) => return Ok(commit.version),
                 Err(error) => error,

@@ -62,7 +62,10 @@ impl TableClient {
         let mut attempts = Attempts::new(self.timeouts);
         loop {
             let request = self.client.describe_table().table_name(&self.table);
-            match self.send(&attempts, "DescribeTable", request.send()).await {
+            match self
+                .send(&mut attempts, "DescribeTable", request.send())
+                .await
+            {
                 Ok(response) => return Ok(response.table),
                 Err(error) if error.code() == Some("ResourceNotFoundException") => return Ok(None),
                 Err(error) => self.pause(&mut attempts, error).await?,
@@ -90,7 +93,10 @@ impl TableClient {
                     .attribute_definitions(attribute.build().map_err(build_error)?)
                     .key_schema(key.build().map_err(build_error)?);
             }
-            match self.send(&attempts, "CreateTable", request.send()).await {
+            match self
+                .send(&mut attempts, "CreateTable", request.send())
+                .await
+            {
                 Ok(response) => {
                     return Ok(response
                         .table_description
@@ -139,7 +145,7 @@ impl TableClient {
         let mut attempts = Attempts::new(self.timeouts);
         loop {
             let request = self.client.describe_time_to_live().table_name(&self.table);
-            let sent = self.send(&attempts, "DescribeTimeToLive", request.send());
+            let sent = self.send(&mut attempts, "DescribeTimeToLive", request.send());
             let described = match sent.await {
                 Ok(response) => response.time_to_live_description,
                 Err(error) => {
@@ -167,7 +173,7 @@ impl TableClient {
                 .update_time_to_live()
                 .table_name(&self.table)
                 .time_to_live_specification(ttl.map_err(build_error)?);
-            let sent = self.send(&attempts, "UpdateTimeToLive", request.send());
+            let sent = self.send(&mut attempts, "UpdateTimeToLive", request.send());
             match sent.await {
                 Ok(_) => return Ok(()),
                 // Another process, or an earlier request, has enabled it. The next look shows for

@@ -123,6 +123,8 @@ pub enum DynamoDbError {
     ///   `OutcomeUnknown`, and a read `Unavailable`.
     /// - A write that DynamoDB rejects as invalid (`ValidationException`) was not applied. It is
     ///   [`Error::InvalidInput`], without this source, if the call has written nothing before.
+    /// - If the server's certificate is not trusted, or it does not speak TLS (`RequestNotSent`),
+    ///   nothing was sent. The error is returned at once, as `Backend`.
     /// - After most other errors, the request was not applied, and they are returned at once, as
     ///   `Backend`.
     #[error("the request failed ({code}): {message}")]

@@ -40,6 +40,14 @@ impl Failure {
         }
     }
 
+    /// Returns the same failure, but one after which sending the request again may succeed.
+    pub(super) fn into_retryable(self) -> Self {
+        match self {
+            Failure::Fatal(error) => Failure::not_applied(error),
+            retryable @ Failure::Retryable { .. } => retryable,
+        }
+    }
+
     /// The failure of a batch that was accepted, and of which nothing was processed.
     pub(super) fn no_progress() -> Self {
         Failure::not_applied(DynamoDbError::Throttled {
@@ -79,6 +87,21 @@ impl<E: ProvideErrorMetadata> RequestError<E> {
     /// Returns DynamoDB's error code, if it sent one.
     pub(super) fn code(&self) -> Option<&str> {
         self.response.as_ref()?.code()
+    }
+
+    /// Returns whether DynamoDB does not know the credentials, or does not accept them any more.
+    pub(super) fn rejects_credentials(&self) -> bool {
+        matches!(
+            self.code(),
+            Some(
+                "ExpiredToken"
+                    | "ExpiredTokenException"
+                    | "InvalidAccessKeyId"
+                    | "InvalidClientTokenId"
+                    | "InvalidToken"
+                    | "UnrecognizedClientException"
+            )
+        )
     }
 
     /// Returns DynamoDB's message, if it sent one.
@@ -144,6 +167,9 @@ where
         SdkError::DispatchFailure(ref failure) if failure.is_user() => {
             without(Failure::Fatal(not_sent(operation, &describe(&error))))
         }
+        _ if rejects_server(&error) => {
+            without(Failure::Fatal(not_sent(operation, &describe(&error))))
+        }
         _ => {
             let lost = no_response(operation, &describe(&error));
             without(if is_connect_error(&error) {
@@ -175,6 +201,22 @@ fn is_connect_error(error: &(dyn StdError + 'static)) -> bool {
     type ClientError = hyper_util::client::legacy::Error;
     let mut errors = sources(error).filter_map(|error| error.downcast_ref::<ClientError>());
     errors.any(ClientError::is_connect)
+}
+
+/// Returns whether the server cannot be trusted, or does not speak TLS. Nothing was sent, and the next
+/// attempt would not succeed either.
+fn rejects_server(error: &(dyn StdError + 'static)) -> bool {
+    let mut errors = sources(error).filter_map(|error| error.downcast_ref::<rustls::Error>());
+    is_connect_error(error)
+        && errors.any(|error| {
+            matches!(
+                error,
+                rustls::Error::InvalidCertificate(_)
+                    | rustls::Error::InvalidMessage(_)
+                    | rustls::Error::NoCertificatesPresented
+                    | rustls::Error::PeerIncompatible(_)
+            )
+        })
 }
 
 /// Returns the texts of `error` and its sources, joined. A text that repeats that of its source is

@@ -15,6 +15,9 @@
 //! - `selection`: which rows of a partition a query asks for.
 //! - `retry`: timeouts, deadlines and back-off.
 //! - `runtime`: the private runtime, and waiting for it without being async.
+//! - `settings`: what is checked of the options before anything is sent.
+//! - `credentials`: credentials, loaded before a request is sent and shared.
+//! - `http_client`: proxies, certificates and connections.
 //! - `client`: the client of one table. `read`, `write`, `lock`, `commit` and `create` add its
 //!   requests, each in a loop of attempts.
 //! - `connection`: a client with its runtime and its clock.
@@ -27,7 +30,8 @@
 //! requests, unless more than one worker thread is configured. The thread ends, without being
 //! joined, when the last handle or stream is dropped. Requests never hold the owner of the runtime.
 //!
-//! There is no mutex: what handles share is the SDK's client, the version generator's atomic
+//! There is one mutex, around the current credentials. It is locked for a moment, and no other code
+//! runs then. What handles share in addition is the SDK's client, the version generator's atomic
 //! counters, and the clock.
 
 mod builder;
@@ -35,8 +39,10 @@ mod client;
 mod commit;
 mod connection;
 mod create;
+mod credentials;
 mod error;
 mod failure;
+mod http_client;
 mod lock;
 mod open;
 mod read;
@@ -44,6 +50,7 @@ mod response;
 mod retry;
 mod runtime;
 mod selection;
+mod settings;
 mod stream;
 mod table;
 mod write;
@@ -152,12 +159,13 @@ use table::Row;
 ///   credentials provider. Nothing was written.
 /// - [`RaceCondition`], [`AlreadyExists`]: a condition of the commit failed. Nothing was written.
 /// - [`Codec`]: the data could not be encoded or decoded. Nothing was written.
-/// - [`Backend`]: the table is missing or has a different schema, access is denied, or another
-///   error occurred that a retry cannot help; returned at once. A commit wrote nothing. A `set` or
+/// - [`Backend`]: the table is missing or has a different schema, there are no credentials, access is
+///   denied, the server's certificate is not trusted, or another error occurred that a retry cannot
+///   help; returned at once. A commit wrote nothing. A `set` or
 ///   `delete` of several requests may have written some of its keys, and a `get_lock` or `get_locks`
 ///   may have created or extended locks.
-/// - [`Unavailable`]: throttling, lost connections or internal errors of the server lasted for the
-///   whole timeout. The state is as after `Backend`.
+/// - [`Unavailable`]: throttling, lost connections, internal errors of the server or the loading of
+///   credentials lasted for the whole timeout. The state is as after `Backend`.
 /// - [`OutcomeUnknown`]: the same, but a request of the write may have been applied, or may still
 ///   be. A commit is applied as a whole or not at all; of a `set` or `delete`, each key may have
 ///   been written or not.
@@ -309,8 +317,10 @@ impl<T> DynamoDbBuilder<T> {
     /// `InvalidInput` or `LimitExceeded`.
     ///
     /// - [`InvalidInput`](crate::Error::InvalidInput),
-    ///   [`LimitExceeded`](crate::Error::LimitExceeded): the table name or the proxy is invalid, no
-    ///   region is configured, or an option is out of range.
+    ///   [`LimitExceeded`](crate::Error::LimitExceeded): the table name, the endpoint, the region, the
+    ///   static credentials or the CA bundle is invalid, the [proxy](DynamoDbBuilder#proxies) is not
+    ///   supported, no region is configured, or an option is out of range. Settings of the environment
+    ///   are checked like those of the builder.
     /// - [`Backend`](crate::Error::Backend): there are no credentials, they do not allow an action
     ///   that `create_table` requires, or the table has a different schema (the source is a
     ///   [`DynamoDbError`]); or no thread could be started.

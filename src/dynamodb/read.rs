@@ -55,7 +55,7 @@ impl TableClient {
                 .table_name(&self.table)
                 .set_key(Some(key.clone()))
                 .consistent_read(consistency.is_strong());
-            match self.send(&attempts, "GetItem", request.send()).await {
+            match self.send(&mut attempts, "GetItem", request.send()).await {
                 Ok(response) => return Ok(response.item),
                 Err(error) => self.pause(&mut attempts, error).await?,
             }
@@ -80,7 +80,10 @@ impl TableClient {
                 .client
                 .batch_get_item()
                 .request_items(&self.table, batch);
-            match self.send(&attempts, "BatchGetItem", request.send()).await {
+            match self
+                .send(&mut attempts, "BatchGetItem", request.send())
+                .await
+            {
                 Ok(response) => {
                     // The request names one table, which the response may name differently (a name
                     // for an ARN).
@@ -148,7 +151,7 @@ impl TableClient {
                 .set_limit(limit)
                 .scan_index_forward(!page.reverse)
                 .consistent_read(consistency.is_strong());
-            match self.send(&attempts, "Query", request.send()).await {
+            match self.send(&mut attempts, "Query", request.send()).await {
                 Ok(response) => {
                     let next = match &response.last_evaluated_key {
                         Some(key) => Some(key_of(key)?.sk.to_owned()),

@@ -62,6 +62,7 @@ pub(super) struct Attempts {
     pauses: u32,
     /// Whether any request so far may have been applied.
     in_doubt: bool,
+    has_replaced_credentials: bool,
 }
 
 impl Attempts {
@@ -82,7 +83,22 @@ impl Attempts {
             attempt_timeout,
             pauses: 0,
             in_doubt: false,
+            has_replaced_credentials: false,
         }
+    }
+
+    pub(super) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// Returns whether no time is left for a request and its response.
+    pub(super) fn is_late(&self) -> bool {
+        Instant::now() >= self.no_new_attempt_after
+    }
+
+    /// Returns whether credentials that were rejected may be replaced, which is once in a call.
+    pub(super) fn may_replace_credentials(&mut self) -> bool {
+        !std::mem::replace(&mut self.has_replaced_credentials, true)
     }
 
     /// Returns until when the response to a request that is sent now is awaited.

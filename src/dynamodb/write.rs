@@ -53,7 +53,9 @@ impl TableClient {
                 .client
                 .batch_write_item()
                 .request_items(&self.table, writes.clone());
-            let sent = self.send(&attempts, "BatchWriteItem", request.send()).await;
+            let sent = self
+                .send(&mut attempts, "BatchWriteItem", request.send())
+                .await;
             let paused = match sent {
                 Ok(response) => {
                     // The request names one table, which the response may name differently (a name

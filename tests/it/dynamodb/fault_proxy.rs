@@ -65,6 +65,8 @@ pub(crate) struct Request {
     /// For example `GetItem`.
     pub(crate) operation: String,
     pub(crate) body: Value,
+    /// The access key id that it is signed with.
+    pub(crate) access_key_id: String,
     /// The number of earlier requests for the same operation.
     pub(crate) index: usize,
 }
@@ -273,6 +275,9 @@ impl State {
         let target = http.header("x-amz-target");
         let operation = target.rsplit('.').next().unwrap_or_default().to_owned();
         let body: Value = serde_json::from_slice(&http.body).unwrap_or_default();
+        let credential = http.header("authorization").split("Credential=").nth(1);
+        let access_key_id = credential.and_then(|scope| scope.split('/').next());
+        let access_key_id = access_key_id.unwrap_or_default().to_owned();
         let request = {
             let mut requests = self.requests.lock().unwrap();
             let earlier = requests
@@ -282,6 +287,7 @@ impl State {
             let request = Request {
                 operation,
                 body,
+                access_key_id,
                 index,
             };
             requests.push(request.clone());

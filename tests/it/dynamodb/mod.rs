@@ -1,6 +1,7 @@
 //! `DynamoDb` against the server of `tests/dynamodb-server`, or another one.
 
 mod behind_proxy;
+mod credentials;
 mod fault_proxy;
 mod faults;
 mod interop;
@@ -8,6 +9,7 @@ mod requests;
 mod responses;
 mod runtimes;
 mod server;
+mod settings;
 
 use super::histories::{count, on_threads, seeds};
 use super::reference_model::ops;
@@ -425,48 +427,6 @@ fn a_missing_table_is_reported_and_can_be_created_concurrently() {
     }
     run_concurrently(4, |_| builder().create_table(true).open().unwrap());
     assert_eq!(db.get(Key::new("pk", "a")).unwrap(), None);
-}
-
-#[test]
-fn builder_settings_are_validated() {
-    let open = |change: fn(atomic_db::DynamoDbBuilder<u8>) -> atomic_db::DynamoDbBuilder<u8>| {
-        change(server::builder_for_table("http://127.0.0.1:1", "table")).open()
-    };
-    open(|builder| builder).expect("opening sends no requests");
-    for outcome in [
-        open(|builder| builder.timeout(Duration::ZERO)),
-        open(|builder| builder.timeout(Duration::MAX)),
-        open(|builder| builder.attempt_timeout(Duration::ZERO)),
-        open(|builder| builder.worker_threads(0)),
-        open(|builder| builder.worker_threads(usize::MAX)),
-        server::builder_for_table("http://127.0.0.1:1", "").open(),
-        server::builder_for_table("http://127.0.0.1:1", "a table").open(),
-    ] {
-        let error = outcome.unwrap_err();
-        assert!(
-            matches!(error, Error::InvalidInput(_) | Error::LimitExceeded { .. }),
-            "{error:?}"
-        );
-    }
-    let db = open(|builder| builder.endpoint_url("not a URL")).unwrap();
-    assert!(db.get(Key::new("pk", "a")).is_err());
-
-    let open_with = |config: aws_config::SdkConfig| {
-        let builder = DynamoDb::<u8>::builder("table").sdk_config(&config);
-        builder.open().unwrap_err()
-    };
-    let config = aws_config::SdkConfig::builder;
-    let error = open_with(config().build());
-    assert!(
-        matches!(&error, Error::InvalidInput(text) if text.contains("region")),
-        "{error:?}"
-    );
-    let region = aws_config::Region::new("local");
-    let error = open_with(config().region(region).build());
-    assert!(
-        matches!(dynamodb_error(&error), DynamoDbError::AccessDenied { .. }),
-        "{error:?}"
-    );
 }
 
 #[test]

@@ -17,19 +17,40 @@ use std::thread;
 
 struct Server {
     endpoint: String,
+    /// `None` for a server that is not ours.
+    tls: Option<Tls>,
     /// The server runs until this pipe is closed. `None` for a server that is not ours.
     _stdin: Option<ChildStdin>,
+}
+
+/// The server's TLS port.
+#[derive(Clone, Debug)]
+pub(crate) struct Tls {
+    /// `https://127.0.0.1:port`.
+    pub(crate) endpoint: String,
+    /// Its self-signed certificate, as PEM.
+    pub(crate) certificate: String,
 }
 
 /// Returns the URL of the server and starts it if necessary. Returns `None` if the server is not
 /// available; the calling test is then skipped.
 pub(crate) fn endpoint() -> Option<&'static str> {
+    Some(&server()?.endpoint)
+}
+
+/// Returns the TLS port of the server, or `None` if it has none.
+pub(crate) fn tls() -> Option<&'static Tls> {
+    server()?.tls.as_ref()
+}
+
+fn server() -> Option<&'static Server> {
     static SERVER: OnceLock<Result<Server, String>> = OnceLock::new();
     let is_ci = env::var_os("CI").is_some();
     let server = SERVER.get_or_init(|| {
         let server = match env::var("ATOMIC_DB_DYNAMODB_ENDPOINT") {
             Ok(endpoint) => Ok(Server {
                 endpoint,
+                tls: None,
                 _stdin: None,
             }),
             Err(_) => start(),
@@ -41,7 +62,7 @@ pub(crate) fn endpoint() -> Option<&'static str> {
         server
     });
     match server {
-        Ok(server) => Some(&server.endpoint),
+        Ok(server) => Some(server),
         Err(reason) if is_ci => panic!("{reason}"),
         Err(_) => None,
     }
@@ -109,11 +130,23 @@ fn start() -> Result<Server, String> {
         let _ = stderr.read_to_end(&mut messages);
         messages
     });
-    let mut endpoint = String::new();
-    let _ = BufReader::new(stdout).read_line(&mut endpoint);
-    if endpoint.ends_with('\n') {
+    let mut lines = BufReader::new(stdout).lines().map_while(Result::ok);
+    if let (Some(endpoint), Some(tls_endpoint)) = (lines.next(), lines.next()) {
+        let mut certificate = String::new();
+        for line in lines {
+            certificate.push_str(&line);
+            certificate.push('\n');
+            if line.starts_with("-----END") {
+                break;
+            }
+        }
+        let tls = Tls {
+            endpoint: tls_endpoint,
+            certificate,
+        };
         return Ok(Server {
-            endpoint: endpoint.trim_end().to_owned(),
+            endpoint,
+            tls: Some(tls),
             _stdin: stdin,
         });
     }
