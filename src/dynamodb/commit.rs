@@ -223,6 +223,16 @@ impl Commit {
     }
 }
 
+/// Returns the error of a commit whose last request found an item at `key`, which it creates, and an
+/// earlier request of which may still be applied.
+fn exists_in_doubt(key: &KeyBuf, info: &RequestInfo) -> DynamoDbError {
+    let message = format!("{key} exists, but an earlier request may have been applied, or may be");
+    DynamoDbError::Service {
+        code: "ConditionalCheckFailed".to_owned(),
+        message: info.annotate(&message),
+    }
+}
+
 /// Returns the condition that a lock is unchanged (guarantee 12).
 fn is_unchanged() -> String {
     format!("#v = :v AND {IS_LIVE}")
@@ -282,6 +292,12 @@ impl TableClient {
             };
             let (failure, conflicts) = match verdict {
                 Verdict::Committed => return Ok(commit.version),
+                // An earlier request may still arrive, after the existing item has been deleted. A
+                // changed lock never gets its version back, so a race condition is final.
+                Verdict::Rejected(Error::AlreadyExists { key }) if attempts.is_in_doubt() => (
+                    Failure::not_applied(exists_in_doubt(&key, &error.info)),
+                    Vec::new(),
+                ),
                 Verdict::Rejected(error) => return Err(error),
                 Verdict::Failed(failure, conflicts) => (failure, conflicts),
             };

@@ -129,10 +129,12 @@ use table::Row;
 ///   outcome is known, so it is applied once or not at all. Only a valid response of DynamoDB shows
 ///   the outcome, not one of a proxy. If there is none, a lock is read back: if it has the commit's
 ///   new version, the commit was applied. Otherwise the commit returns [`Error::OutcomeUnknown`],
-///   never a race condition. Locks, and the items that are
+///   never a race condition. Nor does it return [`AlreadyExists`] while an earlier request may still
+///   arrive: that one could be applied after the existing item was deleted. Locks, and the items that are
 ///   created, are validated against the time at which the call began.
-/// - **`set` and `delete` are retried without a token.** A request that the network delivers late
-///   may overwrite what was written since.
+/// - **`set` and `delete` are retried without a token**, which DynamoDB has for transactions only. A
+///   request that was repeated because the network delayed it may arrive after the call has returned
+///   successfully, and overwrite what was written since. Where that matters, use a commit with a lock.
 /// - **Versions are generated before they are written.** A recreated lock may therefore get a
 ///   smaller version than before. Compare versions only for equality.
 /// - **`get_many`, `get_many_fresh` and `query` are not snapshots.** Each item is read at some point

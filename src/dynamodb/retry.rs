@@ -91,6 +91,11 @@ impl Attempts {
         self.deadline
     }
 
+    /// Returns whether any request so far may have been applied, or may still be.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.in_doubt
+    }
+
     /// Returns whether no time is left for a request and its response.
     pub(super) fn is_late(&self) -> bool {
         Instant::now() >= self.no_new_attempt_after

@@ -1,8 +1,8 @@
 //! `DynamoDb` with injected faults: lost, delayed, refused and stale requests and responses.
 
 use super::behind_proxy::{
-    COMMIT, ITEM, LOCK, TIMEOUT, always, for_first, item, new_db_behind_proxy, new_table_builder,
-    stored_value, with_short_timeouts, within_timeout,
+    COMMIT, ITEM, LOCK, TIMEOUT, always, for_first, full_text, item, new_db_behind_proxy,
+    new_table_builder, stored_value, with_short_timeouts, within_timeout,
 };
 use super::fault_proxy::{Fault, FaultProxy, MESSAGE, Request};
 use super::{START, dynamodb_error, server};
@@ -465,6 +465,85 @@ fn a_delayed_lock_creation_uses_a_version_of_its_own() {
         2,
         "the delayed request created the lock"
     );
+}
+
+/// A delayed request that creates an item may arrive after a retry was refused and the existing item was
+/// deleted. The commit happens then, so it must not have been refused.
+#[test]
+fn a_creation_is_not_refused_while_an_earlier_request_is_under_way() {
+    let Some((db, proxy)) = new_db_behind_proxy() else {
+        return;
+    };
+    let lock = db.get_lock(LOCK).unwrap();
+    for batch in [
+        Batch::new().create(item(2)),
+        Batch::new().create(item(2)).lock(lock),
+    ] {
+        db.set(&[item(1)]).unwrap();
+        let (hold, released) = bounded(0);
+        proxy.set_rule_for(COMMIT, for_first(1, Fault::HoldDelivery(released)));
+        let before = proxy.completed();
+        let error = within_timeout(|| db.commit(&batch)).unwrap_err();
+        assert!(matches!(error, Error::OutcomeUnknown(_)), "{error:?}");
+        assert!(full_text(&error).contains("exists"), "{error:?}");
+        assert_eq!(stored_value(&db), Some(1));
+        db.delete(&[ITEM]).unwrap();
+        let requests = proxy.operations().len();
+        drop(hold);
+        assert!(proxy.wait_for_completed(before + requests));
+        assert_eq!(stored_value(&db), Some(2), "the delayed request arrived");
+    }
+}
+
+#[test]
+fn a_creation_in_doubt_is_resolved_as_soon_as_possible() {
+    let Some(endpoint) = server::endpoint() else {
+        return;
+    };
+    let proxy = FaultProxy::new(endpoint);
+    let table = server::unique_table_name();
+    let open = |endpoint: &str| {
+        let builder = server::builder_for_table(endpoint, table.as_str());
+        with_short_timeouts(builder.create_table(true))
+            .open()
+            .unwrap()
+    };
+    let (other, db): (DynamoDb<u64>, DynamoDb<u64>) = (open(endpoint), open(&proxy.endpoint()));
+    db.set(&[item(1)]).unwrap();
+    // The existing item is deleted while the commit is retried.
+    proxy.set_rule_for(COMMIT, move |request| match request.index {
+        0 => Fault::DropRequest,
+        1 => Fault::None,
+        _ => {
+            other.delete(&[ITEM]).unwrap();
+            Fault::None
+        }
+    });
+    within_timeout(|| db.commit(&Batch::new().create(item(2)))).unwrap();
+    assert_eq!(proxy.requests_for(COMMIT).len(), 3);
+    assert_eq!(stored_value(&db), Some(2));
+
+    // A lock never gets its version back, so a conflict is final.
+    proxy.set_rule(always(Fault::None));
+    let lock = db.get_lock(LOCK).unwrap();
+    db.set_atomic(&[], &[lock.clone()]).unwrap();
+    proxy.set_rule_for(COMMIT, for_first(1, Fault::DropRequest));
+    let batch = Batch::new().create(item(3)).lock(lock);
+    match within_timeout(|| db.commit(&batch)) {
+        Err(Error::RaceCondition { keys }) => assert_eq!(keys, [KeyBuf::from(LOCK)]),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(proxy.requests_for(COMMIT).len(), 2);
+    // Without doubt, so is an existing item.
+    proxy.set_rule_for(
+        COMMIT,
+        for_first(1, Fault::Error(400, "ThrottlingException")),
+    );
+    match within_timeout(|| db.commit(&Batch::new().create(item(3)))) {
+        Err(Error::AlreadyExists { key }) => assert_eq!(key, KeyBuf::from(ITEM)),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(proxy.requests_for(COMMIT).len(), 2);
 }
 
 #[test]
