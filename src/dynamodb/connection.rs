@@ -1,7 +1,7 @@
 //! Blocking calls to one table, from any thread.
 
 use super::client::{Consistency, TableClient};
-use super::read::{PageRequest, RowPage};
+use super::read::{PageGrowth, PageRequest, RowPage};
 use super::runtime::{BlockingRuntime, CallError, HANG_GRACE, Pending};
 use super::selection::Selection;
 use super::write::batch_len;
@@ -76,7 +76,7 @@ impl Connection {
     }
 
     /// Starts to fetch the page of `query` after the sort key `after`, or returns `None` if that
-    /// page is empty by its bounds or by `max_items`.
+    /// page is empty by its bounds or by `max_items`. `growth` is that of the page before.
     ///
     /// # Errors
     ///
@@ -86,6 +86,7 @@ impl Connection {
         query: &Query,
         after: Option<&str>,
         max_items: Option<usize>,
+        growth: PageGrowth,
     ) -> Result<Option<Call<RowPage>>> {
         let Some(selection) = Selection::from_query(query, after)? else {
             return Ok(None);
@@ -98,6 +99,7 @@ impl Connection {
             selection,
             reverse: query.reverse,
             max_items,
+            growth,
             now: self.now().as_secs(),
         };
         let consistency = if query.fresh {

@@ -64,7 +64,7 @@ use crate::{AtomicDb, Batch, Item, Key, Lock, Page, Query, Result, RetryQueue, V
 use client::Consistency;
 use commit::Commit;
 use connection::Connection;
-use read::{MAX_BATCH_KEYS, RowPage};
+use read::{MAX_BATCH_KEYS, PageGrowth, RowPage};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::HashMap;
@@ -207,7 +207,9 @@ use table::Row;
 ///
 /// A query reads only rows within its prefix, its range and its `after`, and at most one row at the
 /// end of the range that is not part of it. With a limit, it reads up to 16 rows more than it needs,
-/// because some may be locks or expired. A query that can select nothing, such as one with a prefix
+/// because some may be locks or expired. If some are, each further page is twice as large: `limit(1)`
+/// behind 5,000 expired rows takes 9 requests, and reads at most about twice as many rows as
+/// necessary. A query that can select nothing, such as one with a prefix
 /// outside its range, sends no request.
 ///
 /// A read-modify-write of one item under one lock is a `get_lock`, a `get_fresh` and a commit: 2
@@ -495,17 +497,18 @@ impl<T: Serialize + DeserializeOwned> AtomicDb for DynamoDb<T> {
             items: Vec::new(),
             next: after.map(str::to_owned),
         };
+        let mut growth = PageGrowth::default();
         // Some of DynamoDB's pages contain only rows that are not shown.
         while page.items.is_empty() {
             let after = page.next.take();
             let call = self
                 .connection
-                .spawn_page(query, after.as_deref(), query.limit)?;
+                .spawn_page(query, after.as_deref(), query.limit, growth)?;
             let Some(call) = call else { break };
-            let RowPage { rows, next } = call.wait_read()?;
-            page.next = next;
+            let fetched: RowPage = call.wait_read()?;
+            (page.next, growth) = (fetched.next, fetched.growth);
             let now = self.connection.now().as_secs();
-            for row in rows {
+            for row in fetched.rows {
                 match table::decode(&row, now) {
                     Ok(None) => continue,
                     Ok(Some(item)) if page.items.len() < limit => {

@@ -14,9 +14,6 @@ use aws_sdk_dynamodb::types::KeysAndAttributes;
 /// The most keys of one `BatchGetItem`, by DynamoDB's limit.
 pub(super) const MAX_BATCH_KEYS: usize = 100;
 
-/// The largest `Limit` that is sent with a `Query`.
-const MAX_QUERY_ROWS: usize = 1000;
-
 /// Rows that a `Query` reads in addition to the items wanted, because some rows may be locks or
 /// expired.
 const LIMIT_SLACK: usize = 16;
@@ -27,6 +24,33 @@ pub(super) struct RowPage {
     pub(super) rows: Vec<Row>,
     /// The sort key of the last row that was evaluated, if there are more.
     pub(super) next: Option<String>,
+    /// How the size of the page after this one is chosen.
+    pub(super) growth: PageGrowth,
+}
+
+/// How many rows a page asks for, in addition to the items that are wanted.
+///
+/// DynamoDB counts rows before it filters them, so a page may consist of locks and expired rows. The
+/// page after such a one is twice as large. So `limit(1)` behind any number of them takes a number of
+/// requests that is logarithmic in it, and reads at most twice as many rows as necessary.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct PageGrowth {
+    doublings: u32,
+}
+
+impl PageGrowth {
+    /// Returns the `Limit` of a page from which `items` items are wanted. DynamoDB ends a page at a
+    /// megabyte in any case.
+    fn max_rows(self, items: usize) -> i32 {
+        let factor = 1_usize.checked_shl(self.doublings).unwrap_or(usize::MAX);
+        let rows = items.saturating_add(LIMIT_SLACK).saturating_mul(factor);
+        i32::try_from(rows).unwrap_or(i32::MAX)
+    }
+
+    fn after_page(mut self, has_hidden_rows: bool) -> Self {
+        self.doublings += u32::from(has_hidden_rows);
+        self
+    }
 }
 
 /// What one page of a query is to contain.
@@ -37,6 +61,7 @@ pub(super) struct PageRequest {
     pub(super) reverse: bool,
     /// The number of items that are still wanted, if there is a limit.
     pub(super) max_items: Option<usize>,
+    pub(super) growth: PageGrowth,
     /// The current time in epoch seconds.
     pub(super) now: u64,
 }
@@ -133,11 +158,7 @@ impl TableClient {
         }
         let start = page.selection.start.as_deref();
         let start = start.map(|sk| key_row(Key::new(&page.pk, sk)));
-        // DynamoDB counts rows before it filters them.
-        let limit = page.max_items.map(|items| {
-            let rows = items.saturating_add(LIMIT_SLACK).min(MAX_QUERY_ROWS);
-            i32::try_from(rows).unwrap_or(i32::MAX)
-        });
+        let limit = page.max_items.map(|items| page.growth.max_rows(items));
         loop {
             let request = self
                 .client
@@ -157,15 +178,40 @@ impl TableClient {
                         Some(key) => Some(key_of(key)?.sk.to_owned()),
                         None => None,
                     };
+                    let hidden = response.scanned_count > response.count;
                     let mut rows = response.items.unwrap_or_default();
                     // A filter expression cannot do this: it may not contain keys.
                     if let Some(excluded) = &page.selection.excluded {
                         rows.retain(|row| !key_of(row).is_ok_and(|key| key.sk == excluded));
                     }
-                    return Ok(RowPage { rows, next });
+                    return Ok(RowPage {
+                        rows,
+                        next,
+                        growth: page.growth.after_page(hidden),
+                    });
                 }
                 Err(error) => self.pause(&mut attempts, error).await?,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_grow_after_hidden_rows_only() {
+        let mut growth = PageGrowth::default();
+        assert_eq!(growth.max_rows(1), 17);
+        growth = growth.after_page(false);
+        assert_eq!(growth.max_rows(1), 17);
+        growth = growth.after_page(true);
+        assert_eq!(growth.max_rows(1), 34);
+        for _ in 0..200 {
+            growth = growth.after_page(true);
+        }
+        assert_eq!(growth.max_rows(1), i32::MAX);
+        assert_eq!(PageGrowth::default().max_rows(usize::MAX), i32::MAX);
     }
 }

@@ -1,7 +1,7 @@
 //! Streams: each page is fetched while the caller works on the one before.
 
 use super::connection::{Call, Connection};
-use super::read::RowPage;
+use super::read::{PageGrowth, RowPage};
 use super::table::{Row, decode};
 use crate::sync::Arc;
 use crate::{Item, Query, Result};
@@ -21,6 +21,8 @@ pub(super) struct Stream<T> {
     /// decoded does not hide the others.
     rows: vec::IntoIter<Row>,
     next: NextPage,
+    /// The growth that the current page asks for.
+    growth: PageGrowth,
     data: PhantomData<fn() -> T>,
 }
 
@@ -43,6 +45,7 @@ impl<T: DeserializeOwned> Stream<T> {
             query,
             rows: Vec::new().into_iter(),
             next: NextPage::After(None),
+            growth: PageGrowth::default(),
             data: PhantomData,
         }
     }
@@ -65,7 +68,8 @@ impl<T: DeserializeOwned> Stream<T> {
                 None => return Ok(false),
             },
         };
-        let RowPage { rows, next } = page.wait_read()?;
+        let RowPage { rows, next, growth } = page.wait_read()?;
+        self.growth = growth;
         self.next = match next {
             None => NextPage::Done,
             Some(after) if self.left.is_some_and(|left| left <= rows.len()) => {
@@ -84,7 +88,8 @@ impl<T: DeserializeOwned> Stream<T> {
     /// to be yielded.
     fn spawn_page(&self, after: Option<&str>, buffered: usize) -> Result<Option<Call<RowPage>>> {
         let max_items = self.left.map(|left| left.saturating_sub(buffered));
-        self.connection.spawn_page(&self.query, after, max_items)
+        self.connection
+            .spawn_page(&self.query, after, max_items, self.growth)
     }
 }
 

@@ -489,6 +489,38 @@ fn a_stream_reads_few_pages_ahead_and_stops_when_it_is_dropped() {
     assert_eq!(queries(), 1);
 }
 
+/// It used to be one request for every 17 rows.
+#[test]
+fn the_requests_for_few_items_behind_many_hidden_rows_are_logarithmic() {
+    const HIDDEN: usize = 5_000;
+    let Some((db, proxy)) = new_recorded_db::<String>() else {
+        return;
+    };
+    let item = |number: usize| Item::new("pk", format!("{number:05}"), String::new());
+    let expired: Vec<Item<String>> = (0..HIDDEN)
+        .map(|number| item(number).expires_at(START - 1))
+        .collect();
+    db.set(&expired).unwrap();
+    let live = item(HIDDEN);
+    db.set(&[live.clone(), item(HIDDEN + 1)]).unwrap();
+    let query = Query::new("pk").limit(1);
+    proxy.set_rule(|_| Fault::None);
+    let page = db.page(&query, None).unwrap();
+    assert_eq!(page.items, [live.clone()]);
+    let of_page = proxy.operations().len();
+    assert_eq!(db.query(&query).unwrap(), [live]);
+    let of_query = proxy.operations().len() - of_page;
+    assert_eq!((of_page, of_query), (9, 9));
+
+    // Items between hidden rows do not shrink the pages again.
+    let mixed: Vec<Item<String>> = (0..HIDDEN).step_by(50).map(item).collect();
+    db.set(&mixed).unwrap();
+    proxy.set_rule(|_| Fault::None);
+    assert_eq!(db.query(&query.limit(100)).unwrap(), mixed);
+    let requests = proxy.operations().len();
+    assert!(requests <= 8, "{requests}");
+}
+
 /// DynamoDB counts hidden rows towards the limit of a request.
 #[test]
 fn hidden_rows_do_not_cost_a_request_each() {
