@@ -2,14 +2,16 @@
 
 use super::client::{TableClient, build_error};
 use super::error::{DynamoDbError, VALIDATION};
-use super::failure::Failure;
+use super::failure::RequestError;
 use super::retry::{Attempts, CallFailure};
 use super::table::{PK, SK, TTL};
 use crate::sync::Arc;
 use crate::{Error, Result};
+use aws_sdk_dynamodb::error::ProvideErrorMetadata;
 use aws_sdk_dynamodb::types::{
     AttributeDefinition, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType,
-    TableDescription, TableStatus, TimeToLiveSpecification, TimeToLiveStatus,
+    TableDescription, TableStatus, TimeToLiveDescription, TimeToLiveSpecification,
+    TimeToLiveStatus,
 };
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -141,18 +143,13 @@ impl TableClient {
         DynamoDbError::SchemaMismatch { table, detail }.into_backend()
     }
 
+    /// Enables the time to live. If several processes do so at the same time, AWS refuses all but one, in
+    /// several ways. So after each refusal, another look shows whether it is enabled now.
     async fn enable_ttl(&self) -> Result<()> {
         let mut attempts = Attempts::new(self.timeouts);
+        let mut refusal = None;
         loop {
-            let request = self.client.describe_time_to_live().table_name(&self.table);
-            let sent = self.send(&mut attempts, "DescribeTimeToLive", request.send());
-            let described = match sent.await {
-                Ok(response) => response.time_to_live_description,
-                Err(error) => {
-                    self.pause(&mut attempts, error).await?;
-                    continue;
-                }
-            };
+            let described = self.describe_ttl(&mut attempts).await?;
             let attribute = described.as_ref().and_then(|ttl| ttl.attribute_name());
             let status = described.as_ref().and_then(|ttl| ttl.time_to_live_status());
             if let Some(TimeToLiveStatus::Enabled | TimeToLiveStatus::Enabling) = status {
@@ -163,6 +160,10 @@ impl TableClient {
                         other.unwrap_or_default()
                     ))),
                 };
+            }
+            if let Some(refusal) = refusal.take() {
+                let paused = attempts.pause_after(refusal).await;
+                paused.map_err(CallFailure::into_read_error)?;
             }
             let ttl = TimeToLiveSpecification::builder()
                 .attribute_name(TTL)
@@ -176,17 +177,33 @@ impl TableClient {
             let sent = self.send(&mut attempts, "UpdateTimeToLive", request.send());
             match sent.await {
                 Ok(_) => return Ok(()),
-                // Another process, or an earlier request, has enabled it. The next look shows for
-                // which attribute.
-                Err(error)
-                    if error.code() == Some(VALIDATION)
-                        && error.message().contains("already enabled") =>
-                {
-                    let paused = attempts.pause_after(Failure::no_progress()).await;
-                    paused.map_err(CallFailure::into_read_error)?;
+                Err(error) if is_change_in_progress(&error) => {
+                    refusal = Some(error.failure.into_retryable());
                 }
-                Err(error) => self.pause(&mut attempts, error).await?,
+                Err(error) => refusal = Some(error.failure),
             }
         }
+    }
+
+    async fn describe_ttl(&self, attempts: &mut Attempts) -> Result<Option<TimeToLiveDescription>> {
+        loop {
+            let request = self.client.describe_time_to_live().table_name(&self.table);
+            let sent = self.send(attempts, "DescribeTimeToLive", request.send());
+            match sent.await {
+                Ok(response) => return Ok(response.time_to_live_description),
+                Err(error) => self.pause(attempts, error).await?,
+            }
+        }
+    }
+}
+
+/// Returns whether the time to live was not changed because it, or the table, is being changed already.
+/// The description of the table may not show that yet.
+fn is_change_in_progress<E: ProvideErrorMetadata>(error: &RequestError<E>) -> bool {
+    let messages = ["already enabled", "modified multiple times"];
+    match error.code() {
+        Some("ResourceInUseException") => true,
+        Some(VALIDATION) => messages.iter().any(|text| error.message().contains(text)),
+        _ => false,
     }
 }

@@ -674,45 +674,56 @@ fn increments_are_applied_once_under_random_faults() {
 }
 
 /// Another process may enable TTL between the description of a table and the request to enable it.
-/// The emulators accept the second request, AWS refuses it.
+/// The emulators accept the second request. AWS refuses it, in one of several ways.
 #[test]
-fn ttl_that_is_already_enabled_is_checked_again() {
+fn processes_that_enable_ttl_at_the_same_time_all_open() {
     let Some(endpoint) = server::endpoint() else {
         return;
     };
     const UPDATE: &str = "UpdateTimeToLive";
-    let refused = |message| Fault::ErrorWithMessage(400, "ValidationException", message);
-    let enabled = refused("TimeToLive is already enabled");
+    const INVALID: &str = "ValidationException";
+    let already_enabled = Fault::ErrorWithMessage(400, INVALID, "TimeToLive is already enabled");
+    let twice = "Time to live has been modified multiple times within a fixed interval";
+    let refusals = [
+        already_enabled.clone(),
+        Fault::ErrorWithMessage(400, INVALID, twice),
+        Fault::Error(400, "ResourceInUseException"),
+        Fault::Error(400, "LimitExceededException"),
+    ];
     let proxy = FaultProxy::new(endpoint);
     let open = |table: &str| {
         let builder = server::builder_for_table(&proxy.endpoint(), table);
         within_timeout(|| with_short_timeouts(builder).create_table(true).open())
     };
-
-    // Another process was faster.
-    let table = server::unique_table_name();
-    let other = server::builder_for_table::<u64>(endpoint, table.as_str());
-    let mut other = Some(other.create_table(true));
-    let fault = enabled.clone();
-    proxy.set_rule_for(UPDATE, move |_| {
-        other.take().map(|other| other.open().unwrap());
-        fault.clone()
-    });
-    open(&table).unwrap();
-    assert_eq!(proxy.requests_for(UPDATE).len(), 1);
-    assert_eq!(proxy.requests_for("DescribeTimeToLive").len(), 2);
-
-    // The description is not up to date: TTL is requested again, until the timeout.
-    proxy.set_rule_for(UPDATE, for_first(1, enabled.clone()));
-    open(&server::unique_table_name()).unwrap();
-    assert_eq!(proxy.requests_for(UPDATE).len(), 2);
-    proxy.set_rule_for(UPDATE, always(enabled));
+    let unknown = Fault::ErrorWithMessage(400, INVALID, "a new message");
+    for refusal in refusals.iter().chain([&unknown]) {
+        // Another process was faster.
+        let table = server::unique_table_name();
+        let other = server::builder_for_table::<u64>(endpoint, table.as_str());
+        let mut other = Some(other.create_table(true));
+        let fault = refusal.clone();
+        proxy.set_rule_for(UPDATE, move |_| {
+            other.take().map(|other| other.open().unwrap());
+            fault.clone()
+        });
+        open(&table).unwrap_or_else(|error| panic!("{refusal:?}: {error:?}"));
+        assert_eq!(proxy.requests_for(UPDATE).len(), 1, "{refusal:?}");
+        assert_eq!(proxy.requests_for("DescribeTimeToLive").len(), 2);
+    }
+    for refusal in refusals {
+        // The description is not up to date: TTL is requested again.
+        proxy.set_rule_for(UPDATE, for_first(1, refusal.clone()));
+        open(&server::unique_table_name()).unwrap_or_else(|error| panic!("{refusal:?}: {error:?}"));
+        assert_eq!(proxy.requests_for(UPDATE).len(), 2);
+    }
+    // Until the timeout.
+    proxy.set_rule_for(UPDATE, always(already_enabled));
     let error = open(&server::unique_table_name()).unwrap_err();
     assert!(matches!(error, Error::Unavailable(_)), "{error:?}");
     assert!(proxy.requests_for(UPDATE).len() > 2, "too few retries");
 
     // Any other refusal is final.
-    proxy.set_rule_for(UPDATE, always(refused("TimeToLive is disabled")));
+    proxy.set_rule_for(UPDATE, always(unknown));
     let error = open(&server::unique_table_name()).unwrap_err();
     assert!(matches!(error, Error::Backend(_)), "{error:?}");
     assert_eq!(proxy.requests_for(UPDATE).len(), 1);
