@@ -1,8 +1,10 @@
 //! The client of one table.
 
+use super::budget::RetryBudget;
 use super::credentials::CredentialsCache;
 use super::failure::{Failure, RequestError, classify, no_response};
 use super::retry::{Attempts, CallFailure, Timeouts};
+use crate::sync::Arc;
 use crate::{Error, Result, VersionGenerator};
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config::http::HttpResponse;
@@ -33,6 +35,7 @@ pub(super) struct TableClient {
     pub(super) credentials: CredentialsCache,
     pub(super) table: String,
     pub(super) timeouts: Timeouts,
+    pub(super) budget: Arc<RetryBudget>,
     /// The consistency of `get`, `get_many` and queries that are not fresh. All other reads are
     /// always strongly consistent.
     pub(super) consistency: Consistency,
@@ -40,6 +43,11 @@ pub(super) struct TableClient {
 }
 
 impl TableClient {
+    /// Begins the requests of a call, or of a part of it that has a timeout of its own.
+    pub(super) fn attempts(&self) -> Attempts {
+        Attempts::new(self.timeouts, Arc::clone(&self.budget))
+    }
+
     /// Sends one request with credentials that are loaded, and awaits its response until the attempt's
     /// timeout or the deadline.
     pub(super) async fn send<A, E>(
@@ -61,7 +69,10 @@ impl TableClient {
         let start = Instant::now();
         let end = attempts.end_of_attempt();
         let mut error = match timeout_at(end, request).await {
-            Ok(Ok(response)) => return Ok(response),
+            Ok(Ok(response)) => {
+                self.budget.refill();
+                return Ok(response);
+            }
             Ok(Err(error)) => classify(operation, error, &self.table),
             Err(_) => RequestError::timed_out(operation, end.saturating_duration_since(start)),
         };

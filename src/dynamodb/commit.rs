@@ -272,6 +272,7 @@ impl TableClient {
             deadline - reserve,
             deadline - reserve / 2,
             self.timeouts.attempt,
+            Arc::clone(&self.budget),
         );
         loop {
             let request = self
@@ -341,7 +342,9 @@ impl TableClient {
         let Some(key) = commit.keys.first().filter(|_| commit.locks > 0) else {
             return false;
         };
-        let mut attempts = Attempts::with_deadlines(deadline, deadline, self.timeouts.attempt);
+        let budget = Arc::clone(&self.budget);
+        let attempt_timeout = self.timeouts.attempt;
+        let mut attempts = Attempts::with_deadlines(deadline, deadline, attempt_timeout, budget);
         match self.read_lock_row(&mut attempts, key).await {
             Ok(Some(row)) => version_of(&row).is_ok_and(|version| version == commit.version),
             _ => false,

@@ -1,16 +1,23 @@
 //! Blocking calls to one table, from any thread.
 
 use super::client::{Consistency, TableClient};
-use super::read::{PageGrowth, PageRequest, RowPage};
+use super::error::DynamoDbError;
+use super::read::{MAX_BATCH_KEYS, PageGrowth, PageRequest, RowPage};
 use super::runtime::{BlockingRuntime, CallError, HANG_GRACE, Pending};
 use super::selection::Selection;
-use super::write::batch_len;
+use super::table::Row;
+use super::write::{BatchOutcome, last_batch_len};
 use crate::sync::Arc;
-use crate::{Clock, Query, Result, RetryQueue};
+use crate::{Clock, Error, Query, Result, RetryQueue};
 use aws_sdk_dynamodb::types::WriteRequest;
+use std::collections::VecDeque;
 use std::fmt;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::time::{Duration, Instant};
+
+/// The most batches of one call that are sent before the response to the first of them is received. A
+/// response of `BatchGetItem` has up to 16 MB.
+const MAX_CONCURRENT_BATCHES: usize = 8;
 
 /// A table's client, and the runtime that its requests run on.
 pub(super) struct Connection {
@@ -112,20 +119,99 @@ impl Connection {
         ))
     }
 
-    /// Applies `writes`, in as many batches as needed. Each must have a key of its own.
+    /// Applies `writes`, in as many batches as needed, up to [`MAX_CONCURRENT_BATCHES`] at a time. Each
+    /// must have a key of its own.
+    ///
+    /// After a failure, no further batch is sent. Those in flight are awaited, so that none is applied
+    /// after the call has returned without the caller knowing.
     pub(super) fn write_all(&self, mut writes: Vec<WriteRequest>) -> Result<()> {
+        // The first ones are taken from the end.
+        writes.reverse();
+        let mut in_flight = VecDeque::new();
         let mut partially_written = false;
-        while !writes.is_empty() {
-            let rest = writes.split_off(batch_len(&writes));
-            let batch = std::mem::replace(&mut writes, rest);
-            let count = batch.len();
-            let unprocessed = self
-                .call_write(|client| client.batch_write(batch))?
-                .into_writes(partially_written)?;
-            partially_written |= unprocessed.len() < count;
-            writes.extend(unprocessed);
+        let mut failure = None;
+        loop {
+            while failure.is_none()
+                && in_flight.len() < MAX_CONCURRENT_BATCHES
+                && !writes.is_empty()
+            {
+                let batch = writes.split_off(writes.len() - last_batch_len(&writes));
+                let count = batch.len();
+                in_flight.push_back((count, self.spawn(|client| client.batch_write(batch))));
+            }
+            let Some((count, call)) = in_flight.pop_front() else {
+                break;
+            };
+            match call.wait_write() {
+                Ok(BatchOutcome::Unprocessed(unprocessed)) => {
+                    partially_written |= unprocessed.len() < count;
+                    writes.extend(unprocessed);
+                }
+                Ok(BatchOutcome::Rejected(error)) => {
+                    failure = Some(WriteFailure::Rejected(error).or(failure));
+                }
+                Err(error) => failure = Some(WriteFailure::Failed(error).or(failure)),
+            }
         }
-        Ok(())
+        match failure {
+            None => Ok(()),
+            Some(failure) => Err(failure.into_error(partially_written)),
+        }
+    }
+
+    /// Reads the rows at `keys`, which are distinct, in as many batches as needed, up to
+    /// [`MAX_CONCURRENT_BATCHES`] at a time. Calls `found` with those of each batch.
+    pub(super) fn read_all(
+        &self,
+        mut keys: Vec<Row>,
+        consistency: Consistency,
+        mut found: impl FnMut(Vec<Row>) -> Result<()>,
+    ) -> Result<()> {
+        keys.reverse();
+        let mut in_flight = VecDeque::new();
+        loop {
+            while in_flight.len() < MAX_CONCURRENT_BATCHES && !keys.is_empty() {
+                let batch = keys.split_off(keys.len().saturating_sub(MAX_BATCH_KEYS));
+                in_flight.push_back(self.spawn(|client| client.batch_get(batch, consistency)));
+            }
+            let Some(call) = in_flight.pop_front() else {
+                return Ok(());
+            };
+            let (rows, unprocessed) = call.wait_read()?;
+            keys.extend(unprocessed);
+            found(rows)?;
+        }
+    }
+}
+
+/// The failure of some of the batches of a write.
+#[derive(Debug)]
+enum WriteFailure {
+    /// DynamoDB rejected a batch as invalid, and applied nothing of it.
+    Rejected(DynamoDbError),
+    Failed(Error),
+}
+
+impl WriteFailure {
+    /// Returns the failure that leaves more open, or `other`, which came first.
+    fn or(self, other: Option<Self>) -> Self {
+        match (other, self) {
+            (Some(WriteFailure::Failed(Error::OutcomeUnknown(source))), _)
+            | (_, WriteFailure::Failed(Error::OutcomeUnknown(source))) => {
+                WriteFailure::Failed(Error::OutcomeUnknown(source))
+            }
+            (Some(first), _) => first,
+            (None, only) => only,
+        }
+    }
+
+    /// `partially_written` is whether other batches were applied.
+    fn into_error(self, partially_written: bool) -> Error {
+        match self {
+            WriteFailure::Failed(error) => error,
+            WriteFailure::Rejected(error) if partially_written => error.into_backend(),
+            WriteFailure::Rejected(error) => Error::InvalidInput(error.to_string()),
+        }
     }
 }
 

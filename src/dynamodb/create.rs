@@ -61,7 +61,7 @@ impl TableClient {
     }
 
     async fn describe_table(&self) -> Result<Option<TableDescription>> {
-        let mut attempts = Attempts::new(self.timeouts);
+        let mut attempts = self.attempts();
         loop {
             let request = self.client.describe_table().table_name(&self.table);
             match self
@@ -77,7 +77,7 @@ impl TableClient {
 
     /// Creates the table, and returns its status if the response has one.
     async fn send_create_table(&self) -> Result<Option<TableStatus>> {
-        let mut attempts = Attempts::new(self.timeouts);
+        let mut attempts = self.attempts();
         loop {
             let mut request = self
                 .client
@@ -146,7 +146,7 @@ impl TableClient {
     /// Enables the time to live. If several processes do so at the same time, AWS refuses all but one, in
     /// several ways. So after each refusal, another look shows whether it is enabled now.
     async fn enable_ttl(&self) -> Result<()> {
-        let mut attempts = Attempts::new(self.timeouts);
+        let mut attempts = self.attempts();
         let mut refusal = None;
         loop {
             let described = self.describe_ttl(&mut attempts).await?;

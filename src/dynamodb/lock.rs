@@ -27,7 +27,7 @@ impl TableClient {
     /// Returns the lock at `key`, which is created if the key has no live row (guarantee 15), and
     /// extended if it is in the last hour of its life (guarantee 16).
     pub(super) async fn get_lock(self: Arc<Self>, key: KeyBuf, now: Duration) -> Result<Lock> {
-        let mut attempts = Attempts::new(self.timeouts);
+        let mut attempts = self.attempts();
         let row = self.read_lock_row(&mut attempts, &key).await?;
         self.create_or_extend_lock(attempts, key, row, now).await
     }
@@ -40,7 +40,7 @@ impl TableClient {
         row: Option<Row>,
         now: Duration,
     ) -> Result<Lock> {
-        let attempts = Attempts::new(self.timeouts);
+        let attempts = self.attempts();
         self.create_or_extend_lock(attempts, key, row, now).await
     }
 

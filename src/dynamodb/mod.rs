@@ -13,6 +13,7 @@
 //! - `failure`: what the SDK's errors mean, and whether the request may have been applied.
 //! - `table`: the rows of items and locks, and the limits on them.
 //! - `selection`: which rows of a partition a query asks for.
+//! - `budget`: how many requests may repeat others.
 //! - `retry`: timeouts, deadlines and back-off.
 //! - `runtime`: the private runtime, and waiting for it without being async.
 //! - `settings`: what is checked of the options before anything is sent.
@@ -34,6 +35,7 @@
 //! runs then. What handles share in addition is the SDK's client, the version generator's atomic
 //! counters, and the clock.
 
+mod budget;
 mod builder;
 mod client;
 mod commit;
@@ -64,7 +66,7 @@ use crate::{AtomicDb, Batch, Item, Key, Lock, Page, Query, Result, RetryQueue, V
 use client::Consistency;
 use commit::Commit;
 use connection::Connection;
-use read::{MAX_BATCH_KEYS, PageGrowth, RowPage};
+use read::{PageGrowth, RowPage};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::HashMap;
@@ -152,7 +154,12 @@ use table::Row;
 ///   continues with the next row; this is the exception to guarantee 6. After any other error it
 ///   ends. A [`page`](AtomicDb::page) ends before such a row. If the row is the first one, `page`
 ///   returns its error; to skip it, continue with [`after`](crate::Query::after) its sort key.
-/// - **Every call ends**, by the [`timeout`](DynamoDbBuilder::timeout).
+/// - **Every call ends**, by the [`timeout`](DynamoDbBuilder::timeout). Failed requests are repeated
+///   until then with jittered pauses that grow to five seconds, or to one second after conflicts.
+/// - **Retries have a budget**, so that an outage does not multiply requests. The handles of a
+///   database share 100 retries. A successful request adds one, and so does each second. Not counted
+///   are the first retry of a request, and those after conflicts. When the budget is spent, a call
+///   ends after two requests, before its timeout.
 ///
 /// # Errors
 ///
@@ -167,7 +174,8 @@ use table::Row;
 ///   `delete` of several requests may have written some of its keys, and a `get_lock` or `get_locks`
 ///   may have created or extended locks.
 /// - [`Unavailable`]: throttling, lost connections, internal errors of the server or the loading of
-///   credentials lasted for the whole timeout. The state is as after `Backend`.
+///   credentials lasted for the whole timeout, or the retry budget was spent. The state is as after
+///   `Backend`.
 /// - [`OutcomeUnknown`]: the same, but a request of the write may have been applied, or may still
 ///   be. A commit is applied as a whole or not at all; of a `set` or `delete`, each key may have
 ///   been written or not.
@@ -214,6 +222,9 @@ use table::Row;
 ///
 /// A read-modify-write of one item under one lock is a `get_lock`, a `get_fresh` and a commit: 2
 /// read and 4 write units. If the lock is reused by [`Lock::with_version`], it is 1 read unit less.
+///
+/// `get_many`, `get_many_fresh`, `get_locks`, `set` and `delete` send up to 8 batches at a time. After a
+/// failure, `set` and `delete` send no further batch, and wait for those that have been sent.
 ///
 /// A transaction has a request for each call of [`lock`](crate::Transaction::lock) and
 /// [`get`](crate::Transaction::get), one after the other.
@@ -358,13 +369,7 @@ impl<T> DynamoDb<T> {
             });
         }
         let mut found: Vec<Option<R>> = vec![None; unread.len()];
-        while !unread.is_empty() {
-            let rest = unread.split_off(unread.len().min(MAX_BATCH_KEYS));
-            let batch = std::mem::replace(&mut unread, rest);
-            let (rows, unprocessed) = self
-                .connection
-                .call_read(|client| client.batch_get(batch, consistency))?;
-            unread.extend(unprocessed);
+        self.connection.read_all(unread, consistency, |rows| {
             let now = self.connection.now().as_secs();
             for row in &rows {
                 let index = indices.get(&table::key_of(row)?);
@@ -372,7 +377,8 @@ impl<T> DynamoDb<T> {
                     *found = decode(row, now)?;
                 }
             }
-        }
+            Ok(())
+        })?;
         let value = |key| {
             indices
                 .get(key)

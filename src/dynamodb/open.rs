@@ -1,5 +1,6 @@
 //! Opening: from options to a connection.
 
+use super::budget::RetryBudget;
 use super::builder::{CredentialsOption, Options};
 use super::client::TableClient;
 use super::connection::Connection;
@@ -80,6 +81,7 @@ pub(super) fn connect(options: Options) -> Result<Connection> {
         credentials,
         table: options.table,
         timeouts,
+        budget: Arc::new(RetryBudget::new()),
         consistency: options.consistency,
         versions: VersionGenerator::new(),
     });

@@ -72,7 +72,7 @@ impl TableClient {
         key: Row,
         consistency: Consistency,
     ) -> Result<Option<Row>> {
-        let mut attempts = Attempts::new(self.timeouts);
+        let mut attempts = self.attempts();
         loop {
             let request = self
                 .client
@@ -94,7 +94,7 @@ impl TableClient {
         keys: Vec<Row>,
         consistency: Consistency,
     ) -> Result<(Vec<Row>, Vec<Row>)> {
-        let mut attempts = Attempts::new(self.timeouts);
+        let mut attempts = self.attempts();
         loop {
             let batch = KeysAndAttributes::builder()
                 .set_keys(Some(keys.clone()))
@@ -144,7 +144,7 @@ impl TableClient {
         page: PageRequest,
         consistency: Consistency,
     ) -> Result<RowPage> {
-        let mut attempts = Attempts::new(self.timeouts);
+        let mut attempts = self.attempts();
         let mut condition = "#p = :pk".to_owned();
         let mut names = names([("#p", PK), ("#t", TTL), ("#v", VERSION)]);
         let mut values = attributes(time_values(page.now));

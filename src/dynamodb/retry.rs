@@ -1,9 +1,11 @@
 //! Retries: deadlines and back-off.
 
+use super::budget::RetryBudget;
 use super::error::DynamoDbError;
 use super::failure::Failure;
 use crate::Error;
 use crate::random::jitter;
+use crate::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
@@ -18,7 +20,9 @@ pub(super) struct Timeouts {
 
 /// The ceiling of the first pause. Each further pause has twice the ceiling of the one before.
 const FIRST_PAUSE: Duration = Duration::from_millis(25);
-const MAX_PAUSE: Duration = Duration::from_secs(1);
+const MAX_PAUSE: Duration = Duration::from_secs(5);
+/// After a conflict, which is over as soon as the other transaction is.
+const MAX_PAUSE_AFTER_CONFLICT: Duration = Duration::from_secs(1);
 
 /// The failure of a call: no further request helps, or no time is left for one.
 #[derive(Debug)]
@@ -59,6 +63,7 @@ pub(super) struct Attempts {
     /// No response is awaited after this.
     deadline: Instant,
     attempt_timeout: Duration,
+    budget: Arc<RetryBudget>,
     pauses: u32,
     /// Whether any request so far may have been applied.
     in_doubt: bool,
@@ -66,21 +71,23 @@ pub(super) struct Attempts {
 }
 
 impl Attempts {
-    pub(super) fn new(timeouts: Timeouts) -> Self {
+    pub(super) fn new(timeouts: Timeouts, budget: Arc<RetryBudget>) -> Self {
         let deadline = Instant::now() + timeouts.call;
         let last_attempt = timeouts.attempt.min(timeouts.call / 8);
-        Attempts::with_deadlines(deadline - last_attempt, deadline, timeouts.attempt)
+        Attempts::with_deadlines(deadline - last_attempt, deadline, timeouts.attempt, budget)
     }
 
     pub(super) fn with_deadlines(
         no_new_attempt_after: Instant,
         deadline: Instant,
         attempt_timeout: Duration,
+        budget: Arc<RetryBudget>,
     ) -> Self {
         Attempts {
             no_new_attempt_after,
             deadline,
             attempt_timeout,
+            budget,
             pauses: 0,
             in_doubt: false,
             has_replaced_credentials: false,
@@ -115,14 +122,23 @@ impl Attempts {
     ///
     /// # Errors
     ///
-    /// The failure of the call, if no further request helps or no time is left for one.
+    /// The failure of the call, if no further request helps, no time is left for one, or the server
+    /// fails so often that the retry budget is spent.
     pub(super) async fn pause_after(&mut self, failure: Failure) -> Result<(), CallFailure> {
         let (error, fatal) = match failure {
             Failure::Fatal(error) => (error, true),
             Failure::Retryable { error, in_doubt } => {
                 self.in_doubt |= in_doubt;
-                let pause = self.next_pause();
-                if Instant::now() + pause < self.no_new_attempt_after {
+                let is_conflict = matches!(error, DynamoDbError::TransactionConflict { .. });
+                // Conflicts show that the server works. A single retry resolves most lost responses.
+                let is_free = is_conflict || self.pauses == 0;
+                let pause = self.next_pause(if is_conflict {
+                    MAX_PAUSE_AFTER_CONFLICT
+                } else {
+                    MAX_PAUSE
+                });
+                let is_in_time = Instant::now() + pause < self.no_new_attempt_after;
+                if is_in_time && (is_free || self.budget.take()) {
                     sleep(pause).await;
                     return Ok(());
                 }
@@ -141,10 +157,10 @@ impl Attempts {
         sleep(jitter(FIRST_PAUSE)).await;
     }
 
-    fn next_pause(&mut self) -> Duration {
+    fn next_pause(&mut self, max: Duration) -> Duration {
         let ceiling = FIRST_PAUSE.saturating_mul(1 << self.pauses.min(16));
         self.pauses = self.pauses.saturating_add(1);
-        jitter(ceiling.min(MAX_PAUSE))
+        jitter(ceiling.min(max))
     }
 }
 
@@ -158,14 +174,24 @@ mod tests {
     }
 
     fn attempts(call: Duration) -> Attempts {
-        Attempts::new(Timeouts {
+        attempts_with(call, new_budget())
+    }
+
+    fn new_budget() -> Arc<RetryBudget> {
+        Arc::new(RetryBudget::new())
+    }
+
+    fn attempts_with(call: Duration, budget: Arc<RetryBudget>) -> Attempts {
+        let timeouts = Timeouts {
             call,
             attempt: call,
-        })
+        };
+        Attempts::new(timeouts, budget)
     }
 
     /// The outcome of the last pause after `failures`, in a call that may take `timeout`.
     fn pause_after_each(
+        budget: Arc<RetryBudget>,
         timeout: Duration,
         failures: impl IntoIterator<Item = Failure> + Send + 'static,
     ) -> Result<(), CallFailure> {
@@ -175,7 +201,7 @@ mod tests {
                 .build()
                 .unwrap();
             runtime.block_on(async {
-                let mut attempts = attempts(timeout);
+                let mut attempts = attempts_with(timeout, budget);
                 for failure in failures {
                     attempts.pause_after(failure).await?;
                 }
@@ -185,12 +211,34 @@ mod tests {
     }
 
     #[test]
-    fn pauses_grow_to_a_second_and_no_further() {
-        let mut attempts = attempts(Duration::from_secs(1));
-        let pauses: Vec<Duration> = (0..200).map(|_| attempts.next_pause()).collect();
-        assert!(pauses[0] <= FIRST_PAUSE);
-        assert!(pauses.iter().all(|pause| *pause <= MAX_PAUSE));
-        assert!(pauses.iter().any(|pause| *pause > MAX_PAUSE / 2));
+    fn pauses_grow_to_their_maximum_and_no_further() {
+        for max in [MAX_PAUSE, MAX_PAUSE_AFTER_CONFLICT] {
+            let mut attempts = attempts(Duration::from_secs(1));
+            let pauses: Vec<Duration> = (0..200).map(|_| attempts.next_pause(max)).collect();
+            assert!(pauses[0] <= FIRST_PAUSE);
+            assert!(pauses.iter().all(|pause| *pause <= max));
+            assert!(pauses.iter().any(|pause| *pause > max / 2));
+        }
+    }
+
+    #[test]
+    fn only_the_first_retry_and_those_after_conflicts_are_free() {
+        let conflict = || {
+            Failure::not_applied(DynamoDbError::TransactionConflict {
+                code: String::new(),
+                message: String::new(),
+            })
+        };
+        let spent = new_budget();
+        while spent.take() {}
+        for (failures, is_retried) in [
+            (vec![lost_response()], true),
+            (vec![lost_response(), lost_response()], false),
+            (vec![lost_response(), conflict(), conflict()], true),
+        ] {
+            let paused = pause_after_each(Arc::clone(&spent), Duration::from_secs(60), failures);
+            assert_eq!(paused.is_ok(), is_retried);
+        }
     }
 
     #[test]
@@ -200,7 +248,8 @@ mod tests {
             message: String::new(),
         };
         let failures = [lost_response(), Failure::Fatal(denied)];
-        let failure = pause_after_each(Duration::from_secs(60), failures).unwrap_err();
+        let failure =
+            pause_after_each(new_budget(), Duration::from_secs(60), failures).unwrap_err();
         assert!(matches!(failure.error, DynamoDbError::AccessDenied { .. }));
         assert!(matches!(
             failure.into_write_error(),
@@ -210,7 +259,8 @@ mod tests {
 
     #[test]
     fn no_request_is_repeated_after_the_deadline() {
-        let failure = pause_after_each(Duration::ZERO, [lost_response()]).unwrap_err();
+        let failure =
+            pause_after_each(new_budget(), Duration::ZERO, [lost_response()]).unwrap_err();
         assert!(matches!(failure.into_read_error(), Error::Unavailable(_)));
     }
 }

@@ -5,8 +5,8 @@ use super::error::DynamoDbError;
 use super::failure::Failure;
 use super::retry::{Attempts, CallFailure};
 use super::table::{Row, size_of};
+use crate::Result;
 use crate::sync::Arc;
-use crate::{Error, Result};
 use aws_sdk_dynamodb::types::{DeleteRequest, PutRequest, WriteRequest};
 
 /// The most writes of one `BatchWriteItem`, by DynamoDB's limit.
@@ -16,9 +16,9 @@ const MAX_BATCH_WRITES: usize = 25;
 /// 16 MB, but a request must complete within the timeout of an attempt even on a slow network.
 const MAX_BATCH_BYTES: usize = 1024 * 1024;
 
-/// Returns how many of `writes`, from the first one, one request takes.
-pub(super) fn batch_len(writes: &[WriteRequest]) -> usize {
-    let rows = writes.iter().take(MAX_BATCH_WRITES);
+/// Returns how many of `writes`, from the last one, one request takes.
+pub(super) fn last_batch_len(writes: &[WriteRequest]) -> usize {
+    let rows = writes.iter().rev().take(MAX_BATCH_WRITES);
     let mut bytes = 0;
     let fitting = rows.take_while(|write| {
         bytes += write.put_request().map_or(0, |put| size_of(&put.item));
@@ -42,12 +42,12 @@ pub(super) fn delete(key: Row) -> Result<WriteRequest> {
 }
 
 impl TableClient {
-    /// Applies at least one of `writes`, and returns those that were not processed.
+    /// Applies at least one of `writes`, unless they are invalid.
     pub(super) async fn batch_write(
         self: Arc<Self>,
         writes: Vec<WriteRequest>,
-    ) -> Result<Unprocessed> {
-        let mut attempts = Attempts::new(self.timeouts);
+    ) -> Result<BatchOutcome> {
+        let mut attempts = self.attempts();
         loop {
             let request = self
                 .client
@@ -70,7 +70,7 @@ impl TableClient {
                         if !unprocessed.is_empty() {
                             Attempts::pause_briefly().await;
                         }
-                        return Ok(Unprocessed::Writes(unprocessed));
+                        return Ok(BatchOutcome::Unprocessed(unprocessed));
                     }
                     attempts.pause_after(Failure::no_progress()).await
                 }
@@ -82,37 +82,20 @@ impl TableClient {
                     error,
                     in_doubt: false,
                     ..
-                }) if error.is_validation() => return Ok(Unprocessed::Rejected(error)),
+                }) if error.is_validation() => return Ok(BatchOutcome::Rejected(error)),
                 Err(failure) => return Err(failure.into_write_error()),
             }
         }
     }
 }
 
-/// The writes of a batch that were not applied.
+/// The outcome of a batch of writes.
 #[derive(Debug)]
-pub(super) enum Unprocessed {
-    /// These, which may be none. They can be sent again.
-    Writes(Vec<WriteRequest>),
-    /// The whole batch, which DynamoDB rejected because one of its writes is invalid.
+pub(super) enum BatchOutcome {
+    /// All were applied but these, which may be none. They can be sent again.
+    Unprocessed(Vec<WriteRequest>),
+    /// None were applied, because DynamoDB rejected one of them as invalid.
     Rejected(DynamoDbError),
-}
-
-impl Unprocessed {
-    /// Returns the writes to send again. `partially_written` is whether earlier batches of the same
-    /// call were applied.
-    ///
-    /// # Errors
-    ///
-    /// If the batch was rejected: [`Error::InvalidInput`] if nothing was written before, and
-    /// otherwise [`Error::Backend`].
-    pub(super) fn into_writes(self, partially_written: bool) -> Result<Vec<WriteRequest>> {
-        match self {
-            Unprocessed::Writes(writes) => Ok(writes),
-            Unprocessed::Rejected(error) if partially_written => Err(error.into_backend()),
-            Unprocessed::Rejected(error) => Err(Error::InvalidInput(error.to_string())),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -127,12 +110,12 @@ mod tests {
             let row = encode(&Item::new("pk", "sk", "x".repeat(bytes))).unwrap().0;
             vec![put(row).unwrap(); count]
         };
-        assert_eq!(batch_len(&[]), 0);
-        assert_eq!(batch_len(&writes(7, 10)), 7);
-        assert_eq!(batch_len(&writes(60, 10)), 25);
-        assert_eq!(batch_len(&writes(25, 300_000)), 3);
-        assert_eq!(batch_len(&writes(1, 400_000)), 1);
+        assert_eq!(last_batch_len(&[]), 0);
+        assert_eq!(last_batch_len(&writes(7, 10)), 7);
+        assert_eq!(last_batch_len(&writes(60, 10)), 25);
+        assert_eq!(last_batch_len(&writes(25, 300_000)), 3);
+        assert_eq!(last_batch_len(&writes(1, 400_000)), 1);
         let keys = vec![delete(Row::new()).unwrap(); 30];
-        assert_eq!(batch_len(&keys), 25);
+        assert_eq!(last_batch_len(&keys), 25);
     }
 }

@@ -90,9 +90,18 @@ struct State {
     requests: Mutex<Vec<Request>>,
     scanned_rows: Mutex<u64>,
     completed: Mutex<usize>,
+    in_flight: Mutex<InFlight>,
     more_completed: Condvar,
     first_responses: Mutex<HashMap<String, Vec<u8>>>,
     stopped: AtomicBool,
+}
+
+/// The number of requests without a response.
+#[derive(Default)]
+struct InFlight {
+    now: usize,
+    /// The most since the rule was set.
+    peak: usize,
 }
 
 pub(crate) struct FaultProxy {
@@ -113,6 +122,7 @@ impl FaultProxy {
             requests: Mutex::default(),
             scanned_rows: Mutex::default(),
             completed: Mutex::default(),
+            in_flight: Mutex::default(),
             more_completed: Condvar::new(),
             first_responses: Mutex::default(),
             stopped: AtomicBool::new(false),
@@ -138,6 +148,7 @@ impl FaultProxy {
     pub(crate) fn set_rule(&self, rule: impl FnMut(&Request) -> Fault + Send + 'static) {
         self.state.requests.lock().unwrap().clear();
         *self.state.scanned_rows.lock().unwrap() = 0;
+        self.state.in_flight.lock().unwrap().peak = 0;
         *self.state.rule.lock().unwrap() = Box::new(rule);
     }
 
@@ -176,6 +187,11 @@ impl FaultProxy {
     /// included.
     pub(crate) fn scanned_rows(&self) -> u64 {
         *self.state.scanned_rows.lock().unwrap()
+    }
+
+    /// Returns how many requests were in flight at the same time since the rule was set.
+    pub(crate) fn peak_in_flight(&self) -> usize {
+        self.state.in_flight.lock().unwrap().peak
     }
 
     /// Returns how many requests have been completed since the proxy was started.
@@ -293,9 +309,15 @@ impl State {
             requests.push(request.clone());
             request
         };
+        {
+            let mut in_flight = self.in_flight.lock().unwrap();
+            in_flight.now += 1;
+            in_flight.peak = in_flight.peak.max(in_flight.now);
+        }
         let fault = (self.rule.lock().unwrap())(&request);
         // Either end may have closed its connection, which is the purpose of most faults.
         let _ = self.respond(&mut client, &http, &request, fault);
+        self.in_flight.lock().unwrap().now -= 1;
         *self.completed.lock().unwrap() += 1;
         self.more_completed.notify_all();
     }

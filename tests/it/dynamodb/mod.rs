@@ -10,6 +10,7 @@ mod responses;
 mod runtimes;
 mod server;
 mod settings;
+mod throughput;
 
 use super::histories::{count, on_threads, seeds};
 use super::reference_model::ops;
