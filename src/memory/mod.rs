@@ -221,6 +221,18 @@ impl<T> MemoryDb<T> {
         }
     }
 
+    #[inline]
+    fn get_lock_at(&self, key: Key<'_>, now: Duration) -> Result<Lock> {
+        let at = self.locate(key.bytes());
+        let found = self
+            .lock_stripe(at.stripe as usize)
+            .get_lock_fast(&at, &key, now.as_secs());
+        match found {
+            Some(lock) => Ok(lock),
+            None => self.create_or_refresh_lock(&at, key, now),
+        }
+    }
+
     /// Slow path of `get_lock`: returns the lock at `key`, created or refreshed where necessary.
     #[cold]
     fn create_or_refresh_lock(&self, at: &Location, key: Key<'_>, now: Duration) -> Result<Lock> {
@@ -433,19 +445,12 @@ impl<T> AtomicDb for MemoryDb<T> {
     }
 
     fn get_lock(&self, key: Key<'_>) -> Result<Lock> {
-        let now = self.shared.clock.now();
-        let at = self.locate(key.bytes());
-        let found = self
-            .lock_stripe(at.stripe as usize)
-            .get_lock_fast(&at, &key, now.as_secs());
-        match found {
-            Some(lock) => Ok(lock),
-            None => self.create_or_refresh_lock(&at, key, now),
-        }
+        self.get_lock_at(key, self.shared.clock.now())
     }
 
     fn get_locks(&self, keys: &[Key<'_>]) -> Result<Vec<Lock>> {
-        keys.iter().map(|key| self.get_lock(*key)).collect()
+        let now = self.shared.clock.now();
+        keys.iter().map(|key| self.get_lock_at(*key, now)).collect()
     }
 
     fn set(&self, items: &[Item<T>]) -> Result<()> {
