@@ -130,6 +130,8 @@
 
 pub mod _documentation;
 mod batch;
+#[cfg(feature = "dynamodb")]
+mod blocking_runtime;
 mod cache;
 mod clock;
 #[cfg(any(feature = "redb", feature = "dynamodb"))]

@@ -3,10 +3,10 @@
 use super::client::{Consistency, TableClient};
 use super::error::DynamoDbError;
 use super::read::{MAX_BATCH_KEYS, PageGrowth, PageRequest, RowPage};
-use super::runtime::{BlockingRuntime, CallError, HANG_GRACE, Pending};
 use super::selection::Selection;
 use super::table::Row;
 use super::write::{BatchOutcome, last_batch_len};
+use crate::blocking_runtime::{BlockingRuntime, CallError, HANG_GRACE, Pending};
 use crate::sync::Arc;
 use crate::{Clock, Error, Query, Result, RetryQueue};
 use aws_sdk_dynamodb::types::WriteRequest;

@@ -15,13 +15,12 @@
 //! - `selection`: which rows of a partition a query asks for.
 //! - `budget`: how many requests may repeat others.
 //! - `retry`: timeouts, deadlines and back-off.
-//! - `runtime`: the private runtime, and waiting for it without being async.
 //! - `settings`: what is checked of the options before anything is sent.
 //! - `credentials`: credentials, loaded before a request is sent and shared.
 //! - `http_client`: proxies, certificates and connections.
 //! - `client`: the client of one table. `read`, `write`, `lock`, `commit` and `create` add its
 //!   requests, each in a loop of attempts.
-//! - `connection`: a client with its runtime and its clock.
+//! - `connection`: a client with its runtime, which is in `src/blocking_runtime.rs`, and its clock.
 //! - `stream`: the iterator that fetches ahead.
 //! - `builder` has the options, and `open` makes a connection from them.
 //!
@@ -50,7 +49,6 @@ mod open;
 mod read;
 mod response;
 mod retry;
-mod runtime;
 mod selection;
 mod settings;
 mod stream;

@@ -9,11 +9,11 @@ use super::credentials::{CredentialsCache, no_credentials};
 use super::failure::{Failure, no_response};
 use super::http_client::http_client;
 use super::response::ValidateResponses;
-use super::runtime::{BlockingRuntime, CallError, HANG_GRACE};
 use super::settings::{
     MAX_TIMEOUT, check_credentials, check_endpoint, check_region, check_table_name, check_timeout,
     check_worker_threads,
 };
+use crate::blocking_runtime::{BlockingRuntime, CallError, HANG_GRACE};
 use crate::sync::Arc;
 use crate::{Error, Result, VersionGenerator};
 use aws_config::{BehaviorVersion, Region, SdkConfig};
@@ -60,7 +60,7 @@ pub(super) fn connect(options: Options) -> Result<Connection> {
         http_client: http_client(options.http)?,
         connect_timeout,
     };
-    let runtime = BlockingRuntime::new(options.worker_threads);
+    let runtime = BlockingRuntime::new("atomic-db-dynamodb", options.worker_threads);
     let runtime = runtime.map_err(|error| Error::Backend(Box::new(error)))?;
 
     let timeouts = options.timeouts;

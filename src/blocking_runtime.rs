@@ -1,8 +1,8 @@
 //! A private async runtime that blocking calls run on.
 //!
-//! The SDK is async. A call is spawned on the runtime, and the calling thread parks until the
-//! result is there. So a call may be made from any thread, including one that drives a runtime
-//! itself.
+//! The clients of remote databases are async. A call is spawned on the runtime, and the calling thread
+//! parks until the result is there. So a call may be made from any thread, including one that drives a
+//! runtime itself.
 
 use crate::Error;
 use crate::sync::{Arc, thread};
@@ -19,13 +19,13 @@ use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, unconstrained};
 
 /// Extra time, past the deadline of a call's own, before a hung runtime is reported.
-pub(super) const HANG_GRACE: Duration = Duration::from_secs(1);
+pub(crate) const HANG_GRACE: Duration = Duration::from_secs(1);
 
 /// A runtime, owned by a thread of its own.
 ///
 /// Dropping a runtime inside async code panics, and a database may be dropped anywhere
 /// (guarantee 23), so its handles must not own it.
-pub(super) struct BlockingRuntime {
+pub(crate) struct BlockingRuntime {
     handle: Handle,
     id: RuntimeId,
     /// Dropped with this value, which ends the owner thread. That thread is not joined, so that
@@ -55,41 +55,40 @@ fn is_runtime_thread(id: &RuntimeId) -> bool {
 }
 
 impl BlockingRuntime {
-    pub(super) fn new(threads: usize) -> io::Result<Self> {
+    /// Starts a runtime with `threads` worker threads, all of them called `name`.
+    pub(crate) fn new(name: &'static str, threads: usize) -> io::Result<Self> {
         let id = RuntimeId::default();
         let thread_id = Arc::clone(&id);
         let (stop, stopped) = oneshot::channel::<()>();
         let (ready, started) = bounded(1);
-        thread::Builder::new()
-            .name("atomic-db-dynamodb".into())
-            .spawn(move || {
-                let mut builder = if threads == 1 {
-                    Builder::new_current_thread()
-                } else {
-                    Builder::new_multi_thread()
-                };
-                if threads > 1 {
-                    builder.worker_threads(threads);
+        thread::Builder::new().name(name.into()).spawn(move || {
+            let mut builder = if threads == 1 {
+                Builder::new_current_thread()
+            } else {
+                Builder::new_multi_thread()
+            };
+            if threads > 1 {
+                builder.worker_threads(threads);
+            }
+            CURRENT_RUNTIME.set(Some(Arc::clone(&thread_id)));
+            let runtime = builder
+                .thread_name(name)
+                .on_thread_start(move || CURRENT_RUNTIME.set(Some(Arc::clone(&thread_id))))
+                .enable_all()
+                .build();
+            match runtime {
+                Ok(runtime) => {
+                    let _ = ready.send(Ok(runtime.handle().clone()));
+                    // Returns, with an error, when the sender is dropped.
+                    let _ = runtime.block_on(stopped);
+                    // Does not wait for a blocking thread that is still resolving a host name.
+                    runtime.shutdown_background();
                 }
-                CURRENT_RUNTIME.set(Some(Arc::clone(&thread_id)));
-                let runtime = builder
-                    .thread_name("atomic-db-dynamodb")
-                    .on_thread_start(move || CURRENT_RUNTIME.set(Some(Arc::clone(&thread_id))))
-                    .enable_all()
-                    .build();
-                match runtime {
-                    Ok(runtime) => {
-                        let _ = ready.send(Ok(runtime.handle().clone()));
-                        // Returns, with an error, when the sender is dropped.
-                        let _ = runtime.block_on(stopped);
-                        // Does not wait for a blocking thread that is still resolving a host name.
-                        runtime.shutdown_background();
-                    }
-                    Err(error) => {
-                        let _ = ready.send(Err(error));
-                    }
+                Err(error) => {
+                    let _ = ready.send(Err(error));
                 }
-            })?;
+            }
+        })?;
         let handle = started
             .recv()
             .unwrap_or_else(|_| Err(io::Error::other("the runtime could not be started")))?;
@@ -101,7 +100,7 @@ impl BlockingRuntime {
     }
 
     /// Starts `future` on the runtime.
-    pub(super) fn spawn<R: Send + 'static>(
+    pub(crate) fn spawn<R: Send + 'static>(
         &self,
         future: impl Future<Output = R> + Send + 'static,
     ) -> Pending<R> {
@@ -113,7 +112,7 @@ impl BlockingRuntime {
 }
 
 /// A running call, aborted on drop.
-pub(super) struct Pending<R> {
+pub(crate) struct Pending<R> {
     task: JoinHandle<R>,
     runtime: RuntimeId,
 }
@@ -123,7 +122,7 @@ impl<R> Pending<R> {
     ///
     /// A call enforces a deadline of its own. `deadline` is a later one, for a runtime that hangs,
     /// as in a credentials provider that blocks its thread.
-    pub(super) fn wait(mut self, deadline: Instant) -> Result<R, CallError> {
+    pub(crate) fn wait(mut self, deadline: Instant) -> Result<R, CallError> {
         if is_runtime_thread(&self.runtime) {
             return Err(CallError::WouldDeadlock);
         }
@@ -169,7 +168,7 @@ impl<R> fmt::Debug for Pending<R> {
 
 /// Why a call returned no result.
 #[derive(Debug, PartialEq, thiserror::Error)]
-pub(super) enum CallError {
+pub(crate) enum CallError {
     #[error("a database cannot be called from a thread of its own runtime")]
     WouldDeadlock,
     #[error("the database's runtime hangs")]
@@ -180,7 +179,7 @@ pub(super) enum CallError {
 
 impl CallError {
     /// Converts to the error of a read, or of a write that is harmless if it was applied.
-    pub(super) fn into_read_error(self) -> Error {
+    pub(crate) fn into_read_error(self) -> Error {
         match self {
             CallError::WouldDeadlock => Error::InvalidInput(self.to_string()),
             CallError::TimedOut => Error::Unavailable(Box::new(self)),
@@ -189,7 +188,7 @@ impl CallError {
     }
 
     /// Converts to the error of a write.
-    pub(super) fn into_write_error(self) -> Error {
+    pub(crate) fn into_write_error(self) -> Error {
         match self {
             CallError::WouldDeadlock => self.into_read_error(),
             CallError::TimedOut | CallError::Panicked => Error::OutcomeUnknown(Box::new(self)),
@@ -218,7 +217,7 @@ mod tests {
     fn a_call_returns_its_result_on_any_number_of_threads() {
         with_watchdog(|| {
             for threads in [1, 3] {
-                let runtime = BlockingRuntime::new(threads).unwrap();
+                let runtime = BlockingRuntime::new("test", threads).unwrap();
                 assert_eq!(runtime.spawn(async { 7 }).wait(deadline()), Ok(7));
             }
         });
@@ -228,7 +227,7 @@ mod tests {
     #[test]
     fn a_task_may_wait_any_number_of_times_without_yielding() {
         with_watchdog(|| {
-            let runtime = BlockingRuntime::new(1).unwrap();
+            let runtime = BlockingRuntime::new("test", 1).unwrap();
             let callers = Builder::new_current_thread().build().unwrap();
             callers.block_on(async {
                 for number in 0..1_000 {
@@ -242,7 +241,7 @@ mod tests {
     #[test]
     fn a_panic_in_a_call_is_reported() {
         with_watchdog(|| {
-            let runtime = BlockingRuntime::new(1).unwrap();
+            let runtime = BlockingRuntime::new("test", 1).unwrap();
             let call = runtime.spawn(async { panic!("injected") });
             assert_eq!(call.wait(deadline()), Err::<(), _>(CallError::Panicked));
             assert_eq!(runtime.spawn(async { 7 }).wait(deadline()), Ok(7));
@@ -253,7 +252,7 @@ mod tests {
     fn a_call_from_a_thread_of_the_runtime_is_refused() {
         with_watchdog(|| {
             for threads in [1, 2] {
-                let runtime = Arc::new(BlockingRuntime::new(threads).unwrap());
+                let runtime = Arc::new(BlockingRuntime::new("test", threads).unwrap());
                 let inner = Arc::clone(&runtime);
                 let outer = runtime.spawn(async move { inner.spawn(async {}).wait(deadline()) });
                 assert_eq!(outer.wait(deadline()), Ok(Err(CallError::WouldDeadlock)));
@@ -264,7 +263,7 @@ mod tests {
     #[test]
     fn waiting_for_a_runtime_that_hangs_ends_at_the_deadline() {
         with_watchdog(|| {
-            let runtime = BlockingRuntime::new(1).unwrap();
+            let runtime = BlockingRuntime::new("test", 1).unwrap();
             let (release, released) = bounded::<()>(0);
             let blocking = runtime.spawn(async move { released.recv() });
             let call = runtime.spawn(async {});
@@ -278,7 +277,7 @@ mod tests {
     fn dropping_the_runtime_ends_its_thread_and_its_calls() {
         with_watchdog(|| {
             for threads in [1, 3] {
-                let runtime = BlockingRuntime::new(threads).unwrap();
+                let runtime = BlockingRuntime::new("test", threads).unwrap();
                 let (alive, dropped) = bounded::<()>(0);
                 let call = runtime.spawn(async move {
                     let _alive = alive;
@@ -297,7 +296,7 @@ mod tests {
     #[test]
     fn dropping_a_call_aborts_it() {
         with_watchdog(|| {
-            let runtime = BlockingRuntime::new(1).unwrap();
+            let runtime = BlockingRuntime::new("test", 1).unwrap();
             let (alive, dropped) = bounded::<()>(0);
             drop(runtime.spawn(async move {
                 let _alive = alive;
