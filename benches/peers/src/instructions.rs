@@ -12,7 +12,7 @@ use crate::figures::Figures;
 use crate::keys::{Pair, QUERIED, Random, Shape};
 use crate::stores::{
     Account, DashMapStore, MemoryDbStore, MutexBTreeMap, MutexHashMap, Operation, PapayaStore,
-    RedbInMemory, SccStore, SqliteInMemory, Store, SurrealStore,
+    RedbInMemory, SccStore, SqliteInMemory, Store, SurrealStore, TreeIndexStore, TxMapStore,
 };
 use atomic_db::{AtomicDb, Item, ManualClock, MemoryDb};
 use std::hint::black_box;
@@ -50,13 +50,15 @@ const CHILD_PURGE: &str = "purge";
 
 const EXPIRED: usize = 100;
 
-const STORES: [&str; 9] = [
+const STORES: [&str; 11] = [
     MemoryDbStore::NAME,
     DashMapStore::NAME,
     PapayaStore::NAME,
     SccStore::NAME,
     MutexHashMap::NAME,
     MutexBTreeMap::NAME,
+    TreeIndexStore::NAME,
+    TxMapStore::NAME,
     SurrealStore::NAME,
     RedbInMemory::NAME,
     SqliteInMemory::NAME,
@@ -72,6 +74,8 @@ pub(crate) fn child(name: &str, shape: Shape) {
         SccStore::NAME => count_store::<SccStore>(shape),
         MutexHashMap::NAME => count_store::<MutexHashMap>(shape),
         MutexBTreeMap::NAME => count_store::<MutexBTreeMap>(shape),
+        TreeIndexStore::NAME => count_store::<TreeIndexStore>(shape),
+        TxMapStore::NAME => count_store::<TxMapStore>(shape),
         SurrealStore::NAME => count_store::<SurrealStore>(shape),
         RedbInMemory::NAME => count_store::<RedbInMemory>(shape),
         SqliteInMemory::NAME => count_store::<SqliteInMemory>(shape),

@@ -5,7 +5,7 @@ use crate::figures::Figures;
 use crate::keys::{Random, Shape};
 use crate::stores::{
     DashMapStore, MemoryDbStore, MutexBTreeMap, MutexHashMap, PapayaStore, SccStore, Store,
-    SurrealStore,
+    SurrealStore, TreeIndexStore, TxMapStore,
 };
 
 pub(crate) const TABLE: &str = "bytes per item";
@@ -23,6 +23,8 @@ pub(crate) fn measure() -> Figures {
         weigh::<SccStore>(shape, &mut figures);
         weigh::<MutexHashMap>(shape, &mut figures);
         weigh::<MutexBTreeMap>(shape, &mut figures);
+        weigh::<TreeIndexStore>(shape, &mut figures);
+        weigh::<TxMapStore>(shape, &mut figures);
         weigh::<SurrealStore>(shape, &mut figures);
     }
     figures

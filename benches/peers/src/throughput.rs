@@ -6,7 +6,7 @@ use crate::figures::Figures;
 use crate::keys::{Pair, Random, Shape};
 use crate::stores::{
     Account, DashMapStore, MemoryDbStore, MutexBTreeMap, MutexHashMap, Operation, PapayaStore,
-    RedbInMemory, SccStore, SqliteInMemory, Store, SurrealStore,
+    RedbInMemory, SccStore, SqliteInMemory, Store, SurrealStore, TreeIndexStore, TxMapStore,
 };
 use crate::zipf::Zipf;
 use std::hint::black_box;
@@ -210,6 +210,8 @@ fn contenders(shape: Shape) -> Vec<Box<dyn DynContender>> {
         Contender::<SccStore>::filled(shape),
         Contender::<MutexHashMap>::filled(shape),
         Contender::<MutexBTreeMap>::filled(shape),
+        Contender::<TreeIndexStore>::filled(shape),
+        Contender::<TxMapStore>::filled(shape),
         Contender::<SurrealStore>::filled(shape),
         Contender::<RedbInMemory>::filled(shape),
         Contender::<SqliteInMemory>::filled(shape),

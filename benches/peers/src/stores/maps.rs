@@ -17,6 +17,16 @@ const POINTS: &[Operation] = &[
     Operation::Delete,
 ];
 
+const ORDERED_POINTS: &[Operation] = &[
+    Operation::Get,
+    Operation::GetInPlace,
+    Operation::GetMiss,
+    Operation::Set,
+    Operation::Insert,
+    Operation::Delete,
+    Operation::Query,
+];
+
 /// A map under one mutex can do everything while it holds the mutex.
 const UNDER_ONE_MUTEX: &[Operation] = &[
     Operation::Get,
@@ -183,6 +193,56 @@ impl Store for SccStore {
 
     fn delete(&self, key: &Pair) {
         self.0.remove_sync(key);
+    }
+}
+
+/// An ordered map, read without locks.
+pub(crate) struct TreeIndexStore(scc::TreeIndex<Pair, Arc<u64>>);
+
+impl Store for TreeIndexStore {
+    const NAME: &'static str = "scc::TreeIndex";
+    const OPERATIONS: &'static [Operation] = ORDERED_POINTS;
+
+    type Key = Pair;
+    type Range = Range<Pair>;
+    type Lock = ();
+
+    fn new() -> Self {
+        TreeIndexStore(scc::TreeIndex::new())
+    }
+
+    fn key(pk: &str, sk: &str) -> Pair {
+        Pair::new(pk, sk)
+    }
+
+    fn range(span: &Span) -> Range<Pair> {
+        bounds(span)
+    }
+
+    fn get(&self, key: &Pair) -> Option<u64> {
+        let handle = self.0.peek_with(key, |_, value| Arc::clone(value));
+        handle.map(|handle| *handle)
+    }
+
+    fn get_in_place(&self, key: &Pair) -> Option<u64> {
+        self.0.peek_with(key, |_, value| **value)
+    }
+
+    fn set(&self, key: &Pair, value: u64) {
+        self.0.upsert_sync(key.clone(), Arc::new(value));
+    }
+
+    fn get_lock(&self, _: &Account<Pair>) {}
+
+    fn delete(&self, key: &Pair) {
+        self.0.remove_sync(key);
+    }
+
+    fn query(&self, range: &Range<Pair>) -> usize {
+        let guard = scc::Guard::new();
+        let found = self.0.range(range.clone(), &guard);
+        let handles: Vec<Arc<u64>> = found.map(|(_, value)| Arc::clone(value)).collect();
+        handles.len()
     }
 }
 

@@ -9,9 +9,13 @@ mod maps;
 mod memory_db;
 mod store;
 mod transactional;
+mod tx_map;
 
 pub(crate) use files::{FileStore, FjallStore, RawRedb, Record, RedbDbStore, SqliteWal};
-pub(crate) use maps::{DashMapStore, MutexBTreeMap, MutexHashMap, PapayaStore, SccStore};
+pub(crate) use maps::{
+    DashMapStore, MutexBTreeMap, MutexHashMap, PapayaStore, SccStore, TreeIndexStore,
+};
 pub(crate) use memory_db::MemoryDbStore;
 pub(crate) use store::{Account, Hasher, Operation, Store};
 pub(crate) use transactional::{RedbInMemory, SqliteInMemory, SurrealStore};
+pub(crate) use tx_map::TxMapStore;
