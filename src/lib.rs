@@ -151,6 +151,7 @@ mod query;
 mod random;
 #[cfg(feature = "redb")]
 mod redb;
+mod scan;
 #[cfg(feature = "serde")]
 mod serde_impls;
 mod sharding;
@@ -176,5 +177,6 @@ pub use memory::{MemoryDb, MemoryDbBuilder, Sweeper};
 pub use query::{Page, Query, SortKeyRange};
 #[cfg(feature = "redb")]
 pub use redb::{Durability, RedbDb, RedbDbBuilder};
+pub use scan::Scan;
 pub use transact::{AtomicDbExt, Retry, RetryQueue, Transaction};
 pub use version::{Version, VersionGenerator};

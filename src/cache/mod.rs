@@ -4,6 +4,7 @@
 //! - `builder.rs`: the options.
 //! - `shard.rs`: the capacity of one shard, and the fills and writes that are in flight. It never sees
 //!   a mutex, a clock or the inner database.
+//! - `scan.rs`: reads all items, past the cache.
 //! - `list.rs`: entries in the order of their last use, with a hash index.
 //!
 //! # Lock order
@@ -17,6 +18,7 @@
 
 mod builder;
 mod list;
+mod scan;
 mod shard;
 
 pub use builder::LruCacheBuilder;

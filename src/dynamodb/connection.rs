@@ -51,7 +51,7 @@ impl Connection {
         self.clock.now()
     }
 
-    fn spawn<R, F>(&self, call: impl FnOnce(Arc<TableClient>) -> F) -> Call<R>
+    pub(super) fn spawn<R, F>(&self, call: impl FnOnce(Arc<TableClient>) -> F) -> Call<R>
     where
         R: Send + 'static,
         F: Future<Output = Result<R>> + Send + 'static,

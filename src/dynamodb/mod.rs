@@ -21,7 +21,7 @@
 //! - `client`: the client of one table. `read`, `write`, `lock`, `commit` and `create` add its
 //!   requests, each in a loop of attempts.
 //! - `connection`: a client with its runtime, which is in `src/blocking_runtime.rs`, and its clock.
-//! - `stream`: the iterator that fetches ahead.
+//! - `stream`: the iterator that fetches ahead. `scan`: the same for the whole table.
 //! - `builder` has the options, and `open` makes a connection from them.
 //!
 //! # Threads and locks
@@ -49,6 +49,7 @@ mod open;
 mod read;
 mod response;
 mod retry;
+mod scan;
 mod selection;
 mod settings;
 mod stream;
@@ -148,6 +149,8 @@ use table::Row;
 ///   their keys.
 /// - **A `stream` fetches one page ahead.** It holds at most two pages, and stops fetching when it
 ///   is dropped.
+/// - **A [`scan`](crate::Scan::scan)** is strongly consistent, fetches one page ahead, and ends after
+///   any error.
 /// - **A row that cannot be decoded does not hide others.** After an [`Error::Codec`], a `stream`
 ///   continues with the next row; this is the exception to guarantee 6. After any other error it
 ///   ends. A [`page`](AtomicDb::page) ends before such a row. If the row is the first one, `page`
@@ -207,6 +210,7 @@ use table::Row;
 /// | `set`, `delete` | `BatchWriteItem` for every 25 distinct keys, or MiB | 1 write for each distinct key |
 /// | `commit`, `set_atomic` | `TransactWriteItems` | 2 writes for each lock, check, item and deletion |
 /// | `query`, `page`, `stream` | `Query` for every MiB | 1 read for every 4 KiB of the rows that are read, including locks and expired rows |
+/// | `scan` | `Scan` for every MiB | 1 read for every 4 KiB of the table, including locks and expired rows |
 ///
 /// An eventually consistent read costs half. Reading or deleting an absent row costs 1 unit. A
 /// failed commit costs as much as a successful one, and a retried request is charged again.
@@ -238,6 +242,7 @@ use table::Row;
 /// | `dynamodb:GetItem` | `get`, `get_fresh`, `get_lock`, `get_locks`, and a `commit` whose outcome is in doubt |
 /// | `dynamodb:BatchGetItem` | `get_many`, `get_many_fresh`, `get_locks` |
 /// | `dynamodb:Query` | `query`, `page`, `stream` |
+/// | `dynamodb:Scan` | `scan` |
 /// | `dynamodb:PutItem` | `get_lock`, `get_locks`; a `commit` that sets or creates items |
 /// | `dynamodb:UpdateItem` | `get_lock`, `get_locks`; a `commit` with locks |
 /// | `dynamodb:ConditionCheckItem` | a `commit` with checks |

@@ -4,6 +4,7 @@
 //! - `builder.rs`: the options.
 //! - `stripe.rs`: the items and locks of one stripe. It never sees a mutex, a clock or user code.
 //! - `row_index.rs`: the rows of one partition in sort-key order.
+//! - `scan.rs`: reads all items.
 //! - `sweeper.rs`: the thread that purges expired items.
 //!
 //! # Lock order
@@ -20,6 +21,7 @@
 
 mod builder;
 mod row_index;
+mod scan;
 mod stripe;
 mod sweeper;
 
@@ -191,6 +193,10 @@ impl<T> MemoryDb<T> {
             guard: 0,
             row: 0,
         }
+    }
+
+    fn stripe_count(&self) -> usize {
+        self.shared.stripes.len()
     }
 
     #[inline]

@@ -11,7 +11,7 @@ use crate::{Item, Key, Lock, Query, Version};
 use hashbrown::HashTable;
 use smallvec::SmallVec;
 use std::collections::BTreeSet;
-use std::ops::Bound;
+use std::ops::{Bound, Range};
 use std::{mem, slice};
 
 /// Replaced and removed rows, kept alive until no mutex is held.
@@ -209,6 +209,11 @@ impl<T> Stripe<T> {
         self.item_count
     }
 
+    /// Returns the number of rows, including vacant ones.
+    pub(super) fn row_count(&self) -> usize {
+        self.rows.len()
+    }
+
     /// Returns whether `additional` rows can be added.
     pub(super) fn has_capacity(&self, additional: usize) -> bool {
         self.by_key.len().saturating_add(additional) <= self.max_rows
@@ -396,6 +401,31 @@ impl<T> Stripe<T> {
             }
         }
         max
+    }
+
+    /// Returns the live items in the given rows. Expired items and locks in them are removed.
+    ///
+    /// A row keeps its number until it is removed, whatever happens to the tables and the sorted rows
+    /// of the partitions. So an item that is present throughout several calls, which together cover
+    /// all rows once, is returned by exactly one of them.
+    pub(super) fn live_items_of_rows(
+        &mut self,
+        numbers: Range<usize>,
+        now: u64,
+        removed: &mut RemovedRows<T>,
+    ) -> Vec<Item<T>> {
+        let rows = self.rows.get(numbers.clone()).unwrap_or_default();
+        let mut items = Vec::with_capacity(rows.len());
+        let mut expired: SmallVec<[u32; 8]> = SmallVec::new();
+        for (number, row) in numbers.zip(rows) {
+            if row.ttl().is_some_and(|ttl| ttl < now) {
+                expired.push(number as u32);
+            } else {
+                items.extend(row.item().cloned());
+            }
+        }
+        removed.extend(expired.into_iter().map(|row| self.remove_row(row)));
+        items
     }
 
     /// Returns at most `max` live items that match `query`, and whether there are more. Expired items

@@ -10,6 +10,7 @@
 //! | `handle` | an open redb database |
 //! | `file` | an open file, its transactions, closing it |
 //! | `read` | what is read from a file |
+//! | `scan` | reads all items |
 //! | `request` | what callers submit to the group commit, and what they receive |
 //! | `group` | the group commit, which does not depend on files |
 //! | `write` | applies the requests of a group in one transaction |
@@ -49,6 +50,7 @@ mod handle;
 mod open;
 mod read;
 mod request;
+mod scan;
 mod tables;
 mod waiting;
 mod write;

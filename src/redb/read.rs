@@ -211,7 +211,7 @@ fn check_rows(read: &ReadTransaction) -> Result<()> {
     }
 }
 
-fn open_table<K: redb::Key, V: redb::Value>(
+pub(super) fn open_table<K: redb::Key, V: redb::Value>(
     read: &ReadTransaction,
     table: TableDefinition<'static, K, V>,
 ) -> Result<ReadOnlyTable<K, V>> {

@@ -28,10 +28,22 @@
 //! # fn main() {}
 //! ```
 //!
+//! A database that implements [`Scan`](crate::Scan) runs [`scan_suite!`](scan_suite) as well, which takes
+//! the same arguments and has the cases of that trait. A database without `Scan` leaves it out:
+//!
+//! ```
+//! use atomic_db::MemoryDb;
+//!
+//! atomic_db::testing::scan_suite! {
+//!     my_backend: |clock| MemoryDb::builder().clock(clock).build()
+//! }
+//! # fn main() {}
+//! ```
+//!
 //! Each case is also a function of this module, which panics if the database breaks the guarantee.
 //! Its documentation begins with the number of the guarantee in the contract of
-//! [`AtomicDb`](crate::AtomicDb#contract). [`check`] runs one case, and [`cases`] returns all of
-//! them. A release may add cases.
+//! [`AtomicDb`](crate::AtomicDb#contract). [`check`] runs one case, and [`cases`] and [`scan_cases`]
+//! return all of them. A release may add cases.
 //!
 //! # What it does not test
 //!
@@ -52,10 +64,13 @@ mod locks;
 mod queries;
 mod races;
 mod reading;
+mod scans;
 mod support;
 mod threads;
 mod writing;
 
+#[doc(inline)]
+pub use crate::__testing_scan_suite as scan_suite;
 #[doc(inline)]
 pub use crate::__testing_suite as suite;
 pub use fixture::{Capabilities, Case, Database, Fixture, check};
@@ -63,6 +78,7 @@ pub use locks::*;
 pub use queries::*;
 pub use races::*;
 pub use reading::*;
+pub use scans::*;
 pub use threads::{run_concurrently, with_timeout};
 pub use writing::*;
 
@@ -136,6 +152,24 @@ macro_rules! __testing_cases {
     };
 }
 
+/// Calls a macro with its arguments and the names of all cases of `Scan`.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __testing_scan_cases {
+    ([$($callback:tt)*] $arguments:tt) => {
+        $($callback)*! { $arguments
+            a_scan_yields_the_items_of_all_partitions
+            a_scan_sees_every_completed_write
+            a_scan_does_not_yield_locks
+            a_scan_yields_an_item_until_its_ttl_has_passed
+            scans_are_fused
+            the_loop_body_of_a_scan_may_call_any_method
+            a_scan_yields_items_present_throughout_exactly_once
+            concurrent_writes_do_not_hide_or_repeat_items_in_a_scan
+        }
+    };
+}
+
 /// Defines one test for each case.
 #[doc(hidden)]
 #[macro_export]
@@ -153,14 +187,33 @@ macro_rules! __testing_tests {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __testing_suite {
-    ($suite:ident: $make:expr $(,)?) => {
-        $crate::__testing_suite! { $suite: $make, $crate::testing::Capabilities::new() }
+    ($($arguments:tt)*) => {
+        $crate::__testing_module! { __testing_cases $($arguments)* }
     };
-    ($suite:ident: $make:expr, $capabilities:expr $(,)?) => {
+}
+
+/// Defines a module with one test for each case of `Scan`. See [`testing`](crate::testing).
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __testing_scan_suite {
+    ($($arguments:tt)*) => {
+        $crate::__testing_module! { __testing_scan_cases $($arguments)* }
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __testing_module {
+    ($cases:ident $suite:ident: $make:expr $(,)?) => {
+        $crate::__testing_module! {
+            $cases $suite: $make, $crate::testing::Capabilities::new()
+        }
+    };
+    ($cases:ident $suite:ident: $make:expr, $capabilities:expr $(,)?) => {
         mod $suite {
             #[allow(unused_imports)]
             use super::*;
-            $crate::__testing_cases! { [$crate::__testing_tests] ($make, $capabilities) }
+            $crate::$cases! { [$crate::__testing_tests] ($make, $capabilities) }
         }
     };
 }
@@ -176,3 +229,15 @@ macro_rules! define_cases {
 }
 
 __testing_cases! { [define_cases] () }
+
+macro_rules! define_scan_cases {
+    (() $($case:ident)*) => {
+        /// Returns all cases of [`Scan`](crate::Scan), for callers that want to iterate over them.
+        #[must_use]
+        pub fn scan_cases<D: Database + crate::Scan>() -> Vec<Case<D>> {
+            vec![$(Case { name: stringify!($case), run: $case }),*]
+        }
+    };
+}
+
+__testing_scan_cases! { [define_scan_cases] () }

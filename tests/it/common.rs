@@ -2,7 +2,8 @@
 //! records pauses, and short forms for reading.
 
 use atomic_db::{
-    AtomicDb, Batch, Clock, Item, Key, Lock, ManualClock, Page, Query, Result, RetryQueue, Version,
+    AtomicDb, Batch, Clock, Item, Key, Lock, ManualClock, Page, Query, Result, RetryQueue, Scan,
+    Version,
 };
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
@@ -122,6 +123,13 @@ impl<D: AtomicDb> AtomicDb for HookedDb<D> {
 
     fn retry_queue(&self) -> Option<&RetryQueue> {
         self.inner.retry_queue()
+    }
+}
+
+/// The hook runs for no item of a scan.
+impl<D: Scan> Scan for HookedDb<D> {
+    fn scan(&self) -> Box<dyn Iterator<Item = Result<Item<Self::Data>>> + '_> {
+        self.inner.scan()
     }
 }
 

@@ -5,7 +5,7 @@ use crate::common::{HANG_LIMIT, data};
 use atomic_db::testing::with_timeout;
 use atomic_db::{
     AtomicDb, AtomicDbExt, Batch, Clock, Error, Item, Key, LruCache, ManualClock, MemoryDb, Query,
-    Sweeper,
+    Scan, Sweeper,
 };
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -129,6 +129,10 @@ fn removals() -> Vec<Removal<MemoryDb<OnDrop>>> {
         ("stream", |db, clock| {
             expire(clock);
             assert_eq!(db.stream(Query::new("pk")).count(), 0);
+        }),
+        ("scan", |db, clock| {
+            expire(clock);
+            assert_eq!(db.scan().count(), 0);
         }),
     ]
 }

@@ -16,6 +16,7 @@ mod prefixes;
 #[cfg(feature = "redb")]
 mod redb;
 mod reference_model;
+mod scans;
 #[cfg(feature = "serde")]
 mod serialization;
 #[cfg(not(mutants))]

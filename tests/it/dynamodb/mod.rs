@@ -8,6 +8,7 @@ mod interop;
 mod requests;
 mod responses;
 mod runtimes;
+mod scans;
 mod server;
 mod settings;
 mod throughput;
@@ -77,6 +78,11 @@ macro_rules! conformance_tests {
 mod conformance {
     use super::*;
     atomic_db::__testing_cases! { [conformance_tests] (new_db::<String>) }
+}
+
+mod conformance_of_scans {
+    use super::*;
+    atomic_db::__testing_scan_cases! { [conformance_tests] (new_db::<String>) }
 }
 
 mod conformance_behind_a_cache {

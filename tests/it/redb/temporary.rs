@@ -2,7 +2,7 @@
 
 use atomic_db::{
     AtomicDb, Batch, Codec, Item, Key, Lock, Page, Query, RedbDb, RedbDbBuilder, Result,
-    RetryQueue, Version,
+    RetryQueue, Scan, Version,
 };
 use tempfile::TempDir;
 
@@ -81,5 +81,11 @@ impl<D: AtomicDb> AtomicDb for Temporary<D> {
 
     fn retry_queue(&self) -> Option<&RetryQueue> {
         self.db.retry_queue()
+    }
+}
+
+impl<D: Scan> Scan for Temporary<D> {
+    fn scan(&self) -> Box<dyn Iterator<Item = Result<Item<Self::Data>>> + '_> {
+        self.db.scan()
     }
 }

@@ -4,7 +4,7 @@ use super::db::FaultyDb;
 use super::fault::Fault;
 use super::sync::{Mutex, MutexGuard, RaceWindow};
 use atomic_db::{
-    AtomicDb, Batch, Clock, Item, Key, KeyBuf, Lock, Page, Query, Result, RetryQueue, Version,
+    AtomicDb, Batch, Clock, Item, Key, KeyBuf, Lock, Page, Query, Result, RetryQueue, Scan, Version,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -243,5 +243,11 @@ impl<D: AtomicDb> AtomicDb for FaultyCache<D> {
 
     fn retry_queue(&self) -> Option<&RetryQueue> {
         self.inner.retry_queue()
+    }
+}
+
+impl<D: Scan> Scan for FaultyCache<D> {
+    fn scan(&self) -> Box<dyn Iterator<Item = Result<Item<D::Data>>> + '_> {
+        self.inner.scan()
     }
 }

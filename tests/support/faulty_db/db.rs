@@ -20,7 +20,7 @@ pub struct FaultyDb<T> {
     fault: Fault,
     clock: Arc<dyn Clock>,
     stripes: Vec<Mutex<Stripe<T>>>,
-    page_size: usize,
+    pub(super) page_size: usize,
     versions_ahead: bool,
     versions: AtomicU64,
     commits: AtomicU64,
@@ -51,12 +51,12 @@ enum Row<T> {
 type Hit<T> = (String, Option<Item<T>>);
 
 /// The stripes that a call has locked, and the time when it had.
-struct Section<'a, T> {
+pub(super) struct Section<'a, T> {
     db: &'a FaultyDb<T>,
     stripes: Vec<(usize, MutexGuard<'a, Stripe<T>>)>,
     now: u64,
     /// Whether reads are from the snapshots.
-    stale: bool,
+    pub(super) stale: bool,
 }
 
 impl<T: Clone> FaultyDb<T> {
@@ -109,13 +109,12 @@ impl<T: Clone> FaultyDb<T> {
 
     /// Removes expired items and locks, and returns their number.
     pub fn purge_expired(&self) -> usize {
-        let all = || self.lock_stripes((0..self.stripes.len()).collect());
-        let mut section = all();
+        let mut section = self.lock_all();
         let expired = section.expired();
         if self.has(Fault::PurgeByKey) {
             drop(section);
             self.window.wait();
-            section = all();
+            section = self.lock_all();
         }
         for key in &expired {
             section.remove(key.as_key());
@@ -130,8 +129,12 @@ impl<T: Clone> FaultyDb<T> {
         }
     }
 
-    fn has(&self, fault: Fault) -> bool {
+    pub(super) fn has(&self, fault: Fault) -> bool {
         self.fault == fault
+    }
+
+    pub(super) fn lock_all(&self) -> Section<'_, T> {
+        self.lock_stripes((0..self.stripes.len()).collect())
     }
 
     fn stripe_of(&self, pk: &str) -> usize {
@@ -297,6 +300,25 @@ impl<T: Clone> Section<'_, T> {
         self.row(key).and_then(|row| self.live_item(row))
     }
 
+    /// All rows of the locked stripes. Hidden rows have no item.
+    pub(super) fn all_rows(&self) -> Vec<(KeyBuf, Option<Item<T>>)> {
+        let rows = self
+            .stripes
+            .iter()
+            .flat_map(|(_, stripe)| match self.stale {
+                true => &stripe.snapshot,
+                false => &stripe.rows,
+            });
+        let item = |row: &Row<T>| match row {
+            Row::Item(item) if self.has(Fault::ExpiredItemInScan) => Some(item.clone()),
+            Row::Lock(lock) if self.has(Fault::LockInScan) => {
+                Some(Item::without_data(lock.key().pk, lock.key().sk))
+            }
+            row => self.live_item(row),
+        };
+        rows.map(|(key, row)| (key.clone(), item(row))).collect()
+    }
+
     fn live_item(&self, row: &Row<T>) -> Option<Item<T>> {
         let Row::Item(item) = row else {
             return None;
@@ -313,7 +335,11 @@ impl<T: Clone> Section<'_, T> {
     fn insert(&mut self, key: Key<'_>, row: Row<T>) {
         let stale = matches!(
             self.db.fault,
-            Fault::StaleGet | Fault::StaleGetFresh | Fault::StaleFreshQuery | Fault::StaleStream
+            Fault::StaleGet
+                | Fault::StaleGetFresh
+                | Fault::StaleFreshQuery
+                | Fault::StaleStream
+                | Fault::StaleScan
         );
         let stored = self.db.stored_key(key);
         let stripe = self.stripe_mut(key.pk);

@@ -75,6 +75,28 @@ pub enum Fault {
     /// A stream holds a mutex between pages (6).
     StreamHoldsMutex,
 
+    // Scans
+    /// A scan returns locks as items (4).
+    LockInScan,
+    /// A scan returns expired items (3).
+    ExpiredItemInScan,
+    /// A scan reads a snapshot that is some writes old.
+    StaleScan,
+    /// A scan continues at the number of rows that it has read so far, not after a key.
+    OffsetScan,
+    /// A scan leaves out the partitions with one item.
+    ScanSkipsSmallPartitions,
+    /// A scan ends after its first page.
+    ScanEndsAfterPage,
+    /// A scan ends if the row at its position was removed.
+    ScanLosesPosition,
+    /// A scan begins again after its first page.
+    ScanRestarts,
+    /// A scan continues after it has returned `None`.
+    ScanNotFused,
+    /// A scan holds a mutex between pages (22).
+    ScanHoldsMutex,
+
     // Stale and torn reads
     /// `get` reads a snapshot that is some writes old (19).
     StaleGet,

@@ -5,12 +5,13 @@
 //! the same database and cache without a fault.
 //!
 //! `fault` has the bugs, each with the guarantee that it breaks. `db` has [`FaultyDb`], maps under one
-//! mutex per stripe. `cache` has [`FaultyCache`], a map in front of any database. `sync` has their
+//! mutex per stripe, and `scan` its scans. `cache` has [`FaultyCache`], a map in front of any database. `sync` has their
 //! mutexes, which are the model checkers' under `--cfg loom` and `--cfg shuttle`.
 
 mod cache;
 mod db;
 mod fault;
+mod scan;
 mod sync;
 
 pub use cache::FaultyCache;
