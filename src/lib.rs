@@ -159,6 +159,7 @@ mod sync;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod transact;
+mod transfer;
 mod version;
 
 pub use batch::Batch;
@@ -179,4 +180,5 @@ pub use query::{Page, Query, SortKeyRange};
 pub use redb::{Durability, RedbDb, RedbDbBuilder};
 pub use scan::Scan;
 pub use transact::{AtomicDbExt, Retry, RetryQueue, Transaction};
+pub use transfer::{TransferError, copy};
 pub use version::{Version, VersionGenerator};

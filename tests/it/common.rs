@@ -26,6 +26,7 @@ pub(crate) enum Call {
     Delete,
     Page,
     Query,
+    ScannedItem,
 }
 
 /// Before or after the call of the inner database.
@@ -126,10 +127,11 @@ impl<D: AtomicDb> AtomicDb for HookedDb<D> {
     }
 }
 
-/// The hook runs for no item of a scan.
+/// The hook runs for each item. If it fails, the scan goes on after the error.
 impl<D: Scan> Scan for HookedDb<D> {
     fn scan(&self) -> Box<dyn Iterator<Item = Result<Item<Self::Data>>> + '_> {
-        self.inner.scan()
+        let scan = self.inner.scan();
+        Box::new(scan.map(|item| self.call(Call::ScannedItem, |_| item)))
     }
 }
 

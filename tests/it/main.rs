@@ -27,5 +27,6 @@ mod time;
 mod trace;
 mod transact;
 mod transact_consistency;
+mod transfer;
 mod typescript_parity;
 mod values;
