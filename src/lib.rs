@@ -134,7 +134,7 @@ mod batch;
 mod blocking_runtime;
 mod cache;
 mod clock;
-#[cfg(any(feature = "redb", feature = "dynamodb"))]
+#[cfg(feature = "json-lines")]
 mod codec;
 mod db;
 mod deferred_drop;
@@ -165,7 +165,7 @@ mod version;
 pub use batch::Batch;
 pub use cache::{CacheStats, LruCache, LruCacheBuilder};
 pub use clock::{Clock, ManualClock, SystemClock};
-#[cfg(any(feature = "redb", feature = "dynamodb"))]
+#[cfg(feature = "json-lines")]
 pub use codec::{Bytes, Codec, Json};
 pub use db::{AtomicDb, SharedDb};
 #[cfg(feature = "dynamodb")]
@@ -180,5 +180,7 @@ pub use query::{Page, Query, SortKeyRange};
 pub use redb::{Durability, RedbDb, RedbDbBuilder};
 pub use scan::Scan;
 pub use transact::{AtomicDbExt, Retry, RetryQueue, Transaction};
+#[cfg(feature = "json-lines")]
+pub use transfer::json_lines;
 pub use transfer::{TransferError, copy};
 pub use version::{Version, VersionGenerator};

@@ -1,8 +1,10 @@
 //! Why a transfer of items stopped.
 
 use crate::{Error, KeyBuf};
+#[cfg(feature = "json-lines")]
+use std::io;
 
-/// Why a [`copy`](crate::copy) stopped.
+/// Why a [`copy`](crate::copy), an export or an import stopped.
 ///
 /// Items that were written before the error stay written. A transfer may be repeated: it writes the
 /// same items again.
@@ -28,4 +30,26 @@ pub enum TransferError {
         /// The reason.
         source: Error,
     },
+
+    /// The output of an export could not be written, or the input of an import could not be read.
+    #[cfg(feature = "json-lines")]
+    #[error("the input or output failed")]
+    Io(#[source] io::Error),
+
+    /// A line of an import is not an item, or the database cannot hold its item. It was not written.
+    #[cfg(feature = "json-lines")]
+    #[error(transparent)]
+    BadLine(#[from] BadLine),
+}
+
+/// A line of an import that is not an item, or whose item the database cannot hold.
+#[cfg(feature = "json-lines")]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("line {number}: {reason}")]
+#[non_exhaustive]
+pub struct BadLine {
+    /// The number of the line; the first one has the number 1.
+    pub number: u64,
+    /// Why it is refused. The text may contain parts of the line, unescaped.
+    pub reason: String,
 }

@@ -5,6 +5,7 @@ use atomic_db::{
     AtomicDb, Batch, Clock, Item, Key, Lock, ManualClock, Page, Query, Result, RetryQueue, Scan,
     Version,
 };
+use std::collections::BTreeMap;
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -204,4 +205,17 @@ pub(crate) fn data<T: Clone>(db: &impl AtomicDb<Data = T>, key: Key<'_>) -> Opti
 /// Returns the sort keys of `items`, in order.
 pub(crate) fn sks<T>(items: &[Item<T>]) -> Vec<&str> {
     items.iter().map(Item::sk).collect()
+}
+
+/// Returns items with the data 0, 1 and so on, in several partitions.
+pub(crate) fn numbered(count: u32) -> Vec<Item<u32>> {
+    let item = |number: u32| Item::new(format!("pk {}", number % 7), number.to_string(), number);
+    (0..count).map(item).collect()
+}
+
+/// Returns the items of `db` by their keys.
+pub(crate) fn contents<T>(db: &impl Scan<Data = T>) -> BTreeMap<(String, String), Item<T>> {
+    let items = db.scan().map(Result::unwrap);
+    let keyed = items.map(|item| ((item.pk().to_owned(), item.sk().to_owned()), item));
+    keyed.collect()
 }

@@ -12,6 +12,8 @@ mod guarantees;
 #[cfg(not(mutants))]
 mod histories;
 mod hot_keys;
+#[cfg(feature = "json-lines")]
+mod json_lines;
 mod prefixes;
 #[cfg(feature = "redb")]
 mod redb;

@@ -1,29 +1,16 @@
 //! Copies from one database to another.
 
-use crate::common::{Call, HookedDb, Moment};
+use crate::common::{Call, HookedDb, Moment, contents, numbered};
 use atomic_db::{
     AtomicDb, AtomicDbExt, Error, Item, Key, LruCache, ManualClock, MemoryDb, Query, Scan,
     TransferError, copy,
 };
 use atomic_db_test_support::faulty_db::{Fault, FaultyDb};
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// The number of items that are written in one call.
 const BATCH: u32 = 250;
-
-fn numbered(count: u32) -> Vec<Item<u32>> {
-    let item = |number: u32| Item::new(format!("pk {}", number % 7), number.to_string(), number);
-    (0..count).map(item).collect()
-}
-
-/// Returns the items of `db` by their keys.
-fn contents<T>(db: &impl Scan<Data = T>) -> BTreeMap<(String, String), Item<T>> {
-    let items = db.scan().map(Result::unwrap);
-    let keyed = items.map(|item| ((item.pk().to_owned(), item.sk().to_owned()), item));
-    keyed.collect()
-}
 
 #[test]
 fn a_copy_has_the_items_of_the_original_with_their_expiries() {
