@@ -14,6 +14,8 @@ mod histories;
 mod hot_keys;
 #[cfg(feature = "json-lines")]
 mod json_lines;
+#[cfg(all(feature = "redb", not(mutants)))]
+mod ledger;
 mod prefixes;
 #[cfg(feature = "redb")]
 mod redb;
