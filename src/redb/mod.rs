@@ -11,6 +11,7 @@
 //! | `file` | an open file, its transactions, closing it |
 //! | `read` | what is read from a file |
 //! | `scan` | reads all items |
+//! | `backup` | copies all items to a new file |
 //! | `request` | what callers submit to the group commit, and what they receive |
 //! | `group` | the group commit, which does not depend on files |
 //! | `write` | applies the requests of a group in one transaction |
@@ -40,6 +41,7 @@
 //! submitted, and decoded after its row was copied out; the clock is read outside of transactions. The
 //! exception is a `StorageBackend` that is given to `open_with`, which redb calls within transactions.
 
+mod backup;
 mod builder;
 mod encoding;
 mod error;

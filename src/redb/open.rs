@@ -165,7 +165,7 @@ impl Settings {
 }
 
 /// Syncs the directory of `path`, so that the new directory entry is durable.
-fn sync_parent_directory(path: &Path) -> io::Result<()> {
+pub(super) fn sync_parent_directory(path: &Path) -> io::Result<()> {
     // Other systems cannot open a directory, and write its entries through.
     if cfg!(unix) {
         let directory = path

@@ -1,5 +1,6 @@
 //! `RedbDb`, beyond what every database guarantees.
 
+mod backup;
 mod child;
 mod codecs;
 #[cfg(not(mutants))]
