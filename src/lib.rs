@@ -35,6 +35,7 @@
 //!   [`query`](AtomicDb::query) are each a snapshot.
 //! - A [`stream`](AtomicDb::stream) is not a snapshot. Items that are present for its whole duration
 //!   are yielded exactly once; items that are added or removed during that time may or may not be.
+//! - A [`scan`](Scan::scan) gives the same assurance for all partitions, in no stated order.
 //! - Two reads are two points in time. To tie them together, read a lock before both, and renew or
 //!   check it in the commit.
 //! - Cloned handles refer to the same database.
@@ -117,6 +118,28 @@
 //! };
 //! assert_eq!(greeting, "Hello, Ada");
 //! # Ok::<(), atomic_db::Error>(())
+//! ```
+//!
+//! **Counting and moving everything**: a [`Scan`] reads all partitions. [`copy`] moves all items to
+//! another database, and `json_lines` to a file and back. A `RedbDb` that is in use is backed up by
+//! `RedbDb::backup`, as a snapshot.
+//!
+//! ```
+//! use atomic_db::{AtomicDb, Item, MemoryDb, Scan, copy};
+//! use std::collections::BTreeMap;
+//!
+//! let db = MemoryDb::new();
+//! db.set(&[Item::new("user#1", "name", "Ada"), Item::new("user#2", "name", "Bob")])?;
+//!
+//! let mut items_per_partition = BTreeMap::new();
+//! for item in db.scan() {
+//!     *items_per_partition.entry(item?.pk().to_owned()).or_insert(0) += 1;
+//! }
+//! assert_eq!(items_per_partition.len(), 2);
+//!
+//! let other = MemoryDb::new();
+//! assert_eq!(copy(&db, &other, |_| {})?, 2);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
 //! # Documents
