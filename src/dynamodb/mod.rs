@@ -107,8 +107,8 @@ use table::Row;
 /// | `version` | S | | a ULID of 26 characters, in upper case |
 ///
 /// The TypeScript package atomic-dynamodb uses the same rows, and both can use one table at the
-/// same time. Two other forms that it writes are also accepted: gzip-compressed `data` of type B,
-/// and a fractional `ttl`. A `ttl` that is zero or not a number means that the row never expires.
+/// same time. Two other forms that it writes are also accepted: gzip-compressed `data` of type B of up
+/// to 400 KiB decompressed, the limit of an item, and a fractional `ttl`. A `ttl` that is zero or not a number means that the row never expires.
 /// Other attributes are ignored when an item is read, and lost when it is written again.
 ///
 /// A row that cannot be decoded is an [`Error::Codec`] with its key. To store several types in one

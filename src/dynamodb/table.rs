@@ -205,9 +205,17 @@ pub(super) fn decode<T: DeserializeOwned>(row: &Row, now: u64) -> Result<Option<
     }))
 }
 
-fn gunzip(compressed: &Blob) -> std::io::Result<Vec<u8>> {
+/// Returns the decompressed data, which may be as large as an item: a small row could otherwise take up
+/// any amount of memory.
+fn gunzip(compressed: &Blob) -> std::result::Result<Vec<u8>, BoxError> {
     let mut bytes = Vec::new();
-    MultiGzDecoder::new(compressed.as_ref()).read_to_end(&mut bytes)?;
+    // One byte more shows that there is more.
+    MultiGzDecoder::new(compressed.as_ref())
+        .take(MAX_ITEM_BYTES as u64 + 1)
+        .read_to_end(&mut bytes)?;
+    if bytes.len() > MAX_ITEM_BYTES {
+        return Err(format!("`data` has more than {MAX_ITEM_BYTES} bytes decompressed").into());
+    }
     Ok(bytes)
 }
 

@@ -16,7 +16,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 use std::collections::HashMap;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::time::Duration;
 use tokio::runtime::Runtime;
 
@@ -131,6 +131,12 @@ fn gzipped(json: &str) -> AttributeValue {
     AttributeValue::B(Blob::new(zip.finish().unwrap()))
 }
 
+fn gzipped_zeros(count: u64) -> AttributeValue {
+    let mut zip = GzEncoder::new(Vec::new(), Compression::default());
+    std::io::copy(&mut std::io::repeat(0).take(count), &mut zip).unwrap();
+    AttributeValue::B(Blob::new(zip.finish().unwrap()))
+}
+
 #[test]
 fn items_written_by_the_package_are_read() {
     let clock = ManualClock::new(START);
@@ -157,7 +163,8 @@ fn items_written_by_the_package_are_read() {
         expected.push(Item::new("pk", plain, data.clone()));
         expected.push(Item::new("pk", zip, data));
     }
-    let large = json!("0123456789".repeat(100_000));
+    // The quotes count, too.
+    let large = json!("x".repeat(400 * 1_024 - 2));
     raw.put(row("pk", "20", &[("data", gzipped(&large.to_string()))]));
     raw.put(row("pk", "21", &[]));
     raw.put(row(
@@ -324,11 +331,16 @@ fn undecodable_rows_are_named_and_hide_no_others() {
     // JavaScript can write a lone surrogate.
     raw.put(row("pk", "g", &[("data", s(r#""\ud800""#))]));
 
+    // Decompressed, one has a byte more than an item may have, the other is a decompression bomb.
+    let too_large = json!("x".repeat(400 * 1_024 - 1)).to_string();
+    raw.put(row("pk", "h", &[("data", gzipped(&too_large))]));
+    raw.put(row("pk", "i", &[("data", gzipped_zeros(200_000_000))]));
+
     let undecodable = |error: Error| match error {
         Error::Codec { key, .. } => key.sk().to_owned(),
         other => panic!("{other:?}"),
     };
-    for sk in ["c", "e", "g"] {
+    for sk in ["c", "e", "g", "h", "i"] {
         assert_eq!(undecodable(db.get(Key::new("pk", sk)).unwrap_err()), sk);
         assert_eq!(
             undecodable(
@@ -351,9 +363,12 @@ fn undecodable_rows_are_named_and_hide_no_others() {
     };
     let query = Query::new("pk");
     let mut stream = db.stream(query.clone());
-    assert_eq!(all(&mut stream), "ab!cd!ef!g");
+    assert_eq!(all(&mut stream), "ab!cd!ef!g!h!i");
     assert!(stream.next().is_none());
-    assert_eq!(all(&mut db.stream(query.clone().reverse())), "!gf!ed!cba");
+    assert_eq!(
+        all(&mut db.stream(query.clone().reverse())),
+        "!i!h!gf!ed!cba"
+    );
     // Errors do not count towards the limit.
     assert_eq!(all(&mut db.stream(query.clone().limit(3))), "ab!cd");
 
@@ -388,7 +403,7 @@ fn undecodable_rows_are_named_and_hide_no_others() {
     }
     // Undecodable rows can be replaced and deleted.
     db.set(&[valid("c")]).unwrap();
-    let keys = ["e", "g", "x", "y", "z"].map(|sk| Key::new("pk", sk));
+    let keys = ["e", "g", "h", "i", "x", "y", "z"].map(|sk| Key::new("pk", sk));
     db.delete(&keys).unwrap();
     assert_eq!(all(&mut db.stream(Query::new("pk"))), "abcdf");
 }
