@@ -6,5 +6,9 @@ pub mod contributing {}
 #[doc = include_str!("../docs/design.md")]
 pub mod design {}
 
+#[cfg(feature = "dynamodb")]
+#[doc = include_str!("../docs/dynamodb.md")]
+pub mod dynamodb {}
+
 #[doc = include_str!("../docs/testing.md")]
 pub mod testing {}

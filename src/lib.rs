@@ -147,7 +147,10 @@
 //! - [Design](_documentation::design): why it is built this way, and what was left out.
 //! - [Testing](_documentation::testing): what is tested, how, and what the tests do not show.
 //! - [Contributing](_documentation::contributing): building, testing, adding a backend.
-
+#![cfg_attr(
+    feature = "dynamodb",
+    doc = "- [DynamoDB-compatible servers](_documentation::dynamodb): what they must be able to do, and which ones were tried."
+)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
 

@@ -74,7 +74,8 @@ use std::marker::PhantomData;
 use stream::Stream;
 use table::Row;
 
-/// A table of Amazon DynamoDB, or of a DynamoDB-compatible server.
+/// A table of Amazon DynamoDB, or of a [DynamoDB-compatible
+/// server](crate::_documentation::dynamodb).
 ///
 /// Uses the official AWS SDK on a dedicated thread. Calls block until they are done, and may be
 /// made from any thread: from the tasks of an async runtime, in any number and without yielding in

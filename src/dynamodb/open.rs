@@ -31,12 +31,10 @@ pub(super) fn connect(options: Options) -> Result<Connection> {
     check_timeout("the timeout", options.timeouts.call)?;
     check_timeout("the timeout of an attempt", options.timeouts.attempt)?;
     check_worker_threads(options.worker_threads)?;
-    // Before the attempt's timeout, so that it is known that nothing was sent.
-    let mut connect_timeout = options.timeouts.attempt * 2 / 3;
     if let Some(timeout) = options.connect_timeout {
         check_timeout("the timeout of connecting", timeout)?;
-        connect_timeout = connect_timeout.min(timeout);
     }
+    let connect_timeout = connect_timeout(options.timeouts.attempt, options.connect_timeout);
     if let Some(url) = &options.endpoint_url {
         check_endpoint(url)?;
     }
@@ -94,6 +92,13 @@ pub(super) fn connect(options: Options) -> Result<Connection> {
             .map_err(CallError::into_read_error)??;
     }
     Ok(Connection::new(client, runtime, options.clock))
+}
+
+/// Returns how long connecting may take. It ends before the attempt does, so that it is known that nothing
+/// was sent.
+fn connect_timeout(attempt: Duration, chosen: Option<Duration>) -> Duration {
+    let max = attempt * 2 / 3;
+    chosen.map_or(max, |chosen| chosen.min(max))
 }
 
 /// What a client is made from.
@@ -185,4 +190,17 @@ fn endpoint_url(config: &SdkConfig) -> Option<String> {
     let services = config.service_config();
     let of_service = services.and_then(|services| services.load_config(key.ok()?));
     of_service.or(of_all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connecting_ends_before_the_attempt() {
+        let seconds = Duration::from_secs;
+        assert_eq!(connect_timeout(seconds(3), None), seconds(2));
+        assert_eq!(connect_timeout(seconds(3), Some(seconds(1))), seconds(1));
+        assert_eq!(connect_timeout(seconds(3), Some(seconds(9))), seconds(2));
+    }
 }

@@ -9,6 +9,7 @@ use std::env;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -129,6 +130,40 @@ fn use_table(db: &DynamoDb<u64>) {
     db.commit(&Batch::new().set(item(2))).unwrap();
 }
 
+#[test]
+fn connections_are_kept_for_the_pool_idle_timeout() {
+    let Some(endpoint) = server::endpoint() else {
+        return;
+    };
+    let server = endpoint.strip_prefix("http://").unwrap().to_owned();
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let forwarder = format!("http://{}", listener.local_addr().unwrap());
+    let connections = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&connections);
+    thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            counter.fetch_add(1, Ordering::SeqCst);
+            let server = TcpStream::connect(&server).unwrap();
+            thread::spawn(move || copy_both_ways(client, server).ok());
+        }
+    });
+    let builder = || {
+        let table = server::unique_table_name();
+        server::builder_for_table::<u64>(&forwarder, table).create_table(true)
+    };
+    let connections_of_reads = |db: DynamoDb<u64>| {
+        let before = connections.load(Ordering::SeqCst);
+        for _ in 0..5 {
+            db.get(ITEM).unwrap();
+            thread::sleep(Duration::from_millis(20));
+        }
+        connections.load(Ordering::SeqCst) - before
+    };
+    assert_eq!(connections_of_reads(builder().open().unwrap()), 0);
+    let builder = builder().pool_idle_timeout(Duration::from_millis(1));
+    assert!(connections_of_reads(builder.open().unwrap()) >= 4);
+}
+
 /// An error's text must not bring data or secrets into logs, whatever the server does.
 #[test]
 fn errors_show_neither_data_nor_secrets() {
@@ -204,9 +239,13 @@ fn connect_and_copy(client: TcpStream, heads: &Mutex<Vec<String>>) -> io::Result
     let target = head.split(' ').nth(1).unwrap_or_default().to_owned();
     heads.lock().unwrap().push(head);
     let server = TcpStream::connect(target)?;
+    (&client).write_all(b"HTTP/1.1 200 Connected\r\n\r\n")?;
+    copy_both_ways(client, server)
+}
+
+fn copy_both_ways(client: TcpStream, server: TcpStream) -> io::Result<()> {
     let (mut from_client, mut to_server) = (client.try_clone()?, server.try_clone()?);
     let (mut from_server, mut to_client) = (server, client);
-    to_client.write_all(b"HTTP/1.1 200 Connected\r\n\r\n")?;
     thread::spawn(move || io::copy(&mut from_client, &mut to_server));
     io::copy(&mut from_server, &mut to_client).map(drop)
 }
