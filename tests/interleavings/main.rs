@@ -16,6 +16,7 @@ mod checker;
 mod histories;
 mod scenarios;
 mod seeded_bugs;
+mod transactions;
 
 use atomic_db::{Clock, LruCache, ManualClock, MemoryDb};
 use checker::{FrozenClock, explore};
@@ -30,14 +31,22 @@ fn cached(clock: impl Clock + Clone + 'static, capacity: usize) -> LruCache<Memo
     builder.clock(clock).build()
 }
 
-macro_rules! explore {
-    ($preemptions:expr; $($scenario:ident($make:expr);)*) => {$(
+macro_rules! explore_from {
+    ($module:ident; $preemptions:expr; $($scenario:ident($make:expr);)*) => {$(
         #[test]
         fn $scenario() {
-            let scenario = || scenarios::$scenario($make);
+            let scenario = || $module::$scenario($make);
             explore(stringify!($scenario), $preemptions, scenario);
         }
     )*};
+}
+
+macro_rules! explore {
+    ($($scenarios:tt)*) => { explore_from! { scenarios; $($scenarios)* } };
+}
+
+macro_rules! explore_transactions {
+    ($($scenarios:tt)*) => { explore_from! { transactions; $($scenarios)* } };
 }
 
 mod memory_db {
@@ -60,6 +69,17 @@ mod memory_db {
 
     explore! { Some(3);
         three_threads_lose_no_update(memory(FrozenClock));
+    }
+
+    explore_transactions! { None;
+        a_result_of_a_transaction_rests_on_one_state(memory(FrozenClock));
+        an_error_of_a_body_rests_on_one_state(memory(FrozenClock));
+        an_error_after_a_query_rests_on_one_state(memory(FrozenClock));
+        transactions_lose_no_update(memory(FrozenClock));
+        update_loses_no_update(memory(FrozenClock));
+        a_transaction_reads_its_own_writes_during_another_commit(memory(FrozenClock));
+        one_of_two_transactions_finds_the_phantom(memory(FrozenClock));
+        an_exhausted_transaction_wrote_nothing(memory(FrozenClock));
     }
 
     macro_rules! explore_with_clock {
@@ -106,6 +126,11 @@ mod lru_cache {
         after_two_writers_the_cache_agrees_with_the_database(cached(FrozenClock, 4));
         get_many_is_a_snapshot(cached(FrozenClock, 4));
         updates_are_not_lost(cached(FrozenClock, 4));
+    }
+
+    explore_transactions! { None;
+        an_error_of_a_body_rests_on_one_state(cached(FrozenClock, 4));
+        transactions_lose_no_update(cached(FrozenClock, 4));
     }
 
     explore! { Some(3);

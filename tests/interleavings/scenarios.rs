@@ -282,7 +282,7 @@ pub(crate) fn an_item_that_is_replaced_before_it_expires_is_always_visible<D: Db
             assert!(
                 get(&db, A).is_some(),
                 "a read missed an item that was live throughout"
-            )
+            );
         },
     );
     assert_eq!(

@@ -1,7 +1,7 @@
 //! Checks that each scenario detects a seeded bug, and passes on the same database without it.
 
 use super::checker::{FrozenClock, explore};
-use super::scenarios;
+use super::{scenarios, transactions};
 use atomic_db::{Clock, ManualClock};
 use atomic_db_test_support::faulty_db::{Fault, FaultyCache, FaultyDb};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -52,6 +52,28 @@ mod in_a_database {
             updates_are_not_lost,
             three_threads_lose_no_update;
         RestartedVersion in commits_under_a_deleted_lock_fail;
+    }
+
+    macro_rules! finds_in_transactions {
+        ($($fault:ident in $($scenario:ident),*;)*) => {$($(
+            #[test]
+            fn $scenario() {
+                check(Fault::$fault, |fault| {
+                    transactions::$scenario(database(fault, FrozenClock));
+                });
+            }
+        )*)*};
+    }
+
+    finds_in_transactions! {
+        StaleGetLocks in
+            a_result_of_a_transaction_rests_on_one_state,
+            an_error_of_a_body_rests_on_one_state,
+            an_error_after_a_query_rests_on_one_state;
+        CheckThenAct in transactions_lose_no_update, update_loses_no_update;
+        TornCommit in a_transaction_reads_its_own_writes_during_another_commit;
+        IgnoredChecks in one_of_two_transactions_finds_the_phantom;
+        PartialApply in an_exhausted_transaction_wrote_nothing;
     }
 
     // Loom ends the process at a deadlock.
