@@ -8,6 +8,7 @@ mod common;
 mod drops;
 #[cfg(feature = "dynamodb")]
 mod dynamodb;
+mod false_errors;
 mod guarantees;
 #[cfg(not(mutants))]
 mod histories;
