@@ -1,19 +1,18 @@
 //! Backups: copies the items of one snapshot to a new file.
 
+use super::create::{sync_parent_directory, temporary_path};
 use super::encoding::{
     self, EXPIRIES, ITEMS, Kind, LOCKS, META, NEVER, RowKey, expiry_key, read_key,
 };
-use super::error::{backend, cannot_open, corrupted, malformed_item};
+use super::error::{backend, cannot_open, malformed_item, malformed_key};
 use super::file::File;
-use super::open::sync_parent_directory;
 use super::read::open_table;
-use crate::{Error, RedbDb, Result, VersionGenerator};
+use crate::{Error, RedbDb, Result};
 use redb::{Database, ReadTransaction, ReadableTable};
 use std::fs;
 use std::io;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// The number of bytes that are written in one transaction, which bounds memory.
 const BYTES_PER_COMMIT: usize = 16 << 20;
@@ -54,8 +53,8 @@ impl<T, C> RedbDb<T, C> {
     ///
     /// # Errors
     ///
-    /// There is no file at `path`, or the one that was there before. If the process is killed, a file
-    /// whose name begins with `.atomic-db-` is left in the directory.
+    /// There is no file at `path`, or the one that was there before. If the process is killed, it leaves
+    /// a temporary file in the directory, which the next creation of a database at `path` removes.
     ///
     /// - [`Error::InvalidInput`]: there is a file at `path`.
     /// - [`Error::Backend`]: the new file could not be created or written, or this one could not be read
@@ -143,11 +142,11 @@ fn copy_rows(
         for row in rows {
             let (key, row) = row.map_err(backend)?;
             let (key, row) = (key.value(), row.value());
-            let (ttl, _) = encoding::read_item(row).ok_or_else(malformed_item)?;
+            let (ttl, _) = encoding::read_item(row).ok_or_else(|| malformed_item(key))?;
             if ttl < now {
                 continue;
             }
-            read_key(key).ok_or_else(|| corrupted("a key is not valid UTF-8"))?;
+            read_key(key).ok_or_else(|| malformed_key(key))?;
             items.insert(key, row).map_err(backend)?;
             if ttl != NEVER {
                 let expiry = expiry_key(ttl, Kind::Item, key);
@@ -173,9 +172,8 @@ struct TemporaryFile {
 impl TemporaryFile {
     /// Chooses a name in the directory of `path`.
     fn next_to(path: &Path) -> Self {
-        let unique = VersionGenerator::new().next(Duration::ZERO);
         TemporaryFile {
-            path: path.with_file_name(format!(".atomic-db-{unique}.new")),
+            path: temporary_path(path),
         }
     }
 
@@ -188,7 +186,7 @@ impl TemporaryFile {
             }
             linked => linked,
         };
-        let failed = |error| cannot_open(&format!("{path:?}"), error);
+        let failed = |error| cannot_open(&format!("{path:?}"), "created", error);
         match linked {
             Ok(()) => {
                 // Before the directory is synced, so that the temporary name is gone, too.

@@ -15,9 +15,12 @@ pub enum Durability {
     /// A write is durable when the call returns. Each group of writes syncs the disk once. After a
     /// crash, the next open reads the whole file to rebuild the allocator state. The default.
     ///
-    /// If a crash coincides with damage to the file from another cause, the last commit can be lost
-    /// without an error. Where that matters, use [`QuickRepair`](Durability::QuickRepair), which
-    /// commits in two phases, with [`check_on_open`](RedbDbBuilder::check_on_open).
+    /// If the file is damaged after a crash, before it was opened again, the last commit can be lost
+    /// without an error: the damage may look like a commit that the crash interrupted. This was the
+    /// result of 4 % of random byte flips in such files. Where it matters, use
+    /// [`QuickRepair`](Durability::QuickRepair) with
+    /// [`check_on_open`](RedbDbBuilder::check_on_open). It commits in two phases, so that a damaged
+    /// commit can be told from an interrupted one, and the file is refused.
     #[default]
     Immediate,
     /// As [`Immediate`](Durability::Immediate), but each group of writes syncs the disk twice and
@@ -41,7 +44,7 @@ pub enum Durability {
 /// | [`read_only`](RedbDbBuilder::read_only) | off |
 /// | [`shared`](RedbDbBuilder::shared) | off |
 /// | [`wait`](RedbDbBuilder::wait) | not at all, or ten seconds if shared |
-/// | [`check_on_open`](RedbDbBuilder::check_on_open) | off |
+/// | [`check_on_open`](RedbDbBuilder::check_on_open) | up to 8 MiB |
 /// | [`codec`](RedbDbBuilder::codec) | [`Json`] |
 /// | [`clock`](RedbDbBuilder::clock) | [`SystemClock`] |
 ///
@@ -72,10 +75,13 @@ pub(super) struct Options {
     pub(super) durability: Durability,
     pub(super) cache_size: usize,
     pub(super) read_only: bool,
-    pub(super) check_on_open: bool,
+    check_on_open: Option<bool>,
     pub(super) shared: bool,
     wait: Option<Duration>,
 }
+
+/// The size up to which files are checked by default. The check takes about 0.35 ms per MiB.
+const MAX_BYTES_CHECKED: u64 = 8 << 20;
 
 /// How long a shared file is waited for by default.
 const SHARED_WAIT: Duration = Duration::from_secs(10);
@@ -86,7 +92,7 @@ impl Default for Options {
             durability: Durability::default(),
             cache_size: 256 << 20,
             read_only: false,
-            check_on_open: false,
+            check_on_open: None,
             shared: false,
             wait: None,
         }
@@ -102,6 +108,11 @@ impl Options {
             Duration::ZERO
         };
         self.wait.unwrap_or(default)
+    }
+
+    /// Returns whether a file of `bytes` is checked when it is opened.
+    pub(super) fn checks_on_open(&self, bytes: u64) -> bool {
+        self.check_on_open.unwrap_or(bytes <= MAX_BYTES_CHECKED)
     }
 }
 
@@ -249,15 +260,20 @@ impl<T, C> RedbDbBuilder<T, C> {
         self
     }
 
-    /// Sets whether opening verifies the checksums of the whole file, which takes time in proportion
-    /// to its size. It has no effect if the file is opened read-only.
+    /// Sets whether opening verifies the checksums of the whole file. By default, this is done for files
+    /// of up to 8 MiB. It has no effect if the file is opened read-only.
     ///
-    /// Without this, opening reads no more than it must. Damage from outside may then be found when
-    /// the damaged part is read, by [`check_integrity`](crate::RedbDb::check_integrity), or never. A
-    /// crash causes no such damage: it is always repaired on open.
+    /// The check takes time in proportion to the size of the file: 0.6 ms at 1 MiB, 3 ms at 8 MiB, and
+    /// 25 ms at 70 MiB were measured with the file in the page cache of the system. A damaged file is
+    /// then refused with [`Backend`](crate::Error::Backend), or repaired.
+    ///
+    /// Without the check, opening reads no more than it must. Damage from outside is found when the
+    /// damaged part is read, by [`check_integrity`](crate::RedbDb::check_integrity), or never: a call
+    /// may return wrong data, and redb may abort the process when it writes to a damaged file. A crash
+    /// causes no such damage. It is always repaired on open.
     #[must_use]
     pub fn check_on_open(mut self, check: bool) -> Self {
-        self.options.check_on_open = check;
+        self.options.check_on_open = Some(check);
         self
     }
 }

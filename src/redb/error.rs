@@ -1,7 +1,8 @@
 //! What an error or a panic of redb means to the caller, and the errors of this module itself.
 
+use super::encoding;
 use crate::sync::Arc;
-use crate::{BoxError, Error, Result};
+use crate::{BoxError, Error, Key, Result};
 use redb::{DatabaseError, StorageError};
 use std::any::Any;
 use std::io;
@@ -23,12 +24,40 @@ pub(super) fn corrupted(problem: &str) -> Error {
     Error::Backend(format!("the file may be damaged: {problem}").into())
 }
 
-pub(super) fn malformed_item() -> Error {
-    corrupted("an item's row is too short")
+/// The problem of a page that should be there.
+const BEYOND_END: &str = "it was truncated, or refers to a page beyond its end";
+
+pub(super) fn malformed_item(row_key: &[u8]) -> Error {
+    corrupted(&format!(
+        "the row of the item at {} is too short",
+        display_key(row_key)
+    ))
 }
 
-pub(super) fn malformed_lock() -> Error {
-    corrupted("a lock's row has the wrong length")
+pub(super) fn malformed_lock(row_key: &[u8]) -> Error {
+    corrupted(&format!(
+        "the row of the lock at {} has the wrong length",
+        display_key(row_key)
+    ))
+}
+
+pub(super) fn malformed_key(row_key: &[u8]) -> Error {
+    corrupted(&format!("{} is not a key", display_key(row_key)))
+}
+
+/// The error for a row that a query found outside of the range that it asked for, or out of order.
+pub(super) fn misplaced_row(row_key: &[u8]) -> Error {
+    corrupted(&format!(
+        "the row of the item at {} is in the wrong place",
+        display_key(row_key)
+    ))
+}
+
+fn display_key(row_key: &[u8]) -> String {
+    match encoding::read_key(row_key) {
+        Some((pk, sk)) => Key::new(&pk, sk).to_string(),
+        None => format!("{:?}", String::from_utf8_lossy(row_key)),
+    }
 }
 
 pub(super) fn malformed_version() -> Error {
@@ -44,6 +73,9 @@ pub(super) fn backend(error: impl Into<redb::Error>) -> Error {
     match error.into() {
         redb::Error::Io(error) if error.kind() == io::ErrorKind::TimedOut => {
             Error::Unavailable(error.into())
+        }
+        redb::Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            corrupted(BEYOND_END)
         }
         redb::Error::TransactionInProgress => {
             Error::Unavailable("another process is reading the file".into())
@@ -107,15 +139,15 @@ pub(super) fn open_error(name: &str, shared: bool, error: DatabaseError) -> Erro
             "{name} is a redb file of the older format {version}"
         )),
         DatabaseError::RepairAborted => Error::InvalidInput(format!(
-            "{name} was not closed properly: open it for writing once to repair it"
+            "{name} was not closed properly, or its length was changed: open it for writing once, which repairs it or reports the damage"
         )),
         DatabaseError::Storage(StorageError::Io(error)) => match error.kind() {
             io::ErrorKind::InvalidData => {
                 Error::InvalidInput(format!("{name} is not a redb file: {error}"))
             }
             io::ErrorKind::TimedOut => Error::Unavailable(error.into()),
-            io::ErrorKind::UnexpectedEof => corrupted(&format!("{name} is truncated")),
-            _ => cannot_open(name, error),
+            io::ErrorKind::UnexpectedEof => corrupted(&format!("{name}: {BEYOND_END}")),
+            _ => cannot_open(name, "opened", error),
         },
         DatabaseError::Storage(StorageError::Corrupted(problem)) => {
             corrupted(&format!("{name}: {problem}"))
@@ -124,16 +156,19 @@ pub(super) fn open_error(name: &str, shared: bool, error: DatabaseError) -> Erro
     }
 }
 
-pub(super) fn cannot_open(name: &str, source: io::Error) -> Error {
+/// Returns the error for a file that cannot be opened, or in which way else `verb` says.
+pub(super) fn cannot_open(name: &str, verb: &'static str, source: io::Error) -> Error {
     Error::Backend(Box::new(CannotOpen {
         name: name.to_owned(),
+        verb,
         source,
     }))
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("{name} cannot be opened")]
+#[error("{name} cannot be {verb}")]
 struct CannotOpen {
     name: String,
+    verb: &'static str,
     source: io::Error,
 }

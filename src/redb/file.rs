@@ -105,7 +105,11 @@ impl File {
 
     pub(super) fn compact(&self) -> Result<bool> {
         self.with_exclusive(|handle| match handle {
-            Handle::Writable(database) => database.compact().map_err(backend),
+            Handle::Writable(database) => {
+                // On a damaged file, redb's compaction may never end.
+                database.check_integrity().map_err(backend)?;
+                database.compact().map_err(backend)
+            }
             Handle::ReadOnly(_) | Handle::Closed => Err(self.read_only_error()),
         })
     }

@@ -4,7 +4,9 @@ use super::encoding::{CODEC, EXPIRIES, FORMAT, FORMAT_1, ITEMS, LOCKS, META};
 use super::error::backend;
 use super::handle::Handle;
 use crate::{Error, Result};
-use redb::{Database, ReadTransaction, ReadableDatabase, TableError, TableHandle};
+use redb::{
+    Database, MultimapTableHandle, ReadTransaction, ReadableDatabase, TableError, TableHandle,
+};
 
 /// Creates the tables of an empty file, and refuses a file with other tables, another format or another
 /// codec than `codec`. `name` is the file's name in errors.
@@ -43,7 +45,9 @@ fn is_created(read: &ReadTransaction, name: &str, codec: &str) -> Result<bool> {
     let tables = read.list_tables().map_err(backend)?;
     let tables: Vec<String> = tables.map(|table| table.name().to_owned()).collect();
     if !tables.iter().any(|table| table == META.name()) {
-        return match tables.first() {
+        let multimaps = read.list_multimap_tables().map_err(backend)?;
+        let multimaps = multimaps.map(|table| table.name().to_owned());
+        return match tables.into_iter().chain(multimaps).next() {
             None => Ok(false),
             Some(table) => Err(Error::InvalidInput(format!(
                 "{name} is a redb file of another program: it has a table {table:?}"

@@ -4,7 +4,8 @@
 //! | --- | --- |
 //! | `builder` | options and their setters |
 //! | `encoding` | the format of the file: its tables, keys and values |
-//! | `open` | opening a file: creating it, waiting for other processes |
+//! | `open` | opening a file, and waiting for it if it is open elsewhere |
+//! | `create` | creating a file, so that it appears when it is complete |
 //! | `format` | creates or checks the format of a file that was opened |
 //! | `waiting` | waiting for other processes, with a deadline |
 //! | `handle` | an open redb database |
@@ -43,6 +44,7 @@
 
 mod backup;
 mod builder;
+mod create;
 mod encoding;
 mod error;
 mod file;
@@ -402,7 +404,8 @@ impl<T, C> RedbDb<T, C> {
         Ok(())
     }
 
-    /// Makes the file as small as possible, and returns whether it became smaller.
+    /// Checks the file as [`check_integrity`](RedbDb::check_integrity) does, makes it as small as
+    /// possible, and returns whether it became smaller.
     ///
     /// This takes time in proportion to the size of the file, and all other calls wait for it. A crash
     /// in between loses nothing.
@@ -410,8 +413,8 @@ impl<T, C> RedbDb<T, C> {
     /// # Errors
     ///
     /// - [`Error::Unavailable`]: another process is reading or writing the file. Nothing has changed.
-    /// - [`Error::Backend`]: the disk failed. Nothing is lost; drop all handles and open the file
-    ///   again.
+    /// - [`Error::Backend`]: the file is damaged beyond repair, and nothing was changed; or the disk
+    ///   failed, and nothing is lost: drop all handles and open the file again.
     /// - [`Error::InvalidInput`]: the file was opened read-only.
     pub fn compact(&self) -> Result<bool> {
         self.shared.file.compact()

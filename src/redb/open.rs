@@ -1,18 +1,18 @@
 //! Opening a file: creates it if it is missing, waits for other processes, and checks its format.
 
 use super::builder::{Durability, Options};
+use super::create::{create, has_other_names, remove_leftovers};
 use super::error::{cannot_open, catch_panic, open_error};
 use super::format;
 use super::handle::Handle;
 use super::waiting::{BoundedWait, poll, with_deadline};
-use crate::{Error, Result, VersionGenerator};
+use crate::{Error, Result};
 use redb::backends::FileBackend;
 use redb::{ConcurrencyMode, Database, DatabaseError, StorageBackend};
 use std::fs;
 use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::time::Duration;
 
 /// How a file is opened.
 #[derive(Debug)]
@@ -64,54 +64,27 @@ impl Opener<'_> {
                 )))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound && !options.read_only => {
-                self.create()
+                create(self.path, name, |path| self.open_existing(path))
+            }
+            Ok(found) if has_other_names(&found) && !options.read_only => {
+                let handle = self.open_existing(self.path)?;
+                remove_leftovers(self.path);
+                Ok(handle)
             }
             // Any other problem is reported when the file is opened.
             _ => self.open_existing(self.path),
         }
     }
 
-    /// Creates the file under a temporary name and links it to its own name when it is complete,
-    /// because redb cannot open a file whose creation was interrupted.
-    fn create(&self) -> Result<Handle> {
-        let path = self.path;
-        let mut temporary = path.file_name().unwrap_or_default().to_owned();
-        temporary.push(format!(
-            ".{}.new",
-            VersionGenerator::new().next(Duration::ZERO)
-        ));
-        let temporary = path.with_file_name(temporary);
-        let file = self.open_existing(&temporary);
-        let linked = match &file {
-            Ok(_) => fs::hard_link(&temporary, path),
-            Err(_) => Ok(()),
-        };
-        // An error is ignored: the file was never created, or an extra link to it is harmless.
-        let _ = fs::remove_file(&temporary);
-        match linked {
-            Ok(()) => {
-                let file = file?;
-                let synced = sync_parent_directory(path);
-                synced.map_err(|error| cannot_open(&self.settings.name, error))?;
-                Ok(file)
-            }
-            // Another process created the file first, or the file system has no hard links.
-            Err(_) => {
-                drop(file);
-                self.open_existing(path)
-            }
-        }
-    }
-
     fn open_existing(&self, path: &Path) -> Result<Handle> {
-        let Settings { name, options, .. } = self.settings;
+        let options = &self.settings.options;
         let file = fs::OpenOptions::new()
             .read(true)
             .write(!options.read_only)
             .create(!options.read_only)
             .truncate(false)
             .open(path);
-        let file = file.map_err(|error| cannot_open(name, error))?;
+        let file = file.map_err(|error| self.settings.cannot_open(error))?;
         let storage = FileBackend::new(file).map_err(|error| self.settings.open_error(error))?;
         self.settings.open(storage)
     }
@@ -129,10 +102,11 @@ impl Settings {
 
     fn open_inner(&self, storage: impl StorageBackend) -> Result<Handle> {
         catch_panic(|| {
+            let bytes = storage.len().map_err(|error| self.cannot_open(error))?;
             let mut builder = Database::builder();
             builder
                 .set_cache_size(self.options.cache_size)
-                .set_check_integrity_on_open(self.options.check_on_open);
+                .set_check_integrity_on_open(self.options.checks_on_open(bytes));
             if self.options.shared {
                 builder.set_concurrency_mode(ConcurrencyMode::MultiWriter);
             }
@@ -146,6 +120,15 @@ impl Settings {
             format::create_or_check(&handle, &self.name, self.codec)?;
             Ok(handle)
         })
+    }
+
+    fn cannot_open(&self, error: io::Error) -> Error {
+        let verb = if self.options.read_only {
+            "opened"
+        } else {
+            "opened for writing"
+        };
+        cannot_open(&self.name, verb, error)
     }
 
     fn open_error(&self, error: DatabaseError) -> Error {
@@ -162,16 +145,4 @@ impl Settings {
         }
         Ok(())
     }
-}
-
-/// Syncs the directory of `path`, so that the new directory entry is durable.
-pub(super) fn sync_parent_directory(path: &Path) -> io::Result<()> {
-    // Other systems cannot open a directory, and write its entries through.
-    if cfg!(unix) {
-        let directory = path
-            .parent()
-            .filter(|parent| !parent.as_os_str().is_empty());
-        fs::File::open(directory.unwrap_or(Path::new(".")))?.sync_all()?;
-    }
-    Ok(())
 }

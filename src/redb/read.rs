@@ -5,13 +5,14 @@ use super::encoding::{
     self, EXPIRIES, ITEMS, Kind, LATEST, LOCKS, META, RawBytes, RowKey, prefix_upper_bound,
 };
 use super::error::{
-    backend, corrupted, malformed_expiry, malformed_item, malformed_lock, malformed_version,
+    backend, corrupted, malformed_expiry, malformed_item, malformed_key, malformed_lock,
+    malformed_version, misplaced_row,
 };
 use super::file::File;
 use super::handle::Handle;
 use crate::{Query, Result, Version};
 use redb::{ReadOnlyTable, ReadTransaction, ReadableTable, ReadableTableMetadata, TableDefinition};
-use std::ops::Bound;
+use std::ops::{Bound, Range};
 
 /// A live item that a query found.
 #[derive(Debug)]
@@ -78,10 +79,11 @@ impl File {
             return Ok((Vec::new(), false));
         };
         self.with_table(ITEMS, |items| {
-            let range = from.as_slice()..to.as_slice();
-            let mut range = items.range::<&[u8]>(range).map_err(backend)?;
+            let bounds = from.as_slice()..to.as_slice();
+            let mut range = items.range::<&[u8]>(bounds.clone()).map_err(backend)?;
             let mut found = Vec::new();
             let mut size = 0;
+            let mut previous: Option<RowKey> = None;
             loop {
                 let next = if query.reverse {
                     range.next_back()
@@ -92,20 +94,26 @@ impl File {
                     return Ok((found, false));
                 };
                 let (key, row) = next.map_err(backend)?;
-                let (ttl, data) = encoding::read_item(row.value()).ok_or_else(malformed_item)?;
+                let key = key.value();
+                if !is_in_place(key, previous.as_deref(), query.reverse, &bounds) {
+                    return Err(misplaced_row(key));
+                }
+                let previous = previous.get_or_insert_default();
+                previous.clear();
+                previous.extend_from_slice(key);
+                let malformed = || malformed_item(key);
+                let (ttl, data) = encoding::read_item(row.value()).ok_or_else(malformed)?;
                 if ttl < now {
                     continue;
                 }
                 if found.len() == max || size >= max_bytes {
                     return Ok((found, true));
                 }
-                let sk = key.value().get(partition.len()..).unwrap_or_default();
+                let sk = key.get(partition.len()..).unwrap_or_default();
                 let sk = std::str::from_utf8(sk);
                 size += data.map_or(0, <[u8]>::len);
                 found.push(QueryRow {
-                    sk: sk
-                        .map_err(|_| corrupted("a key is not valid UTF-8"))?
-                        .to_owned(),
+                    sk: sk.map_err(|_| malformed_key(key))?.to_owned(),
                     item: EncodedItem {
                         ttl,
                         data: data.map(<[u8]>::to_vec),
@@ -120,7 +128,8 @@ impl File {
         self.with_read_txn(|read| {
             let locks = open_table(read, LOCKS)?;
             if let Some(row) = locks.get(key).map_err(backend)? {
-                let (version, ttl) = encoding::read_lock(row.value()).ok_or_else(malformed_lock)?;
+                let malformed = || malformed_lock(key);
+                let (version, ttl) = encoding::read_lock(row.value()).ok_or_else(malformed)?;
                 return Ok(if now <= ttl {
                     LockState::Live(version, ttl)
                 } else {
@@ -181,7 +190,7 @@ fn check_rows(read: &ReadTransaction) -> Result<()> {
     let expiries = open_table(read, EXPIRIES)?;
     let mut expiring = 0;
     let mut check = |kind: Kind, key: &[u8], ttl: u64| {
-        encoding::read_key(key).ok_or_else(|| corrupted("a key is not valid UTF-8"))?;
+        encoding::read_key(key).ok_or_else(|| malformed_key(key))?;
         if ttl != encoding::NEVER {
             expiring += 1;
             let expiry = encoding::expiry_key(ttl, kind, key);
@@ -193,12 +202,14 @@ fn check_rows(read: &ReadTransaction) -> Result<()> {
     };
     for row in items.iter().map_err(backend)? {
         let (key, row) = row.map_err(backend)?;
-        let (ttl, _) = encoding::read_item(row.value()).ok_or_else(malformed_item)?;
+        let malformed = || malformed_item(key.value());
+        let (ttl, _) = encoding::read_item(row.value()).ok_or_else(malformed)?;
         check(Kind::Item, key.value(), ttl)?;
     }
     for row in locks.iter().map_err(backend)? {
         let (key, row) = row.map_err(backend)?;
-        let (_, ttl) = encoding::read_lock(row.value()).ok_or_else(malformed_lock)?;
+        let malformed = || malformed_lock(key.value());
+        let (_, ttl) = encoding::read_lock(row.value()).ok_or_else(malformed)?;
         check(Kind::Lock, key.value(), ttl)?;
         if items.get(key.value()).map_err(backend)?.is_some() {
             return Err(corrupted("a key holds an item and a lock"));
@@ -222,9 +233,22 @@ fn item_at(items: &ReadOnlyTable<RawBytes, RawBytes>, key: &[u8]) -> Result<Opti
     let Some(row) = items.get(key).map_err(backend)? else {
         return Ok(None);
     };
-    let (ttl, data) = encoding::read_item(row.value()).ok_or_else(malformed_item)?;
+    let (ttl, data) = encoding::read_item(row.value()).ok_or_else(|| malformed_item(key))?;
     let data = data.map(<[u8]>::to_vec);
     Ok(Some(EncodedItem { ttl, data }))
+}
+
+/// Returns whether a row belongs into the range of a query, and after the previous row. In a damaged
+/// file, a table may contain rows in any order.
+fn is_in_place(key: &[u8], previous: Option<&[u8]>, reverse: bool, bounds: &Range<&[u8]>) -> bool {
+    let follows = previous.is_none_or(|previous| {
+        if reverse {
+            key < previous
+        } else {
+            key > previous
+        }
+    });
+    follows && bounds.contains(&key)
 }
 
 /// Returns the half-open range of rows that `query` selects after `after`, or `None` if it is empty.
@@ -259,4 +283,30 @@ fn bounds(partition: &[u8], query: &Query, after: Option<&str>) -> Option<(RowKe
     }
     // Inverted bounds are never given to redb.
     (from < to).then_some((from, to))
+}
+
+#[cfg(test)]
+#[cfg(not(any(loom, shuttle)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_is_in_place_only_within_the_range_and_after_the_previous_row() {
+        let bounds = b"b".as_slice()..b"e".as_slice();
+        for reverse in [false, true] {
+            let in_place = |key: &str, previous: Option<&str>| {
+                let previous = previous.map(str::as_bytes);
+                is_in_place(key.as_bytes(), previous, reverse, &bounds)
+            };
+            for key in ["b", "c", "d", "dzz"] {
+                assert!(in_place(key, None));
+                assert!(!in_place(key, Some(key)));
+            }
+            for key in ["", "a", "e", "ea"] {
+                assert!(!in_place(key, None));
+            }
+            assert_eq!(in_place("d", Some("c")), !reverse);
+            assert_eq!(in_place("c", Some("d")), reverse);
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! Scans: the items in the order of their rows, a page in each read transaction.
 
 use super::encoding::{self, ITEMS, RowKey};
-use super::error::{backend, corrupted, malformed_item};
+use super::error::{backend, malformed_item, malformed_key, misplaced_row};
 use super::file::File;
 use super::read::{EncodedItem, open_table};
 use crate::scan::{PagedScan, RowPage};
@@ -53,13 +53,14 @@ impl File {
                 let row_key = row_key.value();
                 // A damaged file may have rows in any order, in which a scan would go round in circles.
                 if last.as_deref().is_some_and(|last| last >= row_key) {
-                    return Err(corrupted("the items are not in order"));
+                    return Err(misplaced_row(row_key));
                 }
                 last = Some(RowKey::from_slice(row_key));
-                let (ttl, data) = encoding::read_item(row.value()).ok_or_else(malformed_item)?;
+                let (ttl, data) =
+                    encoding::read_item(row.value()).ok_or_else(|| malformed_item(row_key))?;
                 if now <= ttl {
-                    let (pk, sk) = encoding::read_key(row_key)
-                        .ok_or_else(|| corrupted("a key is not valid UTF-8"))?;
+                    let (pk, sk) =
+                        encoding::read_key(row_key).ok_or_else(|| malformed_key(row_key))?;
                     size += data.map_or(0, <[u8]>::len);
                     let data = data.map(<[u8]>::to_vec);
                     page.rows

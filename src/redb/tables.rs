@@ -198,14 +198,14 @@ impl<'t> Tables<'t> {
 
     fn lock_at(&mut self, key: &[u8]) -> Result<Option<(Version, u64)>> {
         let row = self.locks()?.get(key).map_err(backend)?;
-        row.map(|row| encoding::read_lock(row.value()).ok_or_else(malformed_lock))
+        row.map(|row| encoding::read_lock(row.value()).ok_or_else(|| malformed_lock(key)))
             .transpose()
     }
 
     fn has_live_item(&self, key: &[u8], now: u64) -> Result<bool> {
         match self.items.get(key).map_err(backend)? {
             None => Ok(false),
-            Some(row) => Ok(now <= ttl_of(row.value())?),
+            Some(row) => Ok(now <= ttl_of(key, row.value())?),
         }
     }
 
@@ -243,9 +243,9 @@ impl<'t> Tables<'t> {
 
     /// Writes an item's row, and removes the lock at its key if there is one (guarantee 4).
     fn put_item(&mut self, key: &[u8], row: &[u8]) -> Result<()> {
-        let ttl = ttl_of(row)?;
+        let ttl = ttl_of(key, row)?;
         let replaced = self.items.insert(key, row).map_err(backend)?;
-        let replaced = replaced.map(|old| ttl_of(old.value())).transpose()?;
+        let replaced = replaced.map(|old| ttl_of(key, old.value())).transpose()?;
         self.written += 1;
         if replaced.is_none() {
             self.remove_lock(key)?;
@@ -256,7 +256,7 @@ impl<'t> Tables<'t> {
     /// Removes the item or lock at `key`, if there is one.
     fn remove(&mut self, key: &[u8]) -> Result<()> {
         let removed = self.items.remove(key).map_err(backend)?;
-        let removed = removed.map(|old| ttl_of(old.value())).transpose()?;
+        let removed = removed.map(|old| ttl_of(key, old.value())).transpose()?;
         match removed {
             None => self.remove_lock(key),
             Some(_) => {
@@ -269,7 +269,7 @@ impl<'t> Tables<'t> {
     fn remove_lock(&mut self, key: &[u8]) -> Result<()> {
         let removed = self.locks()?.remove(key).map_err(backend)?;
         let removed =
-            removed.map(|old| encoding::read_lock(old.value()).ok_or_else(malformed_lock));
+            removed.map(|old| encoding::read_lock(old.value()).ok_or_else(|| malformed_lock(key)));
         match removed.transpose()? {
             None => Ok(()),
             Some((_, ttl)) => {
@@ -307,7 +307,7 @@ impl<'t> Tables<'t> {
     }
 }
 
-fn ttl_of(row: &[u8]) -> Result<u64> {
-    let (ttl, _) = encoding::read_item(row).ok_or_else(malformed_item)?;
+fn ttl_of(key: &[u8], row: &[u8]) -> Result<u64> {
+    let (ttl, _) = encoding::read_item(row).ok_or_else(|| malformed_item(key))?;
     Ok(ttl)
 }

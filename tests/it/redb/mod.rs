@@ -5,6 +5,8 @@ mod child;
 mod codecs;
 #[cfg(not(mutants))]
 mod crash;
+#[cfg(not(mutants))]
+mod damage;
 mod full;
 mod opening;
 mod operations;

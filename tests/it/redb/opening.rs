@@ -94,6 +94,143 @@ fn a_directory_a_device_and_a_missing_directory_are_refused() {
 }
 
 #[test]
+fn names_of_every_possible_length_can_be_created() {
+    let directory = tempfile::tempdir().unwrap();
+    for length in [1, 99, 100, 101, 223, 224, 225, 254, 255] {
+        // Characters of two bytes, which must not be cut in half.
+        for name in ["x".repeat(length), "é".repeat(length / 2)] {
+            let path = directory.path().join(name + &"y".repeat(length % 2));
+            if path.file_name().unwrap().len() > 255 {
+                continue;
+            }
+            drop(open(&path).unwrap());
+            assert!(path.is_file());
+            fs::remove_file(path).unwrap();
+        }
+    }
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    let error = open(&directory.path().join("x".repeat(256))).unwrap_err();
+    assert!(
+        source(&error).contains("cannot be opened for writing"),
+        "{error:?}"
+    );
+}
+
+fn names(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<_> = names.collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_creation_removes_the_temporary_files_of_killed_processes_and_no_others() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("db.redb");
+    let id = "01ARZ3NDEKTSV4RRFFQ69G5FA";
+    let in_use = format!("db.redb.{id}1.new");
+    let in_use_db = open(&directory.path().join(&in_use)).unwrap();
+    let kept = [
+        "db.redb.new".to_owned(),
+        format!("db.redb.{id}.new"),
+        format!("db.redb.{id}8.old"),
+        format!("other.redb.{id}V.new"),
+    ];
+    for name in &kept {
+        fs::write(directory.path().join(name), "").unwrap();
+    }
+    for leftover in ["", "not a database"] {
+        fs::write(
+            directory.path().join(format!("db.redb.{id}V.new")),
+            leftover,
+        )
+        .unwrap();
+        fs::write(
+            directory.path().join(format!("db.redb.{id}W.new")),
+            leftover,
+        )
+        .unwrap();
+        drop(open(&path).unwrap());
+        let mut expected = kept.to_vec();
+        expected.extend(["db.redb".to_owned(), in_use.clone()]);
+        expected.sort();
+        assert_eq!(names(directory.path()), expected);
+        fs::remove_file(&path).unwrap();
+    }
+    in_use_db.set(&[item("a")]).unwrap();
+}
+
+#[cfg(unix)]
+#[test]
+fn the_temporary_name_of_a_complete_file_is_removed_when_it_is_opened() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("db.redb");
+    write_file(&path);
+    let temporary = directory
+        .path()
+        .join("db.redb.01ARZ3NDEKTSV4RRFFQ69G5FAV.new");
+    let copy = directory.path().join("a link of the user");
+    fs::hard_link(&path, &temporary).unwrap();
+    fs::hard_link(&path, &copy).unwrap();
+    assert_eq!(open(&path).unwrap().len().unwrap(), 100);
+    assert_eq!(names(directory.path()), ["a link of the user", "db.redb"]);
+}
+
+/// The environment variable that gives a child process its file.
+#[cfg(not(mutants))]
+const FILE: &str = "ATOMIC_DB_CREATED_FILE";
+
+#[cfg(not(mutants))]
+#[test]
+#[ignore = "the child process of the test below"]
+fn child_process_that_creates_a_file() {
+    if let Ok(path) = std::env::var(FILE) {
+        println!("\nbegin");
+        open(Path::new(&path)).unwrap();
+    }
+}
+
+#[cfg(not(mutants))]
+#[test]
+fn a_process_that_is_killed_while_it_creates_a_file_leaves_nothing_that_prevents_its_creation() {
+    use super::child::{KilledOnDrop, child};
+    use std::io::{BufRead, BufReader};
+    let directory = tempfile::tempdir().unwrap();
+    for kill in 0..40 {
+        let path = directory.path().join(format!("{}.redb", kill % 4));
+        let process = child("redb::opening::child_process_that_creates_a_file")
+            .env(FILE, &path)
+            .stdout(std::process::Stdio::piped())
+            .spawn();
+        let mut process = KilledOnDrop(process.unwrap());
+        let mut lines = BufReader::new(process.0.stdout.take().unwrap()).lines();
+        lines
+            .find(|line| line.as_ref().is_ok_and(|line| line == "begin"))
+            .unwrap()
+            .unwrap();
+        // A creation takes about a millisecond.
+        std::thread::sleep(std::time::Duration::from_micros(40 * kill));
+        drop(process);
+        if kill % 2 == 0 {
+            open(&path).unwrap().set(&[item("a")]).unwrap();
+            fs::remove_file(&path).unwrap();
+        }
+    }
+    for number in 0..4 {
+        let path = directory.path().join(format!("{number}.redb"));
+        open(&path).unwrap().set(&[item("a")]).unwrap();
+        // What was left of the last creation is removed by the next one.
+        fs::remove_file(&path).unwrap();
+        open(&path).unwrap();
+    }
+    assert_eq!(
+        names(directory.path()),
+        ["0.redb", "1.redb", "2.redb", "3.redb"]
+    );
+}
+
+#[test]
 fn creating_a_file_leaves_no_temporary_file() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("db.redb");
@@ -146,6 +283,62 @@ fn a_redb_file_of_another_program_is_refused() {
     write.open_table(OTHER).unwrap();
     write.commit().unwrap();
     assert_invalid(open(&path), "numbers");
+}
+
+#[test]
+fn a_file_of_another_program_with_only_multimap_tables_is_refused() {
+    const OTHER: redb::MultimapTableDefinition<'_, u32, u32> =
+        redb::MultimapTableDefinition::new("pairs");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("db.redb");
+    let write = Database::create(&path).unwrap().begin_write().unwrap();
+    write.open_multimap_table(OTHER).unwrap();
+    write.commit().unwrap();
+    assert_invalid(open(&path), "pairs");
+    assert_invalid(
+        RedbDb::<u32>::builder().read_only(true).open(&path),
+        "pairs",
+    );
+}
+
+#[test]
+fn the_error_for_a_file_of_the_wrong_length_says_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("db.redb");
+    write_file(&path);
+    let image = fs::read(&path).unwrap();
+    let read_only = || RedbDb::<String>::builder().read_only(true).open(&path);
+    for cut in [
+        100,
+        400,
+        4_096,
+        image.len() / 2,
+        image.len() - 4_096,
+        image.len() - 1,
+    ] {
+        fs::write(&path, &image[..cut]).unwrap();
+        let error = open(&path).unwrap_err();
+        assert!(matches!(error, Error::Backend(_)), "{error:?}");
+        let problem = source(&error);
+        assert!(problem.contains("truncated"), "cut at {cut}: {problem}");
+        fs::write(&path, &image[..cut]).unwrap();
+        match read_only().unwrap_err() {
+            Error::Backend(problem) => assert!(problem.to_string().contains("truncated")),
+            Error::InvalidInput(problem) => assert!(problem.contains("its length was changed")),
+            other => panic!("{other:?}"),
+        }
+    }
+    for grown in [1, 5_000] {
+        let mut image = image.clone();
+        image.resize(image.len() + grown, 7);
+        fs::write(&path, &image).unwrap();
+        let error = open(&path).unwrap_err();
+        assert!(
+            source(&error).contains("length"),
+            "grown by {grown}: {error:?}"
+        );
+        assert_invalid(read_only(), "its length was changed");
+    }
 }
 
 #[test]
@@ -222,7 +415,8 @@ fn a_file_without_write_permission_can_only_be_opened_read_only() {
     // Root can write to it in spite of the permissions.
     if fs::OpenOptions::new().append(true).open(&path).is_err() {
         let error = open(&path).unwrap_err();
-        assert!(source(&error).contains("db.redb"), "{error:?}");
+        let expected = "db.redb\" cannot be opened for writing";
+        assert!(source(&error).contains(expected), "{error:?}");
         RedbDb::<String>::builder()
             .read_only(true)
             .open(&path)
