@@ -27,23 +27,23 @@ const ATTEMPTS: usize = 16;
 
 /// Creates the file at `path`, which `open` creates under any name and opens. `name` is the file's name
 /// in errors.
-pub(super) fn create<H>(path: &Path, name: &str, open: impl Fn(&Path) -> Result<H>) -> Result<H> {
+pub(super) fn create<F>(path: &Path, name: &str, open: impl Fn(&Path) -> Result<F>) -> Result<F> {
     for _ in 0..ATTEMPTS {
         let temporary = temporary_path(path);
-        let handle = open(&temporary);
-        let linked = match &handle {
+        let opened = open(&temporary);
+        let linked = match &opened {
             Ok(_) => fs::hard_link(&temporary, path),
             Err(_) => Ok(()),
         };
         // An error is ignored: the file was never created, or another process removes it later.
         let _ = fs::remove_file(&temporary);
         match linked {
-            Ok(()) => match handle {
-                Ok(handle) => {
+            Ok(()) => match opened {
+                Ok(opened) => {
                     let synced = sync_parent_directory(path);
                     synced.map_err(|error| cannot_open(name, "created", error))?;
                     remove_leftovers(path);
-                    return Ok(handle);
+                    return Ok(opened);
                 }
                 // Another process has locked it, to find out whether it is a leftover.
                 Err(Error::Unavailable(_)) => {}

@@ -7,11 +7,15 @@ use redb::{Database, ReadOnlyDatabase, ReadTransaction, ReadableDatabase, Storag
 pub(super) enum Handle {
     Writable(Database),
     ReadOnly(ReadOnlyDatabase),
-    /// The file is being dropped.
+    /// The file is being dropped, or has to be opened again.
     Closed,
 }
 
 impl Handle {
+    pub(super) fn is_closed(&self) -> bool {
+        matches!(self, Handle::Closed)
+    }
+
     pub(super) fn begin_read(&self) -> Result<ReadTransaction> {
         match self {
             Handle::Writable(database) => database.begin_read(),

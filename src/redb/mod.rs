@@ -151,9 +151,15 @@ use std::path::Path;
 ///   except those that had nothing to write, for instance because of a conflict: they get
 ///   [`Backend`](Error::Backend).
 ///
-/// After an I/O error this handle and its clones reject all writes, and reads that are not cached fail
-/// too. Drop them all and open the file again. It then holds every write that had returned, and the
-/// writes whose outcome was unknown either all or not at all.
+/// After the disk was full, the handle and its clones work again as soon as there is room: the file is
+/// opened again inside. Reads at that very moment may fail. This applies to files that were opened by
+/// their path, with any durability but [`Durability::Deferred`].
+///
+/// After any other I/O error, the handle and its clones reject all writes, and reads that are not cached
+/// fail too. Drop them all and open the file again.
+///
+/// In both cases, the file then holds every write that had returned, and the writes whose outcome was
+/// unknown either all or not at all.
 ///
 /// # Limits
 ///

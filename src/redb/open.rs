@@ -23,9 +23,16 @@ pub(super) struct Settings {
     pub(super) options: Options,
 }
 
+/// A file that was opened by its path.
+pub(super) struct Opened {
+    pub(super) handle: Handle,
+    /// The same file, to open it again even if it was renamed.
+    pub(super) file: fs::File,
+}
+
 /// Opens the file at `path`, and creates it if it is missing. If it is open elsewhere, tries again until
 /// the wait of the options is over.
-pub(super) fn open_path(path: &Path, settings: &Settings) -> Result<Handle> {
+pub(super) fn open_path(path: &Path, settings: &Settings) -> Result<Opened> {
     settings.validate()?;
     let opener = Opener { path, settings };
     let wait = settings.options.wait();
@@ -36,6 +43,12 @@ pub(super) fn open_path(path: &Path, settings: &Settings) -> Result<Handle> {
             result => ControlFlow::Break(result),
         })
     })
+}
+
+/// Opens a file again, whose last handle was closed.
+pub(super) fn reopen(file: &fs::File, settings: &Settings) -> Result<Handle> {
+    let wait = settings.options.wait();
+    with_deadline(wait, || settings.open_file(file))
 }
 
 /// Opens a file that is kept in `storage`.
@@ -50,7 +63,7 @@ struct Opener<'a> {
 }
 
 impl Opener<'_> {
-    fn open_once(&self) -> Result<Handle> {
+    fn open_once(&self) -> Result<Opened> {
         let Settings { name, options, .. } = self.settings;
         match fs::metadata(self.path) {
             Ok(found) if !found.is_file() => {
@@ -67,16 +80,16 @@ impl Opener<'_> {
                 create(self.path, name, |path| self.open_existing(path))
             }
             Ok(found) if has_other_names(&found) && !options.read_only => {
-                let handle = self.open_existing(self.path)?;
+                let opened = self.open_existing(self.path)?;
                 remove_leftovers(self.path);
-                Ok(handle)
+                Ok(opened)
             }
             // Any other problem is reported when the file is opened.
             _ => self.open_existing(self.path),
         }
     }
 
-    fn open_existing(&self, path: &Path) -> Result<Handle> {
+    fn open_existing(&self, path: &Path) -> Result<Opened> {
         let options = &self.settings.options;
         let file = fs::OpenOptions::new()
             .read(true)
@@ -85,12 +98,19 @@ impl Opener<'_> {
             .truncate(false)
             .open(path);
         let file = file.map_err(|error| self.settings.cannot_open(error))?;
-        let storage = FileBackend::new(file).map_err(|error| self.settings.open_error(error))?;
-        self.settings.open(storage)
+        let handle = self.settings.open_file(&file)?;
+        Ok(Opened { handle, file })
     }
 }
 
 impl Settings {
+    /// Opens `file` with another file descriptor, which redb closes. Both own the same locks.
+    fn open_file(&self, file: &fs::File) -> Result<Handle> {
+        let file = file.try_clone().map_err(|error| self.cannot_open(error))?;
+        let storage = FileBackend::new(file).map_err(|error| self.open_error(error))?;
+        self.open(storage)
+    }
+
     fn open(&self, storage: impl StorageBackend) -> Result<Handle> {
         if self.options.shared {
             let wait = self.options.wait();

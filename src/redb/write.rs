@@ -5,7 +5,7 @@ use super::error::{self, SharedError, backend};
 use super::file::File;
 use super::request::{Outcome, SharedCause, WriteError, WriteRequest};
 use super::tables::Tables;
-use crate::{BoxError, Result, VersionGenerator};
+use crate::{BoxError, Error, Result, VersionGenerator};
 use redb::{CommitError, WriteTransaction};
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -58,8 +58,17 @@ pub(super) fn write(
         Ok(Ok(Some(CommitError::TransactionPoisoned))) => WriteError::NotWritten(
             SharedCause::from_error(backend(CommitError::TransactionPoisoned)),
         ),
-        Ok(Ok(Some(error))) => WriteError::Unknown(error::source(error.into()).into()),
-        Ok(Err(error)) => WriteError::NotWritten(SharedCause::from_error(error)),
+        Ok(Ok(Some(error))) => {
+            let source = error::source(error.into());
+            file.recover(&*source);
+            WriteError::Unknown(source.into())
+        }
+        Ok(Err(error)) => {
+            if let Error::Backend(source) = &error {
+                file.recover(&**source);
+            }
+            WriteError::NotWritten(SharedCause::from_error(error))
+        }
         Err(panic) if committing.get() => {
             let source = BoxError::from(error::panicked(&*panic));
             WriteError::Unknown(SharedError::from(source))
@@ -145,16 +154,15 @@ mod tests {
         }
     }
 
-    fn open() -> (File, Arc<AtomicBool>) {
+    fn open(durability: Durability) -> (File, Arc<AtomicBool>) {
         let fails = Arc::new(AtomicBool::new(false));
         let disk = Disk {
             memory: InMemoryBackend::new(),
             fails: Arc::clone(&fails),
         };
-        (
-            File::open_with(disk, "json", Options::default()).unwrap(),
-            fails,
-        )
+        let mut options = Options::default();
+        options.durability = durability;
+        (File::open_with(disk, "json", options).unwrap(), fails)
     }
 
     fn set(sk: &str) -> WriteRequest {
@@ -182,7 +190,7 @@ mod tests {
     #[test]
     fn requests_that_wrote_nothing_report_not_written_when_sync_fails() {
         with_timeout(Duration::from_secs(60), |_| {
-            let (file, fails) = open();
+            let (file, fails) = open(Durability::Immediate);
             fails.store(true, Ordering::Relaxed);
             let outcomes = write_all(&file, [conflict(), set("a"), conflict()]);
             assert!(
@@ -200,9 +208,33 @@ mod tests {
     }
 
     #[test]
+    fn a_group_with_a_flush_is_synced_wherever_the_flush_is() {
+        with_timeout(Duration::from_secs(60), |_| {
+            let (file, fails) = open(Durability::Deferred);
+            fails.store(true, Ordering::Relaxed);
+            let outcomes = write_all(&file, [set("a"), conflict(), set("b")]);
+            assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
+            for (before, after) in [(0, 0), (0, 2), (2, 0), (2, 2)] {
+                let (file, fails) = open(Durability::Deferred);
+                fails.store(true, Ordering::Relaxed);
+                let sets = |count| std::iter::repeat_with(|| set("a")).take(count);
+                let flush = std::iter::once(WriteRequest::Flush);
+                let outcomes = write_all(&file, sets(before).chain(flush).chain(sets(after)));
+                assert_eq!(outcomes.len(), before + 1 + after);
+                for outcome in outcomes {
+                    assert!(
+                        matches!(outcome, Err(WriteError::Unknown(_))),
+                        "{outcome:?}"
+                    );
+                }
+            }
+        });
+    }
+
+    #[test]
     fn after_a_panic_before_the_commit_no_outcome_is_unknown() {
         with_timeout(Duration::from_secs(60), |_| {
-            let (file, _) = open();
+            let (file, _) = open(Durability::Immediate);
             let mut panicked = false;
             let panics_once = std::iter::from_fn(|| {
                 assert!(std::mem::replace(&mut panicked, true), "an injected panic");

@@ -1,9 +1,11 @@
 //! A full disk: the error that the writer gets, and the contents of the file before and after there
 //! is space again.
 
+use super::child::child;
 use super::storage::{Disk, SpaceLimit};
-use atomic_db::{AtomicDb, Batch, Error, Item, Key, Query, RedbDb};
+use atomic_db::{AtomicDb, Batch, Durability, Error, Item, Key, Query, RedbDb};
 use std::error::Error as _;
+use std::process::{Command, Stdio};
 
 fn open(disk: &Disk) -> RedbDb<String> {
     RedbDb::builder().open_with(disk.clone()).unwrap()
@@ -93,5 +95,100 @@ fn a_file_that_grew_but_cannot_be_written_keeps_every_acknowledged_commit() {
     for bytes in [100_000, 1_000_000] {
         // redb writes there during the commit, so the outcome is unknown.
         assert!(fill_and_recover(SpaceLimit::Written, bytes));
+    }
+}
+
+/// The environment variables that give a child process its file, and how to open it.
+#[cfg(target_os = "linux")]
+const FILE: &str = "ATOMIC_DB_FULL_FILE";
+#[cfg(target_os = "linux")]
+const MODE: &str = "ATOMIC_DB_FULL_MODE";
+
+/// Sets the size that files of this process can have, which stands in for a disk.
+#[cfg(target_os = "linux")]
+fn limit_file_size(limit: &str) {
+    let status = Command::new("prlimit")
+        .args(["--pid", &std::process::id().to_string()])
+        .arg(format!("--fsize={limit}:"))
+        .status();
+    assert!(status.unwrap().success());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+#[ignore = "the child process of the test below"]
+fn child_process_whose_disk_is_full() {
+    let (Ok(path), Ok(mode)) = (std::env::var(FILE), std::env::var(MODE)) else {
+        return;
+    };
+    let builder = RedbDb::builder();
+    let builder = match mode.as_str() {
+        "shared" => builder.shared(),
+        "quick repair" => builder.durability(Durability::QuickRepair),
+        "deferred" => builder.durability(Durability::Deferred),
+        _ => builder,
+    };
+    let db: RedbDb<String> = builder.open(path).unwrap();
+    let clone = db.clone();
+    let mut count = 0;
+    for limit in [500_000, 1_000_000, 2_000_000] {
+        limit_file_size(&limit.to_string());
+        let (last, error) = loop {
+            let write = db.commit(&Batch::new().create(item(count)));
+            match write {
+                Ok(_) => count += 1,
+                Err(error) => break (count, error),
+            }
+        };
+        let too_large = std::io::Error::from(std::io::ErrorKind::FileTooLarge).to_string();
+        let source = error.source().unwrap().to_string();
+        assert!(
+            source.contains(&too_large) || source.contains("too large"),
+            "{error:?}"
+        );
+        if mode == "deferred" {
+            clone.set(&[item(last)]).unwrap_err();
+            clone.compact().unwrap_err();
+            return;
+        }
+        // Everything that was committed can be read while the disk is full.
+        let found = clone.query(&Query::new("pk")).unwrap();
+        if matches!(error, Error::OutcomeUnknown(_)) && found.len() == count + 1 {
+            count += 1;
+        }
+        assert!(found.into_iter().eq((0..count).map(item)));
+        // Small writes may succeed. Large ones fail again and again.
+        let large = (count..count + 150).map(item).collect::<Vec<_>>();
+        for _ in 0..3 {
+            clone.set(&large).unwrap_err();
+        }
+        assert_eq!(db.len().unwrap(), count);
+    }
+    limit_file_size("unlimited");
+    let lock = db.get_lock(Key::new("pk", "lock")).unwrap();
+    db.set_atomic(&[item(count)], &[lock]).unwrap();
+    clone.delete(&[item(0).key()]).unwrap();
+    assert!(clone.check_integrity().unwrap());
+    clone.compact().unwrap();
+    let found = db.query(&Query::new("pk")).unwrap();
+    assert!(found.into_iter().eq((1..=count).map(item)));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_handle_works_again_once_there_is_room_on_the_disk() {
+    let process = child("redb::full::child_process_whose_disk_is_full");
+    for mode in ["immediate", "quick repair", "shared", "deferred"] {
+        let directory = tempfile::tempdir().unwrap();
+        // The signal would end the process. An ignored signal stays ignored.
+        let status = Command::new("sh")
+            .args(["-c", r#"trap "" XFSZ; exec "$0" "$@""#])
+            .arg(process.get_program())
+            .args(process.get_args())
+            .env(FILE, directory.path().join("db.redb"))
+            .env(MODE, mode)
+            .stdout(Stdio::null())
+            .status();
+        assert!(status.unwrap().success(), "{mode}");
     }
 }

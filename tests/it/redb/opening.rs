@@ -3,7 +3,9 @@
 use super::storage::Disk;
 use crate::common::{data, sks};
 use atomic_db::testing::run_concurrently;
-use atomic_db::{AtomicDb, Batch, Error, Item, Key, ManualClock, Query, RedbDb, Result, Version};
+use atomic_db::{
+    AtomicDb, Batch, Error, Item, Key, Lock, ManualClock, Query, RedbDb, Result, Version,
+};
 use redb::{Database, TableDefinition};
 use std::error::Error as _;
 use std::fs;
@@ -402,6 +404,37 @@ fn read_only_handles_share_the_file_and_refuse_every_write() {
     assert_invalid(first.flush(), message);
     drop((first, second));
     assert_eq!(fs::read(&path).unwrap(), before);
+}
+
+#[test]
+fn get_lock_on_a_read_only_handle_is_refused_if_the_lock_has_to_be_refreshed() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("db.redb");
+    let clock = ManualClock::new(1_000_000);
+    let open = |read_only| {
+        let builder = RedbDb::<String>::builder().clock(clock.clone());
+        builder.read_only(read_only).open(&path)
+    };
+    let key = Key::new("pk", "lock");
+    let lock = open(false).unwrap().get_lock(key).unwrap();
+    let db = open(true).unwrap();
+    clock.set(lock.ttl() - Lock::REFRESH_WINDOW - 1);
+    assert_eq!(db.get_lock(key).unwrap(), lock);
+    // In its last hour, while it expires, and after that.
+    for now in [
+        lock.ttl() - Lock::REFRESH_WINDOW + 1,
+        lock.ttl(),
+        lock.ttl() + 1,
+    ] {
+        clock.set(now);
+        assert_invalid(db.get_lock(key), "read-only");
+        assert_invalid(db.get_locks(&[key]), "read-only");
+    }
+    drop(db);
+    clock.set(lock.ttl());
+    let refreshed = open(false).unwrap().get_lock(key).unwrap();
+    assert_eq!(refreshed.version(), lock.version());
+    assert_eq!(open(true).unwrap().get_lock(key).unwrap(), refreshed);
 }
 
 #[cfg(unix)]

@@ -9,6 +9,7 @@ use atomic_db::{
 };
 use serde::{Deserialize, Serialize};
 use std::fs;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -80,6 +81,34 @@ fn deferred_writes_are_durable_after_a_flush_and_after_closing() {
     assert_eq!(durable(&disk), 1);
     drop(db);
     assert_eq!(durable(&disk), 2);
+}
+
+#[test]
+fn with_quick_repair_a_commit_syncs_twice_and_an_open_after_a_crash_repairs_nothing() {
+    let measure = |durability| {
+        let disk = Disk::default();
+        let builder = RedbDb::builder().durability(durability);
+        let db = builder.open_with(disk.clone()).unwrap();
+        db.set(&[item("a")]).unwrap();
+        let before = disk.syncs();
+        for _ in 0..10 {
+            db.set(&[item("b")]).unwrap();
+        }
+        let syncs_of_commits = disk.syncs() - before;
+        let crashed = Disk::with_image(disk.after_power_cut(SurvivingWrites::None));
+        let builder = RedbDb::<String>::builder().check_on_open(false);
+        let db = builder.open_with(crashed.clone()).unwrap();
+        let syncs_of_open = crashed.syncs();
+        assert_eq!(db.len().unwrap(), 2);
+        (syncs_of_commits, syncs_of_open)
+    };
+    let (commits, open_with_repair) = measure(Durability::Immediate);
+    let (quick_commits, open) = measure(Durability::QuickRepair);
+    assert_eq!(commits, 10);
+    // The first one prepares the file for quick repair.
+    assert!((20..=21).contains(&quick_commits), "{quick_commits}");
+    // A repair ends with a commit.
+    assert!(open < open_with_repair, "{open} and {open_with_repair}");
 }
 
 #[test]
@@ -197,6 +226,80 @@ impl Clock for WritingClock {
     }
 
     fn sleep(&self, _duration: Duration) {}
+}
+
+/// A clock that shows a later time each time it is read. Before that, it replaces the item with one that
+/// is live then, so that there is a live item at any time.
+#[derive(Debug)]
+struct ReplacingClock {
+    db: OnceLock<RedbDb<String>>,
+    now: AtomicU64,
+}
+
+impl ReplacingClock {
+    const STEP: u64 = 50;
+    const ITEM: Key<'static> = Key::new("pk", "item");
+}
+
+impl Clock for ReplacingClock {
+    fn now(&self) -> Duration {
+        let now = self.now.fetch_add(Self::STEP, Ordering::SeqCst) + Self::STEP;
+        if let Some(db) = self.db.get() {
+            let item = Item::at(Self::ITEM, now.to_string());
+            db.set(&[item.expires_at(now)]).unwrap();
+        }
+        Duration::from_secs(now)
+    }
+
+    fn sleep(&self, _duration: Duration) {}
+}
+
+#[test]
+fn an_item_that_is_replaced_just_before_it_expires_is_found() {
+    let clock = Arc::new(ReplacingClock {
+        db: OnceLock::new(),
+        now: AtomicU64::new(1_000),
+    });
+    let builder = RedbDb::builder().clock(Arc::clone(&clock));
+    let db: RedbDb<String> = builder.in_memory().unwrap();
+    clock.db.set(db.clone()).unwrap();
+    let before = Item::at(ReplacingClock::ITEM, "before".to_owned());
+    db.set(&[before.expires_at(1_000)]).unwrap();
+    for _ in 0..10 {
+        for found in [
+            db.get(ReplacingClock::ITEM).unwrap(),
+            db.get_fresh(ReplacingClock::ITEM).unwrap(),
+            db.get_many(&[ReplacingClock::ITEM]).unwrap().remove(0),
+            db.query(&Query::new("pk")).unwrap().pop(),
+            db.page(&Query::new("pk"), None).unwrap().items.pop(),
+        ] {
+            assert!(found.is_some());
+        }
+    }
+}
+
+#[test]
+fn an_item_that_expired_is_not_found_even_if_it_expires_while_it_is_read() {
+    /// A clock on which time passes with each look at it.
+    #[derive(Debug)]
+    struct PassingClock(AtomicU64);
+
+    impl Clock for PassingClock {
+        fn now(&self) -> Duration {
+            Duration::from_secs(self.0.fetch_add(1, Ordering::SeqCst))
+        }
+
+        fn sleep(&self, _duration: Duration) {}
+    }
+
+    let clock = PassingClock(AtomicU64::new(1_000));
+    let db: RedbDb<String> = RedbDb::builder().clock(clock).in_memory().unwrap();
+    db.set(&[item("a").expires_at(1_005)]).unwrap();
+    let found: Vec<_> = (0..20)
+        .map(|_| db.get(Key::new("pk", "a")).unwrap().is_some())
+        .collect();
+    // Once it has expired, it stays so.
+    assert!(found[0] && !found[19] && found.is_sorted_by(|earlier, later| earlier >= later));
 }
 
 #[test]

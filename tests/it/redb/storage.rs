@@ -48,6 +48,8 @@ struct State {
     was_cut: bool,
     space_limit: Option<SpaceLimit>,
     ignores_sync: bool,
+    /// The number of successful syncs so far.
+    syncs: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -109,6 +111,10 @@ impl Disk {
 
     pub(crate) fn operations(&self) -> usize {
         self.state.lock().unwrap().operations
+    }
+
+    pub(crate) fn syncs(&self) -> usize {
+        self.state.lock().unwrap().syncs
     }
 
     pub(crate) fn was_cut(&self) -> bool {
@@ -191,6 +197,7 @@ impl StorageBackend for Disk {
 
     fn sync_data(&self) -> io::Result<()> {
         self.operation(|state| {
+            state.syncs += 1;
             if !state.ignores_sync {
                 state.synced.clone_from(&state.current);
                 state.unsynced.clear();
