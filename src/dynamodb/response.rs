@@ -1,15 +1,18 @@
 //! Responses: whether they are DynamoDB's, and undamaged.
 //!
 //! A proxy, a load balancer or another server may answer in place of DynamoDB. A write is known to be
-//! applied, or not to be, only by DynamoDB's own response: a success is a JSON object, an error is a
-//! JSON object with the member `__type`, and both match their checksum if they have one.
+//! applied, or not to be, only by DynamoDB's own response: a success is a JSON object without members or
+//! with those of DynamoDB's outputs, an error is one with the member `__type`, and both match their
+//! checksum if they have one.
 
 use aws_sdk_dynamodb::config::http::HttpResponse;
 use aws_sdk_dynamodb::config::interceptors::AfterDeserializationInterceptorContextRef;
 use aws_sdk_dynamodb::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_dynamodb::error::BoxError;
 use flate2::Crc;
+use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
+use std::collections::HashMap;
 use std::fmt;
 
 /// What identifies a request in the text of an error.
@@ -95,7 +98,7 @@ impl InvalidResponse {
             return InvalidResponse::Text(excerpt(&String::from_utf8_lossy(body)));
         }
         match serde_json::from_slice(body) {
-            Ok(Value::Object(object)) if !response.status().is_success() => {
+            Ok(Value::Object(object)) if !is_output(body) => {
                 let names = ["message", "Message", "error"];
                 let mut messages = names.iter().filter_map(|name| object.get(*name)?.as_str());
                 InvalidResponse::Foreign(excerpt(messages.next().unwrap_or_default()))
@@ -105,11 +108,38 @@ impl InvalidResponse {
     }
 }
 
-/// Returns the beginning of `text`.
+/// Returns whether `body` may be the output of one of the operations that are used here. It may have
+/// members that DynamoDB has added since.
+fn is_output(body: &[u8]) -> bool {
+    const MEMBERS: [&str; 15] = [
+        "Attributes",
+        "ConsumedCapacity",
+        "Count",
+        "Item",
+        "ItemCollectionMetrics",
+        "Items",
+        "LastEvaluatedKey",
+        "Responses",
+        "ScannedCount",
+        "Table",
+        "TableDescription",
+        "TimeToLiveDescription",
+        "TimeToLiveSpecification",
+        "UnprocessedItems",
+        "UnprocessedKeys",
+    ];
+    let members: Result<HashMap<String, IgnoredAny>, _> = serde_json::from_slice(body);
+    members.is_ok_and(|members| {
+        members.is_empty() || MEMBERS.iter().any(|name| members.contains_key(*name))
+    })
+}
+
+/// Returns the beginning of `text`, up to any JSON in it: it may be an echo of the request.
 fn excerpt(text: &str) -> String {
     const MAX_CHARS: usize = 120;
     let text = text.trim();
-    let mut excerpt: String = text.chars().take(MAX_CHARS).collect();
+    let shown = text.split('{').next().unwrap_or_default();
+    let mut excerpt: String = shown.chars().take(MAX_CHARS).collect();
     if excerpt.len() < text.len() {
         excerpt.push_str("...");
     }
@@ -120,7 +150,10 @@ fn excerpt(text: &str) -> String {
 pub(super) fn is_error_of_dynamodb(response: &HttpResponse) -> bool {
     let object: Option<Map<String, Value>> = serde_json::from_slice(body(response)).ok();
     !response.status().is_success()
-        && object.is_some_and(|object| object.get("__type").is_some_and(Value::is_string))
+        && object.is_some_and(|object| {
+            let code = object.get("__type").and_then(Value::as_str);
+            code.is_some_and(|code| !code.is_empty())
+        })
 }
 
 /// Returns the body. It is empty if it was not received completely.
@@ -129,7 +162,7 @@ fn body(response: &HttpResponse) -> &[u8] {
 }
 
 /// Rejects responses that are damaged, and successes that the SDK accepts although DynamoDB does not
-/// send such: it takes an empty body for an empty object.
+/// send such: it takes an empty body for an empty object, and ignores members that it does not know.
 #[derive(Debug)]
 pub(super) struct ValidateResponses;
 
@@ -162,7 +195,7 @@ fn validate(response: &HttpResponse) -> Result<(), InvalidResponse> {
             return Err(InvalidResponse::Checksum);
         }
     }
-    if response.status().is_success() && !body.trim_ascii_start().starts_with(b"{") {
+    if response.status().is_success() && !is_output(body) {
         return Err(InvalidResponse::from_response(response));
     }
     Ok(())

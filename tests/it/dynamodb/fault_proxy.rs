@@ -35,6 +35,9 @@ pub(crate) enum Fault {
     BlackholeResponse,
     /// The request is forwarded after a delay.
     DelayRequest(Duration),
+    /// The request is forwarded after so many requests are in flight at the same time, and a moment
+    /// later: others may still arrive.
+    AwaitInFlight(usize),
     /// The connection is closed. The server still receives the request after a delay.
     DelayDelivery(Duration),
     /// The connection is closed. The server still receives the request, once the sender of the
@@ -91,6 +94,7 @@ struct State {
     scanned_rows: Mutex<u64>,
     completed: Mutex<usize>,
     in_flight: Mutex<InFlight>,
+    in_flight_changed: Condvar,
     more_completed: Condvar,
     first_responses: Mutex<HashMap<String, Vec<u8>>>,
     stopped: AtomicBool,
@@ -123,6 +127,7 @@ impl FaultProxy {
             scanned_rows: Mutex::default(),
             completed: Mutex::default(),
             in_flight: Mutex::default(),
+            in_flight_changed: Condvar::new(),
             more_completed: Condvar::new(),
             first_responses: Mutex::default(),
             stopped: AtomicBool::new(false),
@@ -313,6 +318,7 @@ impl State {
             let mut in_flight = self.in_flight.lock().unwrap();
             in_flight.now += 1;
             in_flight.peak = in_flight.peak.max(in_flight.now);
+            self.in_flight_changed.notify_all();
         }
         let fault = (self.rule.lock().unwrap())(&request);
         // Either end may have closed its connection, which is the purpose of most faults.
@@ -345,6 +351,16 @@ impl State {
             }
             Fault::DelayRequest(duration) => {
                 thread::sleep(duration);
+                client.write_all(&forward()?)
+            }
+            Fault::AwaitInFlight(count) => {
+                let in_flight = self.in_flight.lock().unwrap();
+                let is_less = |in_flight: &mut InFlight| in_flight.peak < count;
+                let limit = Duration::from_secs(20);
+                let changed = &self.in_flight_changed;
+                let waited = changed.wait_timeout_while(in_flight, limit, is_less);
+                drop(waited.unwrap());
+                thread::sleep(Duration::from_millis(50));
                 client.write_all(&forward()?)
             }
             Fault::DelayDelivery(duration) => {

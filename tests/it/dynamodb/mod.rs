@@ -1,6 +1,7 @@
 //! `DynamoDb` against the server of `tests/dynamodb-server`, or another one.
 
 mod behind_proxy;
+mod commits;
 mod credentials;
 mod fault_proxy;
 mod faults;

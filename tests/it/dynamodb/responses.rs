@@ -11,7 +11,7 @@ use atomic_db::{AtomicDb, Batch, DynamoDbError, Error, Query};
 const JSON: &str = "application/x-amz-json-1.0";
 
 /// Responses in place of DynamoDB's, as (status, content type, body).
-const FOREIGN: [(u16, &str, &str); 12] = [
+const FOREIGN: [(u16, &str, &str); 14] = [
     (
         200,
         "text/html",
@@ -32,6 +32,8 @@ const FOREIGN: [(u16, &str, &str); 12] = [
     (408, "text/html", ""),
     (413, "text/plain", "too large"),
     (502, "text/html", "<html>Bad gateway</html>"),
+    (200, JSON, "{\"message\": \"temporarily unavailable\"}"),
+    (400, JSON, "{\"__type\": \"\", \"message\": \"\"}"),
 ];
 
 #[test]
@@ -98,7 +100,7 @@ fn the_text_of_an_error_names_the_request_and_the_response() {
     let Some((db, proxy)) = new_db_behind_proxy() else {
         return;
     };
-    for (status, content_type, body) in [0, 2, 6, 11].map(|index| FOREIGN[index]) {
+    for (status, content_type, body) in [0, 2, 6, 11, 12].map(|index| FOREIGN[index]) {
         proxy.set_rule(always(Fault::Respond(status, content_type, body)));
         let error = within_timeout(|| db.get(ITEM)).unwrap_err();
         assert!(matches!(error, Error::Unavailable(_)), "{error:?}");

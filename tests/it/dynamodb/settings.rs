@@ -164,46 +164,86 @@ fn connections_are_kept_for_the_pool_idle_timeout() {
     assert!(connections_of_reads(builder.open().unwrap()) >= 4);
 }
 
+/// Returns the status of the response to a body, its body, and how many bytes it lacks.
+type Respond = fn(&str) -> (u16, String, usize);
+
 /// An error's text must not bring data or secrets into logs, whatever the server does.
 #[test]
 fn errors_show_neither_data_nor_secrets() {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let address = listener.local_addr().unwrap();
-    // It answers with what it received, which no server does on purpose.
-    thread::spawn(move || {
-        for client in listener.incoming().flatten() {
-            let mut client = client;
-            let mut received = [0; 4_096];
-            let count = client.read(&mut received).unwrap_or(0);
-            let received = String::from_utf8_lossy(&received[..count]);
-            let body = received.split("\r\n\r\n").nth(1).unwrap_or("{");
-            let _ = write!(
-                client,
-                "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
-                body.len() + 10
-            );
+    // Servers that answer with what they received, which no server does on purpose.
+    let respond: [Respond; 5] = [
+        |body| (200, body.to_owned(), 10),
+        |body| (200, body[..body.len() - 1].to_owned(), 0),
+        |body| (400, body[..body.len() - 1].to_owned(), 0),
+        |body| (400, format!("<html>cannot read {body}</html>"), 0),
+        |body| {
+            let message = format!("cannot read {body}");
+            (
+                400,
+                serde_json::json!({ "message": message }).to_string(),
+                0,
+            )
+        },
+    ];
+    thread::scope(|scope| {
+        for respond in respond {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            let address = listener.local_addr().unwrap();
+            let server = scope.spawn(move || echo(&listener, respond));
+            assert_no_secrets(format!("http://{address}"));
+            // Ends the server.
+            TcpStream::connect(address).unwrap();
+            assert!(server.join().unwrap() > 0, "the server was not reached");
         }
     });
-    let open = |endpoint: String| {
-        let builder = DynamoDb::<String>::builder("table")
-            .endpoint_url(endpoint)
-            .region("local")
-            .credentials("AKID", "hunter2-secret", Some("hunter2-token".to_owned()))
-            .clock(ManualClock::new(START))
-            .timeout(Duration::from_millis(300));
-        builder.open().unwrap()
-    };
-    for endpoint in [format!("http://{address}"), "http://127.0.0.1:1".to_owned()] {
-        let db = open(endpoint);
-        let secret = Item::new("pk", "a", "hunter2".to_owned());
-        for error in [
-            db.set(&[secret.clone()]).unwrap_err(),
-            db.commit(&Batch::new().set(secret)).unwrap_err(),
-            db.get(Key::new("pk", "a")).unwrap_err(),
-        ] {
-            let texts = format!("{error:?} {}", full_text(&error));
-            assert!(!texts.contains("hunter2"), "{texts}");
+    assert_no_secrets("http://127.0.0.1:1".to_owned());
+}
+
+/// Calls a server with secrets. The calls fail.
+fn assert_no_secrets(endpoint: String) {
+    let db = DynamoDb::<String>::builder("table")
+        .endpoint_url(endpoint)
+        .region("local")
+        .credentials("AKID", "hunter2-secret", Some("hunter2-token".to_owned()))
+        .clock(ManualClock::new(START))
+        .timeout(Duration::from_millis(300));
+    let db = db.open().unwrap();
+    let secret = Item::new("pk", "a", "hunter2".to_owned());
+    for error in [
+        db.set(&[secret.clone()]).unwrap_err(),
+        db.commit(&Batch::new().set(secret)).unwrap_err(),
+        db.get(Key::new("pk", "hunter2")).unwrap_err(),
+    ] {
+        let texts = format!("{error:?} {}", full_text(&error));
+        assert!(!texts.contains("hunter2"), "{texts}");
+    }
+}
+
+/// Responds to each request. Returns the number of requests when a client sends nothing.
+fn echo(listener: &TcpListener, respond: Respond) -> usize {
+    let mut count = 0;
+    loop {
+        let (mut client, _) = listener.accept().unwrap();
+        let mut received = Vec::new();
+        let mut buffer = [0; 4_096];
+        // The body is one JSON object.
+        while !received.ends_with(b"}") {
+            match client.read(&mut buffer) {
+                Ok(read @ 1..) => received.extend_from_slice(&buffer[..read]),
+                _ if received.is_empty() => return count,
+                _ => break,
+            }
         }
+        count += 1;
+        let received = String::from_utf8_lossy(&received);
+        let body = received.split("\r\n\r\n").nth(1).unwrap_or_default();
+        let (status, body, missing) = respond(body);
+        // The client may have given up.
+        let _ = write!(
+            client,
+            "HTTP/1.1 {status} Echo\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+            body.len() + missing
+        );
     }
 }
 

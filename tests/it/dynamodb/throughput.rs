@@ -3,34 +3,46 @@
 use super::behind_proxy::{
     ITEM, always, for_first, item, new_db_behind_proxy, stored_value, within_timeout,
 };
-use super::dynamodb_error;
-use super::fault_proxy::{Fault, Request};
+use super::fault_proxy::{Fault, FaultProxy, Request};
+use super::{START, dynamodb_error, server};
 use atomic_db::testing::run_concurrently;
-use atomic_db::{AtomicDb, Batch, DynamoDbError, Error, Item, Key};
+use atomic_db::{AtomicDb, Batch, DynamoDbError, Error, Item, Key, ManualClock};
 use std::time::Duration;
 
 const MAX_CONCURRENT: usize = 8;
 
-fn slowly(_: &Request) -> Fault {
-    Fault::DelayRequest(Duration::from_millis(150))
+fn until_all_are_in_flight(request: &Request) -> Fault {
+    if request.index < MAX_CONCURRENT {
+        Fault::AwaitInFlight(MAX_CONCURRENT)
+    } else {
+        Fault::None
+    }
 }
 
 #[test]
 fn batches_are_sent_concurrently() {
-    let Some((db, proxy)) = new_db_behind_proxy() else {
+    let Some(endpoint) = server::endpoint() else {
         return;
     };
+    let proxy = FaultProxy::new(endpoint);
+    // A long timeout, because the proxy would also count a retry.
+    let builder = server::builder(&proxy.endpoint(), ManualClock::new(START));
+    let db = builder
+        .timeout(Duration::from_secs(60))
+        .attempt_timeout(Duration::from_secs(60))
+        .open()
+        .unwrap();
     let sks: Vec<String> = (0..2_000).map(|number| format!("{number:04}")).collect();
     let keys: Vec<Key<'_>> = sks.iter().map(|sk| Key::new("many", sk)).collect();
     let items: Vec<Item<u64>> = (0..)
         .zip(&keys)
         .map(|(number, key)| Item::at(*key, number))
         .collect();
-    proxy.set_rule(slowly);
+    proxy.set_rule(until_all_are_in_flight);
     db.set(&items[..500]).unwrap();
     assert_eq!(proxy.operations(), ["BatchWriteItem"; 20]);
     assert_eq!(proxy.peak_in_flight(), MAX_CONCURRENT);
-    proxy.set_rule(slowly);
+    proxy.set_rule(until_all_are_in_flight);
     let found = db.get_many(&keys).unwrap();
     assert_eq!(proxy.operations(), ["BatchGetItem"; 20]);
     assert_eq!(proxy.peak_in_flight(), MAX_CONCURRENT);
@@ -38,7 +50,7 @@ fn batches_are_sent_concurrently() {
         .iter()
         .map(|item| (item.data() < Some(&500)).then(|| item.clone()));
     assert!(found.into_iter().eq(expected));
-    proxy.set_rule(slowly);
+    proxy.set_rule(until_all_are_in_flight);
     db.delete(&keys[..500]).unwrap();
     assert_eq!(proxy.operations(), ["BatchWriteItem"; 20]);
     assert_eq!(proxy.peak_in_flight(), MAX_CONCURRENT);
