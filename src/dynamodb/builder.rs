@@ -4,7 +4,7 @@ use super::client::Consistency;
 use super::http_client::HttpOptions;
 use super::retry::Timeouts;
 use crate::sync::Arc;
-use crate::{Clock, SystemClock};
+use crate::{Clock, Json, SystemClock};
 use aws_config::SdkConfig;
 use aws_sdk_dynamodb::config::{Credentials, ProvideCredentials, SharedCredentialsProvider};
 use std::fmt;
@@ -58,8 +58,9 @@ use std::time::Duration;
 /// # Ok::<(), atomic_db::Error>(())
 /// ```
 #[must_use = "a builder does nothing until it opens a database"]
-pub struct DynamoDbBuilder<T> {
+pub struct DynamoDbBuilder<T, C = Json> {
     pub(super) options: Options,
+    pub(super) codec: C,
     data: PhantomData<fn() -> T>,
 }
 
@@ -107,6 +108,26 @@ impl<T> DynamoDbBuilder<T> {
                 worker_threads: 1,
                 clock: Arc::new(SystemClock),
             },
+            codec: Json,
+            data: PhantomData,
+        }
+    }
+}
+
+impl<T, C> DynamoDbBuilder<T, C> {
+    /// Sets how data is converted to bytes. Rows of [`Json`] can be read by the TypeScript package; rows
+    /// of any other codec have its name in the attribute `codec`.
+    ///
+    /// ```no_run
+    /// use atomic_db::{Bytes, DynamoDb};
+    ///
+    /// let db: DynamoDb<Vec<u8>, Bytes> = DynamoDb::builder("files").codec(Bytes).open()?;
+    /// # Ok::<(), atomic_db::Error>(())
+    /// ```
+    pub fn codec<D>(self, codec: D) -> DynamoDbBuilder<T, D> {
+        DynamoDbBuilder {
+            options: self.options,
+            codec,
             data: PhantomData,
         }
     }
@@ -279,7 +300,7 @@ impl<T> DynamoDbBuilder<T> {
 }
 
 /// Omits the credentials.
-impl<T> fmt::Debug for DynamoDbBuilder<T> {
+impl<T, C> fmt::Debug for DynamoDbBuilder<T, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let options = &self.options;
         f.debug_struct("DynamoDbBuilder")

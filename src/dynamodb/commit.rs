@@ -11,13 +11,12 @@ use super::table::{
 };
 use crate::batch::BatchRef;
 use crate::sync::Arc;
-use crate::{Error, KeyBuf, Lock, Result, Version};
+use crate::{Codec, Error, KeyBuf, Lock, Result, Version};
 use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
 use aws_sdk_dynamodb::types::ReturnValuesOnConditionCheckFailure::AllOld;
 use aws_sdk_dynamodb::types::{
     CancellationReason, ConditionCheck, Delete, Put, TransactWriteItem, Update,
 };
-use serde::Serialize;
 use std::collections::HashMap;
 use std::ops::Range;
 use tokio::time::Instant;
@@ -43,8 +42,9 @@ impl Commit {
     ///
     /// Those of invalid input: a repeated key, a key that the table cannot hold, data that cannot
     /// be encoded, or more than a transaction may contain.
-    pub(super) fn new<T: Serialize>(
+    pub(super) fn new<T>(
         batch: &BatchRef<'_, T>,
+        codec: &impl Codec<T>,
         table: &str,
         version: Version,
         now: u64,
@@ -89,13 +89,13 @@ impl Commit {
             );
         }
         for item in batch.sets {
-            let (row, size) = encode(item)?;
+            let (row, size) = encode(item, codec)?;
             bytes += size;
             let put = Put::builder().table_name(table).set_item(Some(row)).build();
             actions.push(action().put(put.map_err(build_error)?).build());
         }
         for item in batch.creates {
-            let (row, size) = encode(item)?;
+            let (row, size) = encode(item, codec)?;
             bytes += size;
             let put = Put::builder()
                 .table_name(table)

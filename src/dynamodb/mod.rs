@@ -61,13 +61,13 @@ pub use error::DynamoDbError;
 
 use crate::batch::BatchRef;
 use crate::sync::Arc;
-use crate::{AtomicDb, Batch, Item, Key, Lock, Page, Query, Result, RetryQueue, Version};
+use crate::{
+    AtomicDb, Batch, Codec, Item, Json, Key, Lock, Page, Query, Result, RetryQueue, Version,
+};
 use client::Consistency;
 use commit::Commit;
 use connection::Connection;
 use read::{PageGrowth, RowPage};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use std::collections::HashMap;
 use std::fmt;
 use std::marker::PhantomData;
@@ -104,6 +104,8 @@ use table::Row;
 /// | `pk` | S, partition key | always | always |
 /// | `sk` | S, sort key | always | always |
 /// | `data` | S | JSON text, if the item has data | |
+/// | | B | with another codec than [`Json`]: the encoded data | |
+/// | `codec` | S | with another codec than [`Json`]: its [name](Codec::NAME) | |
 /// | `ttl` | N | epoch seconds, if the item expires | epoch seconds |
 /// | `version` | S | | a ULID of 26 characters, in upper case |
 ///
@@ -111,6 +113,9 @@ use table::Row;
 /// same time. Two other forms that it writes are also accepted: gzip-compressed `data` of type B of up
 /// to 400 KiB decompressed, the limit of an item, and a fractional `ttl`. A `ttl` that is zero or not a number means that the row never expires.
 /// Other attributes are ignored when an item is read, and lost when it is written again.
+///
+/// A table has no place for the name of its codec, so each row has it. A row of another codec is an
+/// [`Error::Codec`] that names both. Only rows of `Json` can be shared with the TypeScript package.
 ///
 /// A row that cannot be decoded is an [`Error::Codec`] with its key. To store several types in one
 /// table, use [`with_data`](DynamoDb::with_data).
@@ -169,7 +174,8 @@ use table::Row;
 ///   as invalid; or the call was made from a thread of the database's own runtime, as in a
 ///   credentials provider. Nothing was written.
 /// - [`RaceCondition`], [`AlreadyExists`]: a condition of the commit failed. Nothing was written.
-/// - [`Codec`]: the data could not be encoded or decoded. Nothing was written.
+/// - [`Codec`](crate::Error::Codec): the data could not be encoded or decoded, or was written with
+///   another codec. Nothing was written.
 /// - [`Backend`]: the table is missing or has a different schema, there are no credentials, access is
 ///   denied, the server's certificate is not trusted, or another error occurred that a retry cannot
 ///   help; returned at once. A commit wrote nothing. A `set` or
@@ -265,7 +271,6 @@ use table::Row;
 /// [`Error::RaceCondition`]: crate::Error::RaceCondition
 /// [`AlreadyExists`]: crate::Error::AlreadyExists
 /// [`Backend`]: crate::Error::Backend
-/// [`Codec`]: crate::Error::Codec
 /// [`InvalidInput`]: crate::Error::InvalidInput
 /// [`LimitExceeded`]: crate::Error::LimitExceeded
 /// [`OutcomeUnknown`]: crate::Error::OutcomeUnknown
@@ -273,8 +278,9 @@ use table::Row;
 /// [`Unavailable`]: crate::Error::Unavailable
 /// [quotas]: https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/ServiceQuotas.html
 /// [units]: https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/read-write-operations.html
-pub struct DynamoDb<T> {
+pub struct DynamoDb<T, C = Json> {
     connection: Arc<Connection>,
+    codec: C,
     data: PhantomData<fn() -> T>,
 }
 
@@ -300,8 +306,11 @@ impl<T> DynamoDb<T> {
     pub fn builder(table: impl Into<String>) -> DynamoDbBuilder<T> {
         DynamoDbBuilder::new(table.into())
     }
+}
 
-    /// Returns another handle to the same table, which reads and writes data of type `U`.
+impl<T, C> DynamoDb<T, C> {
+    /// Returns another handle to the same table, which reads and writes data of type `U` with the same
+    /// codec.
     ///
     /// A row whose data is not a `U` is an [`Error::Codec`](crate::Error::Codec) with its key.
     ///
@@ -316,15 +325,19 @@ impl<T> DynamoDb<T> {
     /// # Ok::<(), atomic_db::Error>(())
     /// ```
     #[must_use]
-    pub fn with_data<U>(&self) -> DynamoDb<U> {
+    pub fn with_data<U>(&self) -> DynamoDb<U, C>
+    where
+        C: Clone,
+    {
         DynamoDb {
             connection: Arc::clone(&self.connection),
+            codec: self.codec.clone(),
             data: PhantomData,
         }
     }
 }
 
-impl<T> DynamoDbBuilder<T> {
+impl<T, C> DynamoDbBuilder<T, C> {
     /// Opens the table.
     ///
     /// Without [`create_table`](DynamoDbBuilder::create_table), no request is sent to the table, so
@@ -345,15 +358,16 @@ impl<T> DynamoDbBuilder<T> {
     ///   [`DynamoDbError`]); or no thread could be started.
     /// - [`Unavailable`](crate::Error::Unavailable): the credentials could not be loaded, or the
     ///   table not created or inspected, in time.
-    pub fn open(self) -> Result<DynamoDb<T>> {
+    pub fn open(self) -> Result<DynamoDb<T, C>> {
         Ok(DynamoDb {
             connection: Arc::new(open::connect(self.options)?),
+            codec: self.codec,
             data: PhantomData,
         })
     }
 }
 
-impl<T> DynamoDb<T> {
+impl<T, C> DynamoDb<T, C> {
     /// Reads the rows at `keys`, each distinct key once, and returns what `decode` returns for them
     /// at the current time, in the order of `keys`. `None` where there is no row.
     fn read_many<R: Clone>(
@@ -392,7 +406,7 @@ impl<T> DynamoDb<T> {
     }
 }
 
-impl<T: DeserializeOwned> DynamoDb<T> {
+impl<T, C: Codec<T>> DynamoDb<T, C> {
     fn read(&self, key: Key<'_>, consistency: Consistency) -> Result<Option<Item<T>>> {
         table::check_key(key)?;
         let key = table::key_row(key);
@@ -400,18 +414,16 @@ impl<T: DeserializeOwned> DynamoDb<T> {
             .connection
             .call_read(|client| client.get_row(key, consistency))?;
         match row {
-            Some(row) => table::decode(&row, self.connection.now().as_secs()),
+            Some(row) => table::decode(&row, self.connection.now().as_secs(), &self.codec),
             None => Ok(None),
         }
     }
-}
 
-impl<T: Serialize> DynamoDb<T> {
     fn commit_batch(&self, batch: &BatchRef<'_, T>) -> Result<Version> {
         let now = self.connection.now();
         let client = &self.connection.client;
         let version = client.versions.next(now);
-        let commit = Commit::new(batch, &client.table, version, now.as_secs())?;
+        let commit = Commit::new(batch, &self.codec, &client.table, version, now.as_secs())?;
         if batch.len() == 0 {
             return Ok(version);
         }
@@ -420,7 +432,7 @@ impl<T: Serialize> DynamoDb<T> {
 }
 
 #[deny(clippy::missing_trait_methods)]
-impl<T: Serialize + DeserializeOwned> AtomicDb for DynamoDb<T> {
+impl<T, C: Codec<T>> AtomicDb for DynamoDb<T, C> {
     type Data = T;
 
     fn get(&self, key: Key<'_>) -> Result<Option<Item<T>>> {
@@ -433,11 +445,15 @@ impl<T: Serialize + DeserializeOwned> AtomicDb for DynamoDb<T> {
 
     fn get_many(&self, keys: &[Key<'_>]) -> Result<Vec<Option<Item<T>>>> {
         let consistency = self.connection.client.consistency;
-        self.read_many(keys, consistency, table::decode)
+        self.read_many(keys, consistency, |row, now| {
+            table::decode(row, now, &self.codec)
+        })
     }
 
     fn get_many_fresh(&self, keys: &[Key<'_>]) -> Result<Vec<Option<Item<T>>>> {
-        self.read_many(keys, Consistency::Strong, table::decode)
+        self.read_many(keys, Consistency::Strong, |row, now| {
+            table::decode(row, now, &self.codec)
+        })
     }
 
     fn get_lock(&self, key: Key<'_>) -> Result<Lock> {
@@ -477,7 +493,7 @@ impl<T: Serialize + DeserializeOwned> AtomicDb for DynamoDb<T> {
         let mut rows = Vec::with_capacity(items.len());
         for (index, item) in items.iter().enumerate() {
             last.insert(item.key(), index);
-            rows.push(table::encode(item)?.0);
+            rows.push(table::encode(item, &self.codec)?.0);
         }
         let rows = items.iter().zip(rows).enumerate();
         let writes: Result<Vec<_>> = rows
@@ -519,7 +535,7 @@ impl<T: Serialize + DeserializeOwned> AtomicDb for DynamoDb<T> {
             (page.next, growth) = (fetched.next, fetched.growth);
             let now = self.connection.now().as_secs();
             for row in fetched.rows {
-                match table::decode(&row, now) {
+                match table::decode(&row, now, &self.codec) {
                     Ok(None) => continue,
                     Ok(Some(item)) if page.items.len() < limit => {
                         page.items.push(item);
@@ -549,7 +565,7 @@ impl<T: Serialize + DeserializeOwned> AtomicDb for DynamoDb<T> {
     }
 
     fn stream(&self, query: Query) -> impl Iterator<Item = Result<Item<T>>> {
-        Stream::new(Arc::clone(&self.connection), query)
+        Stream::new(Arc::clone(&self.connection), &self.codec, query)
     }
 
     fn retry_queue(&self) -> Option<&RetryQueue> {
@@ -557,13 +573,13 @@ impl<T: Serialize + DeserializeOwned> AtomicDb for DynamoDb<T> {
     }
 }
 
-impl<T> Clone for DynamoDb<T> {
+impl<T, C: Clone> Clone for DynamoDb<T, C> {
     fn clone(&self) -> Self {
         self.with_data()
     }
 }
 
-impl<T> fmt::Debug for DynamoDb<T> {
+impl<T, C> fmt::Debug for DynamoDb<T, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DynamoDb")
             .field("table", &self.connection.client.table)

@@ -7,14 +7,12 @@ use super::table::{
 };
 use crate::scan::{PagedScan, RowPage};
 use crate::sync::Arc;
-use crate::{DynamoDb, Item, Result, Scan};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use crate::{Codec, DynamoDb, Item, Result, Scan};
 
 /// Always reads consistently, regardless of
 /// [`consistent_reads`](crate::DynamoDbBuilder::consistent_reads), so a scan sees every write that
 /// completed before it. It holds at most two pages, and stops fetching when it is dropped.
-impl<T: Serialize + DeserializeOwned> Scan for DynamoDb<T> {
+impl<T, C: Codec<T>> Scan for DynamoDb<T, C> {
     fn scan(&self) -> Box<dyn Iterator<Item = Result<Item<T>>> + '_> {
         let fetch = |start: Option<Row>| {
             let now = self.connection.now().as_secs();
@@ -27,7 +25,7 @@ impl<T: Serialize + DeserializeOwned> Scan for DynamoDb<T> {
             fetched = page.next.clone().map(|next| fetch(Some(next)));
             Ok(page)
         };
-        let decode = |row| decode(&row, self.connection.now().as_secs());
+        let decode = |row| decode(&row, self.connection.now().as_secs(), &self.codec);
         Box::new(PagedScan::new(read_page, decode))
     }
 }

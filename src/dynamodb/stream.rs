@@ -4,16 +4,16 @@ use super::connection::{Call, Connection};
 use super::read::{PageGrowth, RowPage};
 use super::table::{Row, decode};
 use crate::sync::Arc;
-use crate::{Item, Query, Result};
-use serde::de::DeserializeOwned;
+use crate::{Codec, Item, Query, Result};
 use std::fmt;
 use std::iter::FusedIterator;
 use std::marker::PhantomData;
 use std::vec;
 
 /// The iterator behind `DynamoDb::stream`.
-pub(super) struct Stream<T> {
+pub(super) struct Stream<'a, T, C> {
     connection: Arc<Connection>,
+    codec: &'a C,
     query: Query,
     /// The number of items that may still be yielded, if there is a limit.
     left: Option<usize>,
@@ -37,10 +37,11 @@ enum NextPage {
     Done,
 }
 
-impl<T: DeserializeOwned> Stream<T> {
-    pub(super) fn new(connection: Arc<Connection>, query: Query) -> Self {
+impl<'a, T, C: Codec<T>> Stream<'a, T, C> {
+    pub(super) fn new(connection: Arc<Connection>, codec: &'a C, query: Query) -> Self {
         Stream {
             connection,
+            codec,
             left: query.limit,
             query,
             rows: Vec::new().into_iter(),
@@ -53,7 +54,9 @@ impl<T: DeserializeOwned> Stream<T> {
     /// Takes the next row of the current page that is a live item or cannot be decoded.
     fn next_of_page(&mut self) -> Option<Result<Item<T>>> {
         let now = self.connection.now().as_secs();
-        self.rows.find_map(|row| decode(&row, now).transpose())
+        let codec = self.codec;
+        self.rows
+            .find_map(|row| decode(&row, now, codec).transpose())
     }
 
     /// Makes the next page the current one, and requests the page after it. Returns false at the
@@ -93,7 +96,7 @@ impl<T: DeserializeOwned> Stream<T> {
     }
 }
 
-impl<T: DeserializeOwned> Iterator for Stream<T> {
+impl<T, C: Codec<T>> Iterator for Stream<'_, T, C> {
     type Item = Result<Item<T>>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -120,9 +123,9 @@ impl<T: DeserializeOwned> Iterator for Stream<T> {
     }
 }
 
-impl<T: DeserializeOwned> FusedIterator for Stream<T> {}
+impl<T, C: Codec<T>> FusedIterator for Stream<'_, T, C> {}
 
-impl<T> fmt::Debug for Stream<T> {
+impl<T, C> fmt::Debug for Stream<'_, T, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Stream")
             .field("query", &self.query)

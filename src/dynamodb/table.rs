@@ -1,19 +1,18 @@
 //! The rows of the table: how items and locks are stored, and their limits.
 //!
 //! An item is a row with `pk` S, `sk` S, `data` S (JSON text; absent if the item has no data) and
-//! `ttl` N (epoch seconds; absent if it never expires). A lock is a row with `pk`, `sk`, `version`
+//! `ttl` N (epoch seconds; absent if it never expires). With a codec other than `Json`, `data` is B, and
+//! `codec` S is the codec's name. A lock is a row with `pk`, `sk`, `version`
 //! S and `ttl`. A row with a `version` of any type is a lock. The TypeScript package
 //! atomic-dynamodb writes the same rows. Two other forms that it writes are accepted as well:
 //! gzip-compressed `data` of type B, and a fractional `ttl`.
 
 use super::error::DynamoDbError;
 use crate::error::item_at_lock_key;
-use crate::{BoxError, Error, Item, Key, KeyBuf, Lock, Result, Version};
+use crate::{BoxError, Codec, Error, Item, Key, KeyBuf, Lock, Result, Version};
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::AttributeValue;
 use flate2::read::MultiGzDecoder;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use std::collections::HashMap;
 use std::io::Read;
 
@@ -24,6 +23,10 @@ pub(super) const SK: &str = "sk";
 pub(super) const DATA: &str = "data";
 pub(super) const TTL: &str = "ttl";
 pub(super) const VERSION: &str = "version";
+const CODEC: &str = "codec";
+
+/// The name of `Json`, whose rows have no `codec`.
+const JSON: &str = "json";
 
 // "Quotas in Amazon DynamoDB" in AWS's documentation.
 const MAX_PK_BYTES: usize = 2048;
@@ -143,12 +146,20 @@ pub(super) fn key_of(row: &Row) -> Result<Key<'_>> {
 }
 
 /// Returns the row of `item`, and its size as DynamoDB counts it.
-pub(super) fn encode<T: Serialize>(item: &Item<T>) -> Result<(Row, usize)> {
+pub(super) fn encode<T, C: Codec<T>>(item: &Item<T>, codec: &C) -> Result<(Row, usize)> {
     check_key(item.key())?;
     let mut row = key_row(item.key());
     if let Some(data) = item.data() {
-        let json = serde_json::to_string(data).map_err(|error| codec(item.key(), error))?;
-        row.insert(DATA.to_owned(), text(json));
+        let error = |source| codec_error(item.key(), source);
+        let mut bytes = Vec::new();
+        codec.encode(data, &mut bytes).map_err(error)?;
+        let data = if C::NAME == JSON {
+            text(String::from_utf8(bytes).map_err(|source| error(source.into()))?)
+        } else {
+            row.insert(CODEC.to_owned(), text(C::NAME));
+            AttributeValue::B(Blob::new(bytes))
+        };
+        row.insert(DATA.to_owned(), data);
     }
     if let Some(ttl) = item.ttl() {
         // A ttl of zero means "never" in the table. Both 0 and 1 are long past.
@@ -165,6 +176,7 @@ pub(super) fn size_of(row: &Row) -> usize {
     let size = |value: &AttributeValue| match value {
         AttributeValue::S(text) => text.len(),
         AttributeValue::N(digits) => digits.len().div_ceil(2) + 1,
+        AttributeValue::B(bytes) => bytes.as_ref().len(),
         _ => 0,
     };
     row.iter()
@@ -181,21 +193,25 @@ pub(super) fn encode_lock(lock: &Lock) -> Row {
 }
 
 /// Returns the item in `row`, or `None` if the row is a lock or has expired.
-pub(super) fn decode<T: DeserializeOwned>(row: &Row, now: u64) -> Result<Option<Item<T>>> {
+///
+/// # Errors
+///
+/// [`Error::Codec`] if `codec` cannot decode the data, or has another name than the one that it was
+/// encoded with.
+pub(super) fn decode<T, C: Codec<T>>(row: &Row, now: u64, codec: &C) -> Result<Option<Item<T>>> {
     let key = key_of(row)?;
     if is_lock(row) || !is_live(row, now) {
         return Ok(None);
     }
     let data = match row.get(DATA) {
         None => None,
-        Some(AttributeValue::S(json)) => Some(serde_json::from_str(json)),
-        Some(AttributeValue::B(compressed)) => {
-            let json = gunzip(compressed).map_err(|error| codec(key, error))?;
-            Some(serde_json::from_slice(&json))
+        Some(data) => {
+            let bytes = bytes_of(data, name_of_codec(row), C::NAME);
+            let data = bytes.and_then(|bytes| codec.decode(bytes));
+            Some(data.map_err(|source| codec_error(key, source))?)
         }
-        Some(_) => return Err(codec(key, "`data` is neither text nor binary")),
     };
-    let item = match data.transpose().map_err(|error| codec(key, error))? {
+    let item = match data {
         Some(data) => Item::new(key.pk, key.sk, data),
         None => Item::without_data(key.pk, key.sk),
     };
@@ -203,6 +219,34 @@ pub(super) fn decode<T: DeserializeOwned>(row: &Row, now: u64) -> Result<Option<
         Some(ttl) => item.expires_at(ttl),
         None => item,
     }))
+}
+
+/// Returns the name of the codec that encoded the data of `row`.
+fn name_of_codec(row: &Row) -> &str {
+    match row.get(CODEC) {
+        Some(AttributeValue::S(name)) => name,
+        _ => JSON,
+    }
+}
+
+/// Returns the encoded bytes in the attribute `data` of a row with the codec `stored`.
+fn bytes_of(
+    data: &AttributeValue,
+    stored: &str,
+    expected: &str,
+) -> std::result::Result<Vec<u8>, BoxError> {
+    if stored != expected {
+        return Err(format!(
+            "the data was written with the codec {stored:?}, and the database is open with the codec {expected:?}"
+        )
+        .into());
+    }
+    match data {
+        AttributeValue::S(text) => Ok(text.clone().into_bytes()),
+        AttributeValue::B(compressed) if stored == JSON => gunzip(compressed),
+        AttributeValue::B(bytes) => Ok(bytes.as_ref().to_vec()),
+        _ => Err("`data` is neither text nor binary".into()),
+    }
 }
 
 /// Returns the decompressed data, which may be as large as an item: a small row could otherwise take up
@@ -219,7 +263,7 @@ fn gunzip(compressed: &Blob) -> std::result::Result<Vec<u8>, BoxError> {
     Ok(bytes)
 }
 
-fn codec(key: Key<'_>, source: impl Into<BoxError>) -> Error {
+fn codec_error(key: Key<'_>, source: impl Into<BoxError>) -> Error {
     Error::Codec {
         key: KeyBuf::from(key),
         source: source.into(),
@@ -250,13 +294,15 @@ pub(super) fn lock_of(row: &Row) -> Result<Lock> {
 pub(super) fn version_of(row: &Row) -> Result<Version> {
     let key = key_of(row)?;
     let Some(AttributeValue::S(text)) = row.get(VERSION) else {
-        return Err(codec(key, "the lock's `version` is not text"));
+        return Err(codec_error(key, "the lock's `version` is not text"));
     };
-    let version: Version = text.parse().map_err(|error: Error| codec(key, error))?;
+    let version: Version = text
+        .parse()
+        .map_err(|error: Error| codec_error(key, error))?;
     if version.to_string() == *text {
         Ok(version)
     } else {
-        Err(codec(
+        Err(codec_error(
             key,
             format!("the lock's version {text:?} is not in upper case"),
         ))
@@ -303,6 +349,7 @@ pub(super) fn ttl(row: &Row) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Bytes, Json};
 
     fn row(pairs: &[(&'static str, AttributeValue)]) -> Row {
         let mut row = key_row(Key::new("pk", "sk"));
@@ -334,17 +381,52 @@ mod tests {
             Item::new("pk", "sk", vec![]).expires_at(5),
             Item::without_data("pk", "sk"),
         ] {
-            let (row, _) = encode(&item).unwrap();
-            assert_eq!(decode::<Vec<u32>>(&row, 5).unwrap(), Some(item));
+            let (row, _) = encode(&item, &Json).unwrap();
+            assert_eq!(decode::<Vec<u32>, _>(&row, 5, &Json).unwrap(), Some(item));
         }
-        let (row, _) = encode(&Item::new("pk", "sk", 1).expires_at(0)).unwrap();
-        assert_eq!(decode::<u32>(&row, 2).unwrap(), None);
+        let (row, _) = encode(&Item::new("pk", "sk", 1).expires_at(0), &Json).unwrap();
+        assert_eq!(decode::<u32, _>(&row, 2, &Json).unwrap(), None);
+    }
+
+    #[test]
+    fn another_codec_is_named_in_the_row_and_no_codec_reads_the_rows_of_another() {
+        let item = Item::new("pk", "sk", vec![0_u8, 255]);
+        let (bytes, size) = encode(&item, &Bytes).unwrap();
+        // "pk" + "pk", "sk" + "sk", "data" + two bytes, "codec" + "bytes".
+        assert_eq!(size, 4 + 4 + 6 + 10);
+        let read: Option<Item<Vec<u8>>> = decode(&bytes, 0, &Bytes).unwrap();
+        assert_eq!(read, Some(item.clone()));
+        let (json, _) = encode(&item, &Json).unwrap();
+        let errors = [
+            decode::<Vec<u8>, _>(&bytes, 0, &Json),
+            decode::<Vec<u8>, _>(&json, 0, &Bytes),
+        ];
+        for error in errors {
+            let Err(Error::Codec { key, source }) = error else {
+                panic!("{error:?}");
+            };
+            assert_eq!(key, KeyBuf::new("pk", "sk"));
+            let text = source.to_string();
+            assert!(
+                text.contains("\"json\"") && text.contains("\"bytes\""),
+                "{text}"
+            );
+        }
+        let without = Item::<Vec<u8>>::without_data("pk", "sk");
+        let (row, _) = encode(&without, &Bytes).unwrap();
+        assert_eq!(decode(&row, 0, &Json).unwrap(), Some(without));
+    }
+
+    #[test]
+    fn data_that_could_not_be_read_back_is_refused() {
+        let refused = encode(&Item::new("pk", "sk", f64::NAN), &Json);
+        assert!(matches!(refused, Err(Error::Codec { .. })));
     }
 
     #[test]
     fn an_unreadable_row_is_reported_with_its_key() {
         let version = |version: &str| version_of(&row(&[(VERSION, text(version))]));
-        let data = |data| decode::<String>(&row(&[(DATA, data)]), 0).map(drop);
+        let data = |data| decode::<String, _>(&row(&[(DATA, data)]), 0, &Json).map(drop);
         for unreadable in [
             data(text("{\"broken\": ")),
             data(text("7")),
@@ -367,11 +449,11 @@ mod tests {
     #[test]
     fn sizes_are_counted_as_dynamodb_documents_them() {
         // "pk" + "pk", "sk" + "sk", "data" + "\"x\"", "ttl" + ten digits.
-        let item = Item::new("pk", "sk", "x").expires_at(1_700_000_000);
-        assert_eq!(encode(&item).unwrap().1, 4 + 4 + 7 + 3 + 6);
+        let item = Item::new("pk", "sk", "x".to_owned()).expires_at(1_700_000_000);
+        assert_eq!(encode(&item, &Json).unwrap().1, 4 + 4 + 7 + 3 + 6);
         let fits = "x".repeat(MAX_ITEM_BYTES - 14);
-        encode(&Item::new("pk", "sk", &fits)).unwrap();
-        let too_large = encode(&Item::new("pk", "sk", fits + "x")).unwrap_err();
+        encode(&Item::new("pk", "sk", fits.clone()), &Json).unwrap();
+        let too_large = encode(&Item::new("pk", "sk", fits + "x"), &Json).unwrap_err();
         let max = MAX_ITEM_BYTES;
         assert!(
             matches!(too_large, Error::LimitExceeded { limit, actual, .. } if limit == max && actual == max + 1)

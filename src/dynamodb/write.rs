@@ -107,7 +107,9 @@ mod tests {
     #[test]
     fn a_batch_holds_25_writes_or_a_mebibyte_and_always_one() {
         let writes = |count: usize, bytes: usize| {
-            let row = encode(&Item::new("pk", "sk", "x".repeat(bytes))).unwrap().0;
+            let row = encode(&Item::new("pk", "sk", "x".repeat(bytes)), &crate::Json)
+                .unwrap()
+                .0;
             vec![put(row).unwrap(); count]
         };
         assert_eq!(last_batch_len(&[]), 0);

@@ -18,8 +18,8 @@ use super::histories::{count, on_threads, seeds};
 use super::reference_model::ops;
 use atomic_db::testing::{Capabilities, check, run_concurrently};
 use atomic_db::{
-    AtomicDb, Batch, Clock, DynamoDb, DynamoDbError, Error, Item, Key, KeyBuf, Lock, LruCache,
-    ManualClock, Page, Query, Result, RetryQueue, Version,
+    AtomicDb, Batch, Bytes, Clock, DynamoDb, DynamoDbError, Error, Item, Key, KeyBuf, Lock,
+    LruCache, ManualClock, Page, Query, Result, RetryQueue, Version,
 };
 use atomic_db_test_support::history::{Versions, Workload};
 use atomic_db_test_support::reference_model as model;
@@ -458,6 +458,37 @@ fn a_handle_with_another_data_type_uses_the_same_table() {
     drop(numbers);
     texts.set_atomic(&[], &[lock]).unwrap();
     assert!(texts.get(Key::new("pk", "text")).unwrap().is_some());
+}
+
+#[test]
+fn a_handle_with_another_codec_refuses_the_rows_of_json_and_the_reverse() {
+    let Some(endpoint) = server::endpoint() else {
+        return;
+    };
+    let name = server::unique_table_name();
+    let builder = || server::builder_for_table::<Vec<u8>>(endpoint, name.as_str());
+    let json = builder().create_table(true).open().unwrap();
+    let bytes = builder().codec(Bytes).open().unwrap();
+    let keys = [Key::new("json", "1"), Key::new("bytes", "1")];
+    json.set(&[Item::at(keys[0], vec![1, 2])]).unwrap();
+    let lock = bytes.get_lock(Key::new("bytes", "lock")).unwrap();
+    let binary = Item::at(keys[1], vec![0, 255]);
+    bytes.set_atomic(&[binary.clone()], &[lock]).unwrap();
+
+    assert_eq!(bytes.get(keys[1]).unwrap(), Some(binary.clone()));
+    assert_eq!(bytes.query(&Query::new("bytes")).unwrap(), [binary]);
+    for (error, key) in [
+        (json.get(keys[1]).unwrap_err(), keys[1]),
+        (json.get_many(&[keys[1]]).unwrap_err(), keys[1]),
+        (json.query(&Query::new("bytes")).unwrap_err(), keys[1]),
+        (bytes.get(keys[0]).unwrap_err(), keys[0]),
+        (bytes.page(&Query::new("json"), None).unwrap_err(), keys[0]),
+    ] {
+        match error {
+            Error::Codec { key: named, .. } => assert_eq!(named, key.to_buf()),
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 /// The clock is used for times to live only. Timeouts use the system's clock.
