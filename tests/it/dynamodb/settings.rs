@@ -185,17 +185,15 @@ fn errors_show_neither_data_nor_secrets() {
             )
         },
     ];
-    thread::scope(|scope| {
-        for respond in respond {
-            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-            let address = listener.local_addr().unwrap();
-            let server = scope.spawn(move || echo(&listener, respond));
-            assert_no_secrets(format!("http://{address}"));
-            // Ends the server.
-            TcpStream::connect(address).unwrap();
-            assert!(server.join().unwrap() > 0, "the server was not reached");
-        }
-    });
+    for respond in respond {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = thread::spawn(move || echo(&listener, respond));
+        assert_no_secrets(format!("http://{address}"));
+        // Ends the server.
+        TcpStream::connect(address).unwrap();
+        assert!(server.join().unwrap() > 0, "the server was not reached");
+    }
     assert_no_secrets("http://127.0.0.1:1".to_owned());
 }
 
