@@ -232,6 +232,8 @@ impl<T, C> RedbDbBuilder<T, C> {
     ///   processes wait while it runs.
     /// - An [`LruCache`](crate::LruCache) in front does not see the writes of other processes
     ///   (guarantee 21).
+    /// - [`get_lock`](crate::AtomicDb::get_lock) waits up to ten milliseconds for a write of another
+    ///   process, because a commit under the lock that it would read may be about to fail.
     /// - A process that is killed in the middle of a write does not disturb the others.
     ///
     /// # Requirements

@@ -4,7 +4,7 @@ use super::builder::{Durability, Options};
 use super::error::{backend, catch_panic};
 use super::handle::Handle;
 use super::open::{Opened, Settings, open_path, open_storage, reopen};
-use super::waiting::with_deadline;
+use super::waiting::{OtherWriters, with_deadline};
 use crate::sync::RwLock;
 use crate::{Error, Result};
 use redb::{ReadTransaction, StorageBackend, WriteTransaction};
@@ -20,6 +20,8 @@ pub(super) struct File {
     settings: Settings,
     /// The file, to open it again after the disk was full. `None` if it is kept in another storage.
     file: Option<fs::File>,
+    /// The other processes that write to the file, if it is shared.
+    other_writers: Option<OtherWriters>,
 }
 
 impl File {
@@ -30,10 +32,16 @@ impl File {
             options,
         };
         let Opened { handle, file } = open_path(path, &settings)?;
+        let other_writers = if settings.options.shared {
+            Some(OtherWriters::new(settings.backend(&file)?))
+        } else {
+            None
+        };
         Ok(File {
             handle: RwLock::new(handle),
             settings,
             file: Some(file),
+            other_writers,
         })
     }
 
@@ -51,6 +59,7 @@ impl File {
             handle: RwLock::new(open_storage(storage, &settings)?),
             settings,
             file: None,
+            other_writers: None,
         })
     }
 
@@ -131,6 +140,13 @@ impl File {
             *handle = reopen(file, &self.settings)?;
         }
         Ok(())
+    }
+
+    /// Waits for a write transaction of another process, but not for long.
+    pub(super) fn wait_for_other_writers(&self) {
+        if let Some(others) = &self.other_writers {
+            others.wait();
+        }
     }
 
     /// Begins a transaction, with one deadline for all locks that it takes.

@@ -104,11 +104,14 @@ impl Opener<'_> {
 }
 
 impl Settings {
-    /// Opens `file` with another file descriptor, which redb closes. Both own the same locks.
     fn open_file(&self, file: &fs::File) -> Result<Handle> {
+        self.open(self.backend(file)?)
+    }
+
+    /// Returns a backend with another descriptor of the same open file. All of them own the same locks.
+    pub(super) fn backend(&self, file: &fs::File) -> Result<FileBackend> {
         let file = file.try_clone().map_err(|error| self.cannot_open(error))?;
-        let storage = FileBackend::new(file).map_err(|error| self.open_error(error))?;
-        self.open(storage)
+        FileBackend::new(file).map_err(|error| self.open_error(error))
     }
 
     fn open(&self, storage: impl StorageBackend) -> Result<Handle> {

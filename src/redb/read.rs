@@ -125,6 +125,7 @@ impl File {
 
     /// Returns the state of the lock at `key`.
     pub(super) fn lock(&self, key: &[u8], now: u64) -> Result<LockState> {
+        self.wait_for_other_writers();
         self.with_read_txn(|read| {
             let locks = open_table(read, LOCKS)?;
             if let Some(row) = locks.get(key).map_err(backend)? {

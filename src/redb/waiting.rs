@@ -5,6 +5,7 @@
 
 use crate::BoxError;
 use crate::random::jitter;
+use redb::backends::FileBackend;
 use redb::{BackendError, StorageBackend};
 use std::cell::Cell;
 use std::io;
@@ -61,6 +62,36 @@ pub(super) fn poll<R>(wait: Duration, mut attempt: impl FnMut() -> ControlFlow<R
         let pause = jitter(ceiling);
         thread::sleep(left.map_or(pause, |left| pause.min(left)));
         ceiling = MAX_PAUSE.min(ceiling * 2);
+    }
+}
+
+/// The byte that redb locks for a write transaction of a shared file.
+const WRITER: Bound<u64> = Bound::Included(1 << 62);
+
+/// How long to wait at most for a write transaction of another process before a lock is read.
+const MAX_WAIT_FOR_WRITER: Duration = Duration::from_millis(10);
+
+/// Tells whether another process is writing to a shared file.
+///
+/// A commit under a lock that was read while another process was about to change it fails. Where many
+/// processes change one lock, one of them is always writing, so that a process that reads at any time
+/// rarely succeeds. It succeeds more often if it reads when the writer has finished.
+pub(super) struct OtherWriters(FileBackend);
+
+impl OtherWriters {
+    /// Observes `file`. Locks that are taken through the same open file are not those of others.
+    pub(super) fn new(file: FileBackend) -> Self {
+        OtherWriters(file)
+    }
+
+    /// Waits for the end of a write transaction, but not for long. An error ends the wait, too.
+    pub(super) fn wait(&self) {
+        poll(MAX_WAIT_FOR_WRITER, || {
+            match self.0.query_lock_range(WRITER, WRITER) {
+                Ok(true) => ControlFlow::Continue(()),
+                Ok(false) | Err(_) => ControlFlow::Break(()),
+            }
+        });
     }
 }
 
