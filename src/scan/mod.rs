@@ -13,7 +13,19 @@ use crate::{AtomicDb, Item, Result};
 /// A database whose items can all be read, for copies, exports and statistics.
 ///
 /// All databases and wrappers of this crate implement it. The trait is dyn-compatible, and
-/// implemented for `&D`, `Box<D>` and `Arc<D>` with `D: ?Sized`.
+/// implemented for `&D`, `Box<D>` and `Arc<D>` with `D: ?Sized`. A trait object of it is itself an
+/// [`AtomicDb`], so a program that scans can share `Arc<dyn Scan<Data = T> + Send + Sync>` in place of a
+/// [`SharedDb`](crate::SharedDb):
+///
+/// ```
+/// use atomic_db::{AtomicDb, Item, LruCache, MemoryDb, Scan};
+/// use std::sync::Arc;
+///
+/// let db: Arc<dyn Scan<Data = u32> + Send + Sync> = Arc::new(LruCache::new(MemoryDb::new(), 100));
+/// db.set(&[Item::new("user#1", "visits", 3)])?;
+/// assert_eq!(db.scan().count(), 1);
+/// # Ok::<(), atomic_db::Error>(())
+/// ```
 ///
 /// # Contract
 ///
