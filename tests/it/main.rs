@@ -21,6 +21,7 @@ mod prefixes;
 #[cfg(feature = "redb")]
 mod redb;
 mod reference_model;
+mod scan_model;
 mod scans;
 #[cfg(feature = "serde")]
 mod serialization;
