@@ -1,7 +1,7 @@
 use crate::batch::BatchRef;
 use crate::query::Stream;
 use crate::sync::Arc;
-use crate::{Batch, Item, Key, Lock, Page, Query, Result, RetryQueue, Version};
+use crate::{Batch, Item, Key, Lock, Observer, Page, Query, Result, RetryQueue, Version};
 
 /// A store of items, each under a partition key and a sort key, with optimistic locking. Every call
 /// blocks until it is done.
@@ -127,7 +127,7 @@ use crate::{Batch, Item, Key, Lock, Page, Query, Result, RetryQueue, Version};
 ///
 /// # Wrappers
 ///
-/// `set_atomic`, `query`, `stream` and `retry_queue` have default implementations. A wrapper should
+/// `set_atomic`, `query`, `stream`, `retry_queue` and `transaction_observer` have default implementations. A wrapper should
 /// forward them as well, or it hides a more efficient or more consistent implementation of the inner
 /// database. Put `#[deny(clippy::missing_trait_methods)]` on its `impl`.
 ///
@@ -320,6 +320,13 @@ pub trait AtomicDb {
     fn retry_queue(&self) -> Option<&RetryQueue> {
         None
     }
+
+    /// Returns the observer to which transactions on this handle are reported. `None`, which is the
+    /// default, reports nothing. [`Observed`](crate::Observed) returns one, and wrappers return that of
+    /// the inner database.
+    fn transaction_observer(&self) -> Option<&dyn Observer> {
+        None
+    }
 }
 
 /// A shared trait object, the form in which application state holds a database.
@@ -399,6 +406,10 @@ macro_rules! forward {
 
             fn retry_queue(&self) -> Option<&RetryQueue> {
                 (**self).retry_queue()
+            }
+
+            fn transaction_observer(&self) -> Option<&dyn Observer> {
+                (**self).transaction_observer()
             }
         }
     )*};

@@ -22,6 +22,7 @@
 //!     fn query(&self, query: &Query) -> Result<Vec<Item<Data>>>;
 //!     fn stream(&self, query: Query) -> impl Iterator<Item = Result<Item<Data>>>;
 //!     fn retry_queue(&self) -> Option<&RetryQueue>;                  // turns under contention
+//!     fn transaction_observer(&self) -> Option<&dyn Observer>;       // for logs and metrics
 //! }
 //! ```
 //!
@@ -173,6 +174,7 @@ mod item;
 mod key;
 mod lock;
 mod memory;
+mod observe;
 mod query;
 mod random;
 #[cfg(feature = "redb")]
@@ -181,6 +183,7 @@ mod scan;
 #[cfg(feature = "serde")]
 mod serde_impls;
 mod sharding;
+mod stopwatch;
 mod sync;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -201,6 +204,10 @@ pub use item::Item;
 pub use key::{Key, KeyBuf};
 pub use lock::Lock;
 pub use memory::{MemoryDb, MemoryDbBuilder, Sweeper};
+pub use observe::{
+    CallEvent, ConflictEvent, ErrorKind, Observed, Observer, Operation, TransactionEnd,
+    TransactionEvent,
+};
 pub use query::{Page, Query, SortKeyRange};
 #[cfg(feature = "redb")]
 pub use redb::{Durability, RedbDb, RedbDbBuilder};

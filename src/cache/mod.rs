@@ -27,7 +27,9 @@ use crate::batch::BatchRef;
 use crate::hash::KeyHasher;
 use crate::sharding::{MAX_SHARDS, available_cores};
 use crate::sync::{Arc, Mutex, MutexGuard};
-use crate::{AtomicDb, Batch, Clock, Item, Key, Lock, Page, Query, Result, RetryQueue, Version};
+use crate::{
+    AtomicDb, Batch, Clock, Item, Key, Lock, Observer, Page, Query, Result, RetryQueue, Version,
+};
 use shard::{Lookup, RemovedItems, Shard, Ticket};
 use smallvec::SmallVec;
 use std::fmt;
@@ -441,6 +443,10 @@ impl<D: AtomicDb> AtomicDb for LruCache<D> {
 
     fn retry_queue(&self) -> Option<&RetryQueue> {
         self.shared.inner.retry_queue()
+    }
+
+    fn transaction_observer(&self) -> Option<&dyn Observer> {
+        self.shared.inner.transaction_observer()
     }
 }
 

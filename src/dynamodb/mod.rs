@@ -62,7 +62,8 @@ pub use error::DynamoDbError;
 use crate::batch::BatchRef;
 use crate::sync::Arc;
 use crate::{
-    AtomicDb, Batch, Codec, Item, Json, Key, Lock, Page, Query, Result, RetryQueue, Version,
+    AtomicDb, Batch, Codec, Item, Json, Key, Lock, Observer, Page, Query, Result, RetryQueue,
+    Version,
 };
 use client::Consistency;
 use commit::Commit;
@@ -570,6 +571,10 @@ impl<T, C: Codec<T>> AtomicDb for DynamoDb<T, C> {
 
     fn retry_queue(&self) -> Option<&RetryQueue> {
         Some(&self.connection.retry_queue)
+    }
+
+    fn transaction_observer(&self) -> Option<&dyn Observer> {
+        None
     }
 }
 

@@ -1,7 +1,8 @@
 //! The extension methods of every database.
 
-use super::retry::{Attempts, Retry};
-use super::transaction::{Transaction, lock_key_written_error};
+use super::retry::{Policy, Retry};
+use super::run::{run_transaction, run_update};
+use super::transaction::Transaction;
 use crate::{AtomicDb, Batch, Error, Item, Key, Result};
 
 mod private {
@@ -106,7 +107,7 @@ pub trait AtomicDbExt: AtomicDb + private::Sealed {
         &self,
         body: impl FnMut(&mut Transaction<'_, Self>) -> Result<R, E>,
     ) -> Result<R, E> {
-        self.try_transact_with(&Retry::default(), body)
+        run_transaction(self, &Policy::default(), None, body)
     }
 
     /// Runs a transaction like [`transact`](AtomicDbExt::transact), with another retry policy.
@@ -131,23 +132,10 @@ pub trait AtomicDbExt: AtomicDb + private::Sealed {
     fn try_transact_with<R, E: From<Error>>(
         &self,
         retry: &Retry,
-        mut body: impl FnMut(&mut Transaction<'_, Self>) -> Result<R, E>,
+        body: impl FnMut(&mut Transaction<'_, Self>) -> Result<R, E>,
     ) -> Result<R, E> {
-        let mut transaction = Transaction::new(self, retry);
-        loop {
-            let outcome = match body(&mut transaction) {
-                Ok(result) => transaction.commit().map(|()| result),
-                Err(error) => match transaction.find_conflict() {
-                    Some(race) => Err(race),
-                    None => return Err(error),
-                },
-            };
-            match outcome {
-                Ok(result) => return Ok(result),
-                Err(race) if race.is_race_condition() => transaction.retry(race)?,
-                Err(error) => return Err(error.into()),
-            }
-        }
+        let (policy, observer) = retry.parts();
+        run_transaction(self, policy, observer, body)
     }
 
     /// Reads the item at `key`, passes its data to `change`, and writes what `change` returns, in one
@@ -198,41 +186,9 @@ pub trait AtomicDbExt: AtomicDb + private::Sealed {
         &self,
         key: impl Into<Key<'k>>,
         lock: impl Into<Key<'l>>,
-        mut change: impl FnMut(Option<&Self::Data>) -> Result<Option<Self::Data>, E>,
+        change: impl FnMut(Option<&Self::Data>) -> Result<Option<Self::Data>, E>,
     ) -> Result<Option<Item<Self::Data>>, E> {
-        let (key, lock_key) = (key.into(), lock.into());
-        // They usually differ in `sk` only.
-        if key.sk == lock_key.sk && key.pk == lock_key.pk {
-            return Err(lock_key_written_error(key).into());
-        }
-        let retry = Retry::default();
-        let mut attempts = Attempts::new(&retry, self.retry_queue());
-        loop {
-            attempts.wait_if_closed(lock_key);
-            let lock = self.get_lock(lock_key)?;
-            let old = self.get_fresh(key)?;
-            let new = change(old.as_ref().and_then(Item::data))?;
-            let (new, committed) = match (old, new) {
-                (None, None) => return Ok(None),
-                (Some(_), None) => {
-                    let batch = Batch::new().lock(lock).delete(key);
-                    (None, self.commit(&batch))
-                }
-                (old, Some(data)) => {
-                    let item = match old {
-                        Some(old) => old.with_data(data),
-                        None => Item::at(key, data),
-                    };
-                    let committed = self.set_atomic(std::slice::from_ref(&item), &[lock]);
-                    (Some(item), committed)
-                }
-            };
-            match committed {
-                Ok(_) => return Ok(new),
-                Err(race) if race.is_race_condition() => attempts.next(race, &[lock_key])?,
-                Err(error) => return Err(error.into()),
-            }
-        }
+        run_update(self, key.into(), lock.into(), change)
     }
 
     /// Writes one item, as [`set`](AtomicDb::set) does.

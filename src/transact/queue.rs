@@ -147,30 +147,38 @@ impl RetryQueue {
         }
     }
 
-    /// Waits until `ticket` has its turn at `lock`, or `time_left` returns zero.
-    fn wait(&self, ticket: Ticket, lock: Key<'_>, time_left: &mut dyn FnMut() -> Duration) {
+    /// Waits until `ticket` has its turn at `lock`, or `time_left` returns zero. Returns the time that it
+    /// waited.
+    fn wait(
+        &self,
+        ticket: Ticket,
+        lock: Key<'_>,
+        time_left: &mut dyn FnMut() -> Duration,
+    ) -> Duration {
         let turn_came = Arc::new(Condvar::default());
         let mut timed_out = false;
+        let mut time_at_start = None;
         loop {
             // The clock is user code, so it is read before the mutex is locked.
             let time = time_left();
+            let waited = time_at_start.get_or_insert(time).saturating_sub(time);
             let mut queues = self.queues.lock();
             let Some(queue) = queues.find(lock) else {
                 queues.insert(ticket, lock);
-                return;
+                return waited;
             };
             if queue.holder == ticket {
                 // Time until this thread woke up is not time that a turn takes.
                 queue.turn_began = Instant::now();
-                return;
+                return waited;
             }
             if timed_out && queue.is_next(ticket) && queue.turn_began.elapsed() >= PATIENCE {
                 queue.next_turn();
-                return;
+                return waited;
             }
             if time.is_zero() {
                 queue.waiters.retain(|waiter| waiter.ticket != ticket);
-                return;
+                return waited;
             }
             queue.add_waiter(ticket, &turn_came);
             (_, timed_out) = turn_came.wait_for(queues, time.min(PATIENCE));
@@ -246,8 +254,16 @@ pub(super) struct Turns<'a> {
     queue: &'a RetryQueue,
     /// Zero until a turn is needed.
     ticket: Ticket,
+    /// `None` until a turn is needed.
+    taken: Option<Box<Taken>>,
+}
+
+#[derive(Default)]
+struct Taken {
     /// In ascending order.
     locks: Vec<KeyBuf>,
+    /// The sum of all waits.
+    waited: Duration,
 }
 
 impl<'a> Turns<'a> {
@@ -255,8 +271,15 @@ impl<'a> Turns<'a> {
         Turns {
             queue,
             ticket: 0,
-            locks: Vec::new(),
+            taken: None,
         }
+    }
+
+    /// Returns the time that was waited for turns.
+    pub(super) fn waited(&self) -> Duration {
+        self.taken
+            .as_ref()
+            .map_or(Duration::ZERO, |taken| taken.waited)
     }
 
     /// Waits for the turn at `lock` if the lock is closed, until `time_left` returns zero.
@@ -292,19 +315,20 @@ impl<'a> Turns<'a> {
         if self.ticket == 0 {
             self.ticket = 1 + self.queue.last_ticket.fetch_add(1, Ordering::Relaxed);
         }
-        self.locks.extend(locks.into_iter().map(Key::to_buf));
-        self.locks.sort_unstable();
-        self.locks.dedup();
-        for (position, lock) in self.locks.iter().enumerate() {
+        let Taken { locks: all, waited } = &mut **self.taken.get_or_insert_default();
+        all.extend(locks.into_iter().map(Key::to_buf));
+        all.sort_unstable();
+        all.dedup();
+        for (position, lock) in all.iter().enumerate() {
             if self.queue.try_take(self.ticket, lock.as_key()) {
                 continue;
             }
             // A transaction that waits has no turn at a greater lock, so that transactions do not
             // wait for each other in a circle.
-            for greater in &self.locks[position + 1..] {
+            for greater in &all[position + 1..] {
                 self.queue.end_turn(self.ticket, greater.as_key());
             }
-            self.queue.wait(self.ticket, lock.as_key(), time_left);
+            *waited += self.queue.wait(self.ticket, lock.as_key(), time_left);
         }
     }
 }
@@ -312,7 +336,10 @@ impl<'a> Turns<'a> {
 impl Drop for Turns<'_> {
     #[inline]
     fn drop(&mut self) {
-        for lock in &self.locks {
+        let Some(taken) = &self.taken else {
+            return;
+        };
+        for lock in &taken.locks {
             self.queue.end_turn(self.ticket, lock.as_key());
         }
     }

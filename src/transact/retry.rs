@@ -2,9 +2,11 @@
 
 use super::queue::{RetryQueue, Turns};
 use crate::random::jitter;
+use crate::stopwatch::Stopwatch;
 use crate::sync::Arc;
-use crate::{Clock, Error, Key, KeyBuf, Result, SystemClock};
-use std::time::{Duration, Instant};
+use crate::{Clock, Error, Key, KeyBuf, Observer, Result, SystemClock};
+use std::fmt;
+use std::time::Duration;
 
 /// The retry policy of a transaction: attempts, deadline and back-off.
 ///
@@ -32,8 +34,15 @@ use std::time::{Duration, Instant};
 /// db.transact_with(&retry, |tx| tx.lock(("account#1", "lock")).map(drop))?;
 /// # Ok::<(), atomic_db::Error>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone, Default)]
 pub struct Retry {
+    policy: Policy,
+    observer: Option<Arc<dyn Observer + Send + Sync>>,
+}
+
+/// A [`Retry`] without its observer.
+#[derive(Clone)]
+pub(super) struct Policy {
     attempts: u32,
     deadline: Duration,
     first_ceiling: Duration,
@@ -46,19 +55,13 @@ impl Retry {
     /// Creates the default policy.
     #[must_use]
     pub fn new() -> Self {
-        Retry {
-            attempts: u32::MAX,
-            deadline: Duration::from_secs(10),
-            first_ceiling: Duration::from_micros(200),
-            last_ceiling: Duration::from_millis(250),
-            clock: None,
-        }
+        Retry::default()
     }
 
     /// Sets the largest number of times that the closure is run. Zero counts as one.
     #[must_use]
     pub fn attempts(mut self, attempts: u32) -> Self {
-        self.attempts = attempts.max(1);
+        self.policy.attempts = attempts.max(1);
         self
     }
 
@@ -67,7 +70,7 @@ impl Retry {
     /// still succeed.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.deadline = deadline;
+        self.policy.deadline = deadline;
         self
     }
 
@@ -75,59 +78,102 @@ impl Retry {
     /// it does not exceed.
     #[must_use]
     pub fn backoff(mut self, first: Duration, ceiling: Duration) -> Self {
-        self.first_ceiling = first;
-        self.last_ceiling = ceiling;
+        self.policy.first_ceiling = first;
+        self.policy.last_ceiling = ceiling;
         self
     }
 
     /// Sets the clock of the pauses and the deadline.
     #[must_use]
     pub fn clock(mut self, clock: impl Clock + 'static) -> Self {
-        self.clock = Some(Arc::new(clock));
+        self.policy.clock = Some(Arc::new(clock));
         self
     }
 
-    fn get_clock(&self) -> &dyn Clock {
-        self.clock.as_deref().unwrap_or(&SystemClock)
+    /// Reports the transactions that use this policy to `observer`. Transactions on an
+    /// [`Observed`](crate::Observed) database are reported to its observer without this; one that is set
+    /// in both places receives them twice.
+    ///
+    /// Durations are measured on the policy's clock, or else on the system's monotonic clock.
+    ///
+    /// ```
+    /// use atomic_db::{AtomicDbExt, MemoryDb, Observer, Retry, TransactionEvent};
+    ///
+    /// struct Log;
+    ///
+    /// impl Observer for Log {
+    ///     fn on_transaction(&self, transaction: &TransactionEvent<'_>) {
+    ///         eprintln!("{} after {} attempts", transaction.end, transaction.attempts);
+    ///     }
+    /// }
+    ///
+    /// let retry = Retry::new().observer(Log);
+    /// let db = MemoryDb::<u32>::new();
+    /// db.transact_with(&retry, |tx| tx.lock(("account#1", "lock")).map(drop))?;
+    /// # Ok::<(), atomic_db::Error>(())
+    /// ```
+    #[must_use]
+    pub fn observer(mut self, observer: impl Observer + Send + Sync + 'static) -> Self {
+        self.observer = Some(Arc::new(observer));
+        self
     }
 
-    fn start(&self) -> Start {
-        match &self.clock {
-            Some(clock) => Start::Clock(clock.now()),
-            None => Start::System(Instant::now()),
-        }
+    pub(super) fn parts(&self) -> (&Policy, Option<&dyn Observer>) {
+        let observer = self.observer.as_deref();
+        (
+            &self.policy,
+            observer.map(|observer| observer as &dyn Observer),
+        )
+    }
+}
+
+/// Shows the policy, and not the observer.
+impl fmt::Debug for Retry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Retry")
+            .field("attempts", &self.policy.attempts)
+            .field("deadline", &self.policy.deadline)
+            .field("first_ceiling", &self.policy.first_ceiling)
+            .field("last_ceiling", &self.policy.last_ceiling)
+            .field("clock", &self.policy.clock)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Policy {
+    pub(super) fn clock(&self) -> Option<&dyn Clock> {
+        self.clock.as_deref()
+    }
+
+    fn start(&self) -> Stopwatch {
+        Stopwatch::start(self.clock())
     }
 
     /// Returns the time until the deadline, which begins now if it has not begun yet.
-    fn time_left(&self, start: &mut Option<Start>) -> Duration {
-        let passed = match start.get_or_insert_with(|| self.start()) {
-            Start::System(start) => start.elapsed(),
-            Start::Clock(start) => self.get_clock().now().saturating_sub(*start),
-        };
-        self.deadline.saturating_sub(passed)
+    fn time_left(&self, start: &mut Option<Stopwatch>) -> Duration {
+        let start = start.get_or_insert_with(|| self.start());
+        self.deadline.saturating_sub(start.elapsed(self.clock()))
     }
 }
 
-impl Default for Retry {
+impl Default for Policy {
     fn default() -> Self {
-        Retry::new()
+        Policy {
+            attempts: u32::MAX,
+            deadline: Duration::from_secs(10),
+            first_ceiling: Duration::from_micros(200),
+            last_ceiling: Duration::from_millis(250),
+            clock: None,
+        }
     }
-}
-
-/// The beginning of the time that a deadline limits.
-#[derive(Clone, Copy)]
-enum Start {
-    /// On the system's monotonic clock, which is cheaper to read and is not set back.
-    System(Instant),
-    Clock(Duration),
 }
 
 /// The attempts of one transaction.
 pub(super) struct Attempts<'a> {
-    retry: &'a Retry,
+    policy: &'a Policy,
     /// The number of attempts so far.
     count: u32,
-    start: Option<Start>,
+    start: Option<Stopwatch>,
     /// `None` if the database has no queue.
     turns: Option<Turns<'a>>,
 }
@@ -135,9 +181,9 @@ pub(super) struct Attempts<'a> {
 impl<'a> Attempts<'a> {
     /// The time until the deadline begins with the first conflict or wait, or with a call of
     /// [`start`](Attempts::start) before.
-    pub(super) fn new(retry: &'a Retry, queue: Option<&'a RetryQueue>) -> Self {
+    pub(super) fn new(policy: &'a Policy, queue: Option<&'a RetryQueue>) -> Self {
         Attempts {
-            retry,
+            policy,
             count: 0,
             start: None,
             turns: queue.map(Turns::new),
@@ -145,16 +191,21 @@ impl<'a> Attempts<'a> {
     }
 
     pub(super) fn start(&mut self) {
-        self.start = Some(self.retry.start());
+        self.start = Some(self.policy.start());
     }
 
     /// Waits, before `lock` is read, if too many other transactions contend for it.
     #[inline]
     pub(super) fn wait_if_closed(&mut self, lock: Key<'_>) {
-        let (retry, start) = (self.retry, &mut self.start);
+        let (policy, start) = (self.policy, &mut self.start);
         if let Some(turns) = &mut self.turns {
-            turns.wait_if_closed(lock, &mut || retry.time_left(start));
+            turns.wait_if_closed(lock, &mut || policy.time_left(start));
         }
+    }
+
+    /// Returns the time that was waited for turns.
+    pub(super) fn waited(&self) -> Duration {
+        self.turns.as_ref().map_or(Duration::ZERO, Turns::waited)
     }
 
     /// Counts an attempt that `locked` these keys and ended in `race`. Pauses before the next one, and
@@ -165,22 +216,25 @@ impl<'a> Attempts<'a> {
     /// [`Error::RetriesExhausted`] if there may be no other attempt.
     pub(super) fn next(&mut self, race: Error, locked: &[Key<'_>]) -> Result<()> {
         self.count += 1;
-        let (retry, start) = (self.retry, &mut self.start);
-        let time_left = retry.time_left(start);
-        if self.count >= retry.attempts || time_left.is_zero() {
+        let (policy, start) = (self.policy, &mut self.start);
+        let time_left = policy.time_left(start);
+        if self.count >= policy.attempts || time_left.is_zero() {
             return Err(Error::RetriesExhausted {
                 attempts: self.count,
                 source: Box::new(race),
             });
         }
         let factor = 2_u32.checked_pow(self.count - 1).unwrap_or(u32::MAX);
-        let ceiling = retry.first_ceiling.saturating_mul(factor);
-        let pause = jitter(ceiling.min(retry.last_ceiling));
-        retry.get_clock().sleep(pause.min(time_left));
+        let ceiling = policy.first_ceiling.saturating_mul(factor);
+        let pause = jitter(ceiling.min(policy.last_ceiling));
+        policy
+            .clock()
+            .unwrap_or(&SystemClock)
+            .sleep(pause.min(time_left));
         if let (Some(turns), Error::RaceCondition { keys }) = (&mut self.turns, &race) {
             let lost = keys.iter().map(KeyBuf::as_key);
             let lost = lost.filter(|key| locked.contains(key));
-            turns.take_after_race(lost, &mut || retry.time_left(start));
+            turns.take_after_race(lost, &mut || policy.time_left(start));
         }
         Ok(())
     }

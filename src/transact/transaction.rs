@@ -1,9 +1,10 @@
 //! A transaction, which one attempt after the other uses.
 
-use super::retry::{Attempts, Retry};
+use super::retry::{Attempts, Policy};
 use super::write_set::{Op, Place, WriteSet};
 use crate::{AtomicDb, Error, Item, Key, KeyBuf, Lock, Query, Result};
 use std::fmt;
+use std::time::Duration;
 
 /// The locks, reads and writes of one run of a [`transact`](crate::AtomicDbExt::transact) body.
 ///
@@ -60,8 +61,8 @@ enum LockMode {
 }
 
 impl<'a, D: AtomicDb + ?Sized> Transaction<'a, D> {
-    pub(super) fn new(db: &'a D, retry: &'a Retry) -> Self {
-        let mut attempts = Attempts::new(retry, db.retry_queue());
+    pub(super) fn new(db: &'a D, policy: &'a Policy) -> Self {
+        let mut attempts = Attempts::new(policy, db.retry_queue());
         attempts.start();
         Transaction {
             db,
@@ -414,6 +415,11 @@ impl<'a, D: AtomicDb + ?Sized> Transaction<'a, D> {
         // Transactions that only check a lock do not take turns at it.
         let locked: Vec<Key<'_>> = writes.batch().locks().iter().map(Lock::key).collect();
         self.attempts.next(race, &locked)
+    }
+
+    /// Returns the time that all attempts have waited for turns.
+    pub(super) fn waited(&self) -> Duration {
+        self.attempts.waited()
     }
 }
 

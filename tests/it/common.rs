@@ -2,8 +2,8 @@
 //! records pauses, and short forms for reading.
 
 use atomic_db::{
-    AtomicDb, Batch, Clock, Item, Key, Lock, ManualClock, Page, Query, Result, RetryQueue, Scan,
-    Version,
+    AtomicDb, Batch, Clock, Item, Key, Lock, ManualClock, Observer, Page, Query, Result,
+    RetryQueue, Scan, Version,
 };
 use std::collections::BTreeMap;
 use std::sync::mpsc;
@@ -125,6 +125,10 @@ impl<D: AtomicDb> AtomicDb for HookedDb<D> {
 
     fn retry_queue(&self) -> Option<&RetryQueue> {
         self.inner.retry_queue()
+    }
+
+    fn transaction_observer(&self) -> Option<&dyn Observer> {
+        self.inner.transaction_observer()
     }
 }
 

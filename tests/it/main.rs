@@ -17,6 +17,7 @@ mod hot_keys;
 mod json_lines;
 #[cfg(all(feature = "redb", not(mutants)))]
 mod ledger;
+mod observe;
 mod prefixes;
 #[cfg(feature = "redb")]
 mod redb;

@@ -118,11 +118,7 @@ impl Model {
 }
 
 /// Applies `ops` to `db` and the model, with one scan after the other. Returns the first difference.
-fn run(
-    db: &(impl AtomicDb<Data = u32> + Scan),
-    clock: &ManualClock,
-    ops: &[Op],
-) -> Result<(), String> {
+fn run(db: &impl Scan<Data = u32>, clock: &ManualClock, ops: &[Op]) -> Result<(), String> {
     let mut model = Model::new();
     let write = |model: &mut Model, keys: Range<u32>, data: u32, ttl: Option<u64>| {
         let item = |key: u32| {

@@ -19,7 +19,7 @@ use super::reference_model::ops;
 use atomic_db::testing::{Capabilities, check, run_concurrently};
 use atomic_db::{
     AtomicDb, Batch, Bytes, Clock, DynamoDb, DynamoDbError, Error, Item, Key, KeyBuf, Lock,
-    LruCache, ManualClock, Page, Query, Result, RetryQueue, Version,
+    LruCache, ManualClock, Observer, Page, Query, Result, RetryQueue, Version,
 };
 use atomic_db_test_support::history::{Versions, Workload};
 use atomic_db_test_support::reference_model as model;
@@ -258,6 +258,10 @@ impl<D: AtomicDb<Data = u32>> AtomicDb for Namespaced<D> {
 
     fn retry_queue(&self) -> Option<&RetryQueue> {
         self.db.retry_queue()
+    }
+
+    fn transaction_observer(&self) -> Option<&dyn Observer> {
+        self.db.transaction_observer()
     }
 }
 

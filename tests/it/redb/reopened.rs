@@ -2,8 +2,8 @@
 
 use crate::reference_model::{config, ops};
 use atomic_db::{
-    AtomicDb, Batch, Durability, Item, Key, Lock, LruCache, ManualClock, Page, Query, RedbDb,
-    Result, RetryQueue, Version,
+    AtomicDb, Batch, Durability, Item, Key, Lock, LruCache, ManualClock, Observer, Page, Query,
+    RedbDb, Result, RetryQueue, Version,
 };
 use atomic_db_test_support::reference_model::{DbUnderTest, run};
 use proptest::test_runner::{TestCaseError, TestRunner};
@@ -101,6 +101,10 @@ impl AtomicDb for Reopened {
 
     /// A handle lives for one call, so there is no queue that outlives it.
     fn retry_queue(&self) -> Option<&RetryQueue> {
+        None
+    }
+
+    fn transaction_observer(&self) -> Option<&dyn Observer> {
         None
     }
 }

@@ -1,7 +1,7 @@
 //! A database in a temporary directory, which is removed with it.
 
 use atomic_db::{
-    AtomicDb, Batch, Codec, Item, Key, Lock, Page, Query, RedbDb, RedbDbBuilder, Result,
+    AtomicDb, Batch, Codec, Item, Key, Lock, Observer, Page, Query, RedbDb, RedbDbBuilder, Result,
     RetryQueue, Scan, Version,
 };
 use tempfile::TempDir;
@@ -81,6 +81,10 @@ impl<D: AtomicDb> AtomicDb for Temporary<D> {
 
     fn retry_queue(&self) -> Option<&RetryQueue> {
         self.db.retry_queue()
+    }
+
+    fn transaction_observer(&self) -> Option<&dyn Observer> {
+        self.db.transaction_observer()
     }
 }
 

@@ -4,7 +4,8 @@ use super::db::FaultyDb;
 use super::fault::Fault;
 use super::sync::{Mutex, MutexGuard, RaceWindow};
 use atomic_db::{
-    AtomicDb, Batch, Clock, Item, Key, KeyBuf, Lock, Page, Query, Result, RetryQueue, Scan, Version,
+    AtomicDb, Batch, Clock, Item, Key, KeyBuf, Lock, Observer, Page, Query, Result, RetryQueue,
+    Scan, Version,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -243,6 +244,10 @@ impl<D: AtomicDb> AtomicDb for FaultyCache<D> {
 
     fn retry_queue(&self) -> Option<&RetryQueue> {
         self.inner.retry_queue()
+    }
+
+    fn transaction_observer(&self) -> Option<&dyn Observer> {
+        self.inner.transaction_observer()
     }
 }
 

@@ -3,8 +3,8 @@
 use super::fault::Fault;
 use super::sync::{Mutex, MutexGuard, RaceWindow};
 use atomic_db::{
-    AtomicDb, Batch, Clock, Error, Item, Key, KeyBuf, Lock, Page, Query, Result, RetryQueue,
-    Version,
+    AtomicDb, Batch, Clock, Error, Item, Key, KeyBuf, Lock, Observer, Page, Query, Result,
+    RetryQueue, Version,
 };
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, HashSet};
@@ -761,5 +761,9 @@ impl<T: Clone> AtomicDb for FaultyDb<T> {
 
     fn retry_queue(&self) -> Option<&RetryQueue> {
         Some(&self.retry_queue)
+    }
+
+    fn transaction_observer(&self) -> Option<&dyn Observer> {
+        None
     }
 }

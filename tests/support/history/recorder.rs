@@ -5,7 +5,8 @@ use super::recording::{
     Action, Commit, History, LockVersion, Op, Outcome, PredicateRead, ReadSet, Value, Write,
 };
 use atomic_db::{
-    AtomicDb, Batch, Error, Item, Key, KeyBuf, Lock, Page, Query, Result, RetryQueue, Version,
+    AtomicDb, Batch, Error, Item, Key, KeyBuf, Lock, Observer, Page, Query, Result, RetryQueue,
+    Version,
 };
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -395,6 +396,10 @@ impl<D: AtomicDb> AtomicDb for Recorded<D> {
 
     fn retry_queue(&self) -> Option<&RetryQueue> {
         self.inner().retry_queue()
+    }
+
+    fn transaction_observer(&self) -> Option<&dyn Observer> {
+        self.inner().transaction_observer()
     }
 }
 

@@ -5,8 +5,8 @@ use super::anomaly_kind::AnomalyKind;
 use super::recorder::Recorded;
 use super::recording::{Action, Commit, LockVersion, Outcome, ReadSet, Write};
 use atomic_db::{
-    AtomicDb, AtomicDbExt, Batch, Error, Item, Key, KeyBuf, Lock, Page, Query, Result, Retry,
-    RetryQueue, Transaction, Version,
+    AtomicDb, AtomicDbExt, Batch, Error, Item, Key, KeyBuf, Lock, Observer, Page, Query, Result,
+    Retry, RetryQueue, Transaction, Version,
 };
 use std::cell::{Cell, RefCell};
 use std::mem;
@@ -127,6 +127,10 @@ impl<D: AtomicDb> AtomicDb for Inside<'_, D> {
 
     fn retry_queue(&self) -> Option<&RetryQueue> {
         self.db.inner().retry_queue()
+    }
+
+    fn transaction_observer(&self) -> Option<&dyn Observer> {
+        self.db.inner().transaction_observer()
     }
 }
 
