@@ -119,8 +119,9 @@ use std::path::Path;
 /// - A [`set`](AtomicDb::set) or a [`delete`](AtomicDb::delete) is atomic as a whole, not only per
 ///   item.
 /// - Each new version of a lock is greater than the ones before, even after the file was closed and
-///   the clock was set back, and across processes: the file stores the latest version. A version that no lock has had, which
-///   a commit without locks returns, is unique with very high probability; see [`VersionGenerator`].
+///   the clock was set back, and across processes: the file stores the latest version. A version that
+///   no lock has had, which a commit without locks returns, is unique with very high probability; see
+///   [`VersionGenerator`].
 ///
 /// # Group commit
 ///
