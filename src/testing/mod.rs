@@ -1,5 +1,26 @@
-//! The conformance suite: one test for each guarantee of [`AtomicDb`](crate::AtomicDb), for authors
-//! of other backends.
+//! For the tests of other backends: the conformance suite, one test for each guarantee of
+//! [`AtomicDb`](crate::AtomicDb); and the [history checker](history), which runs threads and decides
+//! whether their calls were strictly serializable.
+//!
+//! # The history checker
+//!
+//! ```
+//! use atomic_db::MemoryDb;
+//! use atomic_db::testing::{Workload, check_history};
+//!
+//! # /*
+//! #[test]
+//! # */
+//! fn histories_are_strictly_serializable() {
+//!     check_history(|clock| MemoryDb::builder().clock(clock).build(), &Workload::new()).unwrap();
+//! }
+//! # histories_are_strictly_serializable();
+//! ```
+//!
+//! A failure names the anomaly and shows the calls that prove it. [`Recorder`] records a program of
+//! your own instead of a [`Workload`].
+//!
+//! # The conformance suite
 //!
 //! Three lines in an integration test run it. They define a module with one `#[test]` for each case,
 //! so that one failure does not hide the others:
@@ -45,7 +66,7 @@
 //! [`AtomicDb`](crate::AtomicDb#contract). [`check`] runs one case, and [`cases`] and [`scan_cases`]
 //! return all of them. A release may add cases.
 //!
-//! # What it does not test
+//! ## What it does not test
 //!
 //! - Cases with several threads run for a fraction of a second each. They detect a violation with
 //!   high probability only.
@@ -60,6 +81,7 @@
 #![allow(clippy::missing_panics_doc)]
 
 mod fixture;
+pub mod history;
 mod locks;
 mod queries;
 mod races;
@@ -74,6 +96,11 @@ pub use crate::__testing_scan_suite as scan_suite;
 #[doc(inline)]
 pub use crate::__testing_suite as suite;
 pub use fixture::{Capabilities, Case, Database, Fixture, check};
+#[doc(inline)]
+pub use history::{
+    Anomaly, AnomalyKind, Evidence, History, Recorded, Recorder, Versions, Violation, Workload,
+    check_history,
+};
 pub use locks::*;
 pub use queries::*;
 pub use races::*;

@@ -1,5 +1,4 @@
 //! Databases and checkers that several test programs share.
 
 pub mod faulty_db;
-pub mod history;
 pub mod reference_model;

@@ -2,12 +2,12 @@
 
 use super::expectations::{accepts, detects, detects_last};
 use super::script::{WRITTEN, parse};
-use atomic_db_test_support::history::AnomalyKind::{
+use atomic_db::testing::history::AnomalyKind::{
     CreateOverExisting, DuplicateCreation, FracturedRead, G0, G1a, G1c, G2, GSingle, GarbageRead,
     IncompatibleOrder, LostUpdate, LostWrite, Phantom, ReadAfterDeletion, ReadAfterExpiry,
     StaleRead, UnjustifiedRejection, VersionReuse, WrongResult,
 };
-use atomic_db_test_support::history::Versions;
+use atomic_db::testing::history::Versions;
 
 #[test]
 fn a_sequential_history_is_accepted() {
@@ -135,7 +135,7 @@ fn impossible_results_of_a_query_are_detected() {
         "query b.* a.x=1",
     ] {
         let history = parse(&format!("WRITTEN\n {query}"));
-        let anomaly = history.check(Versions::AtCommit).unwrap_err();
+        let anomaly = history.check_with(Versions::AtCommit).unwrap_err();
         assert_eq!(anomaly.kind, WrongResult, "{query}");
     }
 }
@@ -439,10 +439,10 @@ fn a_long_history_is_checked_without_deep_recursion() {
         script += &format!("\n commit lock a@{version} set a.x={value} -> {next}");
         script += &format!("\n read a.x={value} a.w=-");
     }
-    assert!(parse(&script).check(Versions::AtCommit).is_ok());
+    assert!(parse(&script).check_with(Versions::AtCommit).is_ok());
 
     // A cycle through all of it is explained by a few of its calls.
-    let anomaly = parse(&(script + "\n read a.x=1")).check(Versions::AtCommit);
+    let anomaly = parse(&(script + "\n read a.x=1")).check_with(Versions::AtCommit);
     let anomaly = anomaly.unwrap_err();
     assert_eq!(anomaly.kind, StaleRead);
     assert!(anomaly.explanation.len() < 20, "{anomaly}");
@@ -454,7 +454,7 @@ fn an_anomaly_is_explained_by_the_calls_of_its_cycle_and_the_edges_between_them(
         0..9 commit lock a@30 set a.x=4 -> 40
         1..2 read a.x=4
         3..4 read a.x=1";
-    let anomaly = parse(script).check(Versions::AtCommit).unwrap_err();
+    let anomaly = parse(script).check_with(Versions::AtCommit).unwrap_err();
     let expected = r#"stale read:
   thread 4 at 8..17: commit lock ("a", "lock")=0000000000000000000000000Y set ("a", "x")=4: committed as 00000000000000000000000018
     -- wr ("a", "x"): the next call observed the version that this call wrote

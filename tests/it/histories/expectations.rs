@@ -2,7 +2,7 @@
 
 use super::script::parse;
 use super::second_opinion::is_linearizable;
-use atomic_db_test_support::history::{AnomalyKind, Versions};
+use atomic_db::testing::history::{AnomalyKind, Versions};
 
 /// How versions may be assigned.
 pub(super) const BOTH: [Versions; 2] = [Versions::AtCommit, Versions::Early];
@@ -10,7 +10,7 @@ pub(super) const BOTH: [Versions; 2] = [Versions::AtCommit, Versions::Early];
 /// The anomaly of a script, on which the other checker agrees.
 pub(super) fn anomaly(script: &str, versions: Versions) -> Option<AnomalyKind> {
     let history = parse(script);
-    let anomaly = history.check(versions).err();
+    let anomaly = history.check_with(versions).err();
     let linearizable = is_linearizable(&history, versions);
     assert_eq!(linearizable, anomaly.is_none(), "{script}\n{anomaly:?}");
     let anomaly = anomaly?;

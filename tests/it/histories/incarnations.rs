@@ -1,10 +1,10 @@
 //! Tests of the checker: locks that are deleted and created again.
 
 use super::expectations::{anomaly, detects_last, detects_last_early, early};
-use atomic_db_test_support::history::AnomalyKind::{
+use atomic_db::testing::history::AnomalyKind::{
     DuplicateCreation, GSingle, LostUpdate, ReadAfterDeletion, StaleRead, UnjustifiedRejection,
 };
-use atomic_db_test_support::history::Versions;
+use atomic_db::testing::history::Versions;
 
 #[test]
 fn a_lock_may_be_deleted_and_created_again() {

@@ -7,6 +7,7 @@
 mod anomalies;
 mod expectations;
 mod incarnations;
+mod public;
 mod script;
 mod second_opinion;
 
@@ -14,10 +15,10 @@ mod second_opinion;
 use crate::redb::temporary::Temporary;
 #[cfg(feature = "redb")]
 use atomic_db::RedbDb;
+use atomic_db::testing::history::{History, Job, Versions, Workload};
 use atomic_db::testing::{run_concurrently, with_timeout};
 use atomic_db::{AtomicDb, LruCache, ManualClock, MemoryDb};
 use atomic_db_test_support::faulty_db::{Fault, FaultyCache, HISTORY_FAULTS};
-use atomic_db_test_support::history::{History, Job, Versions, Workload};
 use expectations::BOTH;
 use second_opinion::is_linearizable;
 use std::env;
@@ -111,13 +112,12 @@ fn histories_of_every_database_are_strictly_serializable() {
     for (seed, (name, make)) in seeds().zip(DATABASES.iter().cycle()).take(count) {
         let workload = Workload::new().seed(seed);
         let clock = manual_clock();
-        let (history, sum) = workload.run(&Arc::new(make(&clock)), Some(&clock), on_threads);
+        let history = workload.run(&Arc::new(make(&clock)), Some(&clock), on_threads);
         for versions in BOTH {
-            if let Err(anomaly) = history.check(versions) {
-                panic!("{name}, {workload}, versions {versions:?}: {anomaly}");
+            if let Err(anomaly) = history.check_with(versions) {
+                panic!("{name}, {workload:?}, versions {versions:?}: {anomaly}");
             }
         }
-        assert_eq!(sum, workload.sum(), "{name}, {workload}");
         let (overlaps, of) = history.overlaps();
         operations += history.ops.len();
         overlapping += overlaps;
@@ -135,7 +135,7 @@ fn record_faulty(
     versions: Versions,
     workload: Workload,
     time: Option<&ManualClock>,
-) -> (History, i64) {
+) -> History {
     let clock = time.cloned().unwrap_or_else(manual_clock);
     let db = FaultyCache::with_fault(fault, clock).with_versions_ahead(versions == Versions::Early);
     let db = Arc::new(db);
@@ -155,20 +155,19 @@ fn every_fault_of_a_database_shows_in_its_histories() {
     let mut run = |fault, versions| {
         let seed = seeds.next().unwrap_or_default();
         let workload = Workload::new().calls(120).seed(seed);
-        let recorded = record_faulty(fault, versions, workload, Some(&manual_clock()));
-        (workload, recorded)
+        let history = record_faulty(fault, versions, workload, Some(&manual_clock()));
+        (workload, history)
     };
     for versions in BOTH.into_iter().cycle().take(6) {
-        let (workload, (history, sum)) = run(Fault::None, versions);
-        if let Err(anomaly) = history.check(versions) {
-            panic!("without a fault, {workload}, versions {versions:?}: {anomaly}");
+        let (workload, history) = run(Fault::None, versions);
+        if let Err(anomaly) = history.check_with(versions) {
+            panic!("without a fault, {workload:?}, versions {versions:?}: {anomaly}");
         }
-        assert_eq!(sum, workload.sum());
     }
     for (fault, versions) in faults() {
         let found = (1..=TRIES).find_map(|tries| {
-            let (_, (history, _)) = run(fault, versions);
-            Some((tries, history.check(versions).err()?))
+            let (_, history) = run(fault, versions);
+            Some((tries, history.check_with(versions).err()?))
         });
         let what = format!("{fault:?}, versions {versions:?}");
         match found {
@@ -188,11 +187,11 @@ fn another_checker_agrees_that_the_histories_are_correct() {
     for (seed, (name, make)) in seeds().zip(DATABASES) {
         let workload = hundred(seed);
         let db = Arc::new(make(&manual_clock()));
-        let (history, _) = workload.run(&db, None, on_threads);
+        let history = workload.run(&db, None, on_threads);
         for versions in BOTH {
             let linearizable = is_linearizable(&history, versions);
-            assert!(linearizable, "{name}, {workload}, versions {versions:?}");
-            assert!(history.check(versions).is_ok(), "{name}, {workload}");
+            assert!(linearizable, "{name}, {workload:?}, versions {versions:?}");
+            assert!(history.check_with(versions).is_ok(), "{name}, {workload:?}");
         }
     }
 }
@@ -205,9 +204,12 @@ fn another_checker_agrees_about_every_fault_that_it_can_detect() {
         for seed in seeds().take(TRIES) {
             // To reject a history takes longer, because all orders must be tried.
             let workload = hundred(seed).calls(20);
-            let (history, _) = record_faulty(fault, versions, workload, None);
-            let what = format!("{fault:?}, versions {versions:?}, {workload}");
-            match (is_linearizable(&history, versions), history.check(versions)) {
+            let history = record_faulty(fault, versions, workload, None);
+            let what = format!("{fault:?}, versions {versions:?}, {workload:?}");
+            match (
+                is_linearizable(&history, versions),
+                history.check_with(versions),
+            ) {
                 (true, Ok(())) => {}
                 (false, Err(_)) => rejected += 1,
                 (true, Err(anomaly)) => panic!("{what}: {anomaly}"),

@@ -1,9 +1,9 @@
 //! Histories as text.
 
-use atomic_db::{KeyBuf, Query, Version};
-use atomic_db_test_support::history::{
+use atomic_db::testing::history::{
     Action, Commit, History, LockVersion, Observation, Op, Outcome, PredicateRead, ReadSet, Write,
 };
+use atomic_db::{KeyBuf, Query, Version};
 
 /// Items `a.x`, `a.y` and `b.x`, each written once under the lock of its letter.
 pub(super) const WRITTEN: &str = "get_lock a@10
@@ -43,7 +43,7 @@ fn parse_action(call: &str) -> Action {
     match words[..] {
         ["read", ref items @ ..] => {
             let items = items.iter().copied().map(parse_item);
-            parse_read("get_many", ReadSet::of_items(items.collect()))
+            parse_read("get_many", ReadSet::from_items(items.collect()))
         }
         ["query", query, ref found @ ..] => {
             let mut read = parse_query(query);

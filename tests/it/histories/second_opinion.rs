@@ -1,10 +1,10 @@
 //! The database as one sequential object, for the linearizability checker of another crate.
 
-use atomic_db::{KeyBuf, Version};
-use atomic_db_test_support::history::{
+use atomic_db::testing::history::{
     Action, Commit, History, LockVersion, Observation, Outcome, PredicateRead, ReadSet, Versions,
     Write,
 };
+use atomic_db::{KeyBuf, Version};
 use std::collections::{BTreeMap, BTreeSet};
 use todc_utils::{Action as Event, History as Events, Specification, WGLChecker};
 

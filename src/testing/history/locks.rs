@@ -10,38 +10,38 @@ use super::anomaly_kind::AnomalyKind;
 use super::graph::{EdgeKind, Graph};
 use super::recording::{History, Op, Versions};
 use super::universe::guards;
-use atomic_db::{KeyBuf, Version};
+use crate::{KeyBuf, Version};
 use std::collections::{BTreeMap, HashMap};
 
 /// The creation of a lock by a `get_lock`. Which of the calls that returned its version created it
 /// is not known. It is a node of its own that comes before all of them.
 #[derive(Debug)]
-pub struct Creation<'a> {
-    pub key: &'a KeyBuf,
-    pub version: Version,
+pub(super) struct Creation<'a> {
+    pub(super) key: &'a KeyBuf,
+    pub(super) version: Version,
     /// When the first call that observed it began.
-    pub invoked: u64,
+    pub(super) invoked: u64,
     /// When a call that observed it returned first.
     returned: u64,
 }
 
 /// Who wrote and who replaced each version of each lock.
-pub struct LockOrder<'a> {
-    pub history: &'a History,
-    pub versions: Versions,
-    pub creations: Vec<Creation<'a>>,
+pub(super) struct LockOrder<'a> {
+    pub(super) history: &'a History,
+    pub(super) versions: Versions,
+    pub(super) creations: Vec<Creation<'a>>,
     /// The commit or creation that wrote each version.
     writers: HashMap<Version, usize>,
     /// The commit that replaced each version, or the one that deleted it if that is known.
-    pub replaced_by: HashMap<(&'a KeyBuf, Version), usize>,
+    pub(super) replaced_by: HashMap<(&'a KeyBuf, Version), usize>,
     /// The commits that renewed each lock, in order.
-    pub renewals: BTreeMap<&'a KeyBuf, Vec<usize>>,
+    pub(super) renewals: BTreeMap<&'a KeyBuf, Vec<usize>>,
     /// The lock that guards each item, if it has one.
-    pub guards: BTreeMap<&'a KeyBuf, &'a KeyBuf>,
+    pub(super) guards: BTreeMap<&'a KeyBuf, &'a KeyBuf>,
 }
 
 impl<'a> LockOrder<'a> {
-    pub fn new(
+    pub(super) fn new(
         history: &'a History,
         versions: Versions,
         graph: &mut Graph<'a>,
@@ -79,6 +79,13 @@ impl<'a> LockOrder<'a> {
             Versions::AtCommit => locks.order_by_version(graph)?,
             Versions::Early => locks.order_by_time(),
         }
+        for (number, op) in history.ops.iter().enumerate() {
+            let mut writes = op.action.requested_writes().iter();
+            let is_lock = |key: &KeyBuf| locks.renewals.contains_key(key);
+            if writes.any(|write| write.value.is_some() && is_lock(&write.key)) {
+                return Err(Anomaly::new(AnomalyKind::NotCheckable, history, &[number]));
+            }
+        }
         locks.guards = guards(history);
         let renewals = &locks.renewals;
         locks.guards.retain(|key, _| !renewals.contains_key(key));
@@ -86,18 +93,18 @@ impl<'a> LockOrder<'a> {
     }
 
     /// The commit that wrote this version of a lock. `None` if the lock was created with it.
-    pub fn writer(&self, version: Version) -> Option<usize> {
+    pub(super) fn writer(&self, version: Version) -> Option<usize> {
         let writer = *self.writers.get(&version)?;
         (writer < self.history.ops.len()).then_some(writer)
     }
 
     /// The node of a creation.
-    pub fn node(&self, creation: usize) -> usize {
+    pub(super) fn node(&self, creation: usize) -> usize {
         self.history.ops.len() + creation
     }
 
     /// The creation that this node is, unless it is a call or a barrier.
-    pub fn creation(&self, node: usize) -> Option<&Creation<'a>> {
+    pub(super) fn creation(&self, node: usize) -> Option<&Creation<'a>> {
         self.creations
             .get(node.checked_sub(self.history.ops.len())?)
     }
@@ -204,7 +211,10 @@ impl<'a> LockOrder<'a> {
     }
 
     /// The versions of a lock from its creation on, each with the commit that renewed it, if any.
-    pub fn incarnation(&self, creation: usize) -> impl Iterator<Item = (Version, Option<usize>)> {
+    pub(super) fn incarnation(
+        &self,
+        creation: usize,
+    ) -> impl Iterator<Item = (Version, Option<usize>)> {
         let Creation { key, version, .. } = self.creations[creation];
         let mut next = Some(version);
         std::iter::from_fn(move || {
@@ -216,7 +226,13 @@ impl<'a> LockOrder<'a> {
     }
 
     /// Adds the edges of `op`, which observed this version of the lock.
-    pub fn add_edges(&self, graph: &mut Graph<'a>, op: usize, key: &'a KeyBuf, version: Version) {
+    pub(super) fn add_edges(
+        &self,
+        graph: &mut Graph<'a>,
+        op: usize,
+        key: &'a KeyBuf,
+        version: Version,
+    ) {
         if let Some(writer) = self.writers.get(&version) {
             graph.add(*writer, op, EdgeKind::Wr, key);
         }

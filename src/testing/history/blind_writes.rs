@@ -31,31 +31,31 @@ use super::explanation::anomaly_of_nodes;
 use super::graph::{Edge, EdgeKind, HappensBefore};
 use super::locks::LockOrder;
 use super::recording::{Action, History, Value};
-use atomic_db::KeyBuf;
+use crate::KeyBuf;
 use std::collections::BTreeMap;
 
 /// The writes and reads of one key, in no order.
-pub struct Register {
-    pub writes: Vec<BlindWrite>,
+pub(super) struct Register {
+    pub(super) writes: Vec<BlindWrite>,
     /// Calls, the value that each observed, and whether a query looked for it.
-    pub reads: Vec<(usize, Option<Value>, bool)>,
+    pub(super) reads: Vec<(usize, Option<Value>, bool)>,
     /// The anomaly if nothing explains an absence.
     unexplained: AnomalyKind,
 }
 
 /// Calls are identified by their nodes in the graph.
 #[derive(Clone, Copy)]
-pub struct BlindWrite {
-    pub op: usize,
+pub(super) struct BlindWrite {
+    pub(super) op: usize,
     /// `None` deletes.
-    pub value: Option<Value>,
+    pub(super) value: Option<Value>,
     /// The move of the clock past the item's last second.
-    pub expiry: Option<usize>,
+    pub(super) expiry: Option<usize>,
 }
 
 /// A version that explains why a read found no item.
 #[derive(Clone, Copy)]
-pub enum Absence {
+pub(super) enum Absence {
     Initial,
     Deletion(BlindWrite),
     /// An expired item, and the move of the clock.
@@ -64,16 +64,16 @@ pub enum Absence {
 
 /// Edges that are not in the graph yet.
 #[derive(Default)]
-pub struct ImpliedEdges<'a> {
+pub(super) struct ImpliedEdges<'a> {
     /// Of what a read observed and of what came before or after it.
-    pub direct: Vec<Edge<'a>>,
+    pub(super) direct: Vec<Edge<'a>>,
     /// From a write to the one that overwrote it unread.
     inferred: Vec<Edge<'a>>,
 }
 
 impl<'a> ImpliedEdges<'a> {
     /// The edges to add next. Direct ones come first, because they explain more.
-    pub fn next(self) -> Vec<Edge<'a>> {
+    pub(super) fn next(self) -> Vec<Edge<'a>> {
         if self.direct.is_empty() {
             self.inferred
         } else {
@@ -83,7 +83,7 @@ impl<'a> ImpliedEdges<'a> {
 }
 
 /// The reads and writes of every key that is written blindly.
-pub fn registers<'a>(locks: &LockOrder<'a>) -> BTreeMap<&'a KeyBuf, Register> {
+pub(super) fn registers<'a>(locks: &LockOrder<'a>) -> BTreeMap<&'a KeyBuf, Register> {
     let ops = || locks.history.ops.iter().map(|op| &op.action).enumerate();
     let mut moves: Vec<(u64, usize)> = ops()
         .filter_map(|(number, action)| match action {
@@ -121,7 +121,7 @@ pub fn registers<'a>(locks: &LockOrder<'a>) -> BTreeMap<&'a KeyBuf, Register> {
 }
 
 impl Register {
-    pub fn new(unexplained: AnomalyKind) -> Self {
+    pub(super) fn new(unexplained: AnomalyKind) -> Self {
         Register {
             writes: Vec::new(),
             reads: Vec::new(),
@@ -130,13 +130,13 @@ impl Register {
     }
 
     /// The write of an observed value.
-    pub fn writer(&self, value: Option<Value>) -> Option<BlindWrite> {
+    pub(super) fn writer(&self, value: Option<Value>) -> Option<BlindWrite> {
         let wrote = |write: &&BlindWrite| value.is_some() && write.value == value;
         self.writes.iter().find(wrote).copied()
     }
 
     /// Checks that no read observed an item after its last second.
-    pub fn check_expiry(&self, history: &History) -> Result<(), Anomaly> {
+    pub(super) fn check_expiry(&self, history: &History) -> Result<(), Anomaly> {
         for (read, value, _) in &self.reads {
             let expiry = self.writer(*value).and_then(|write| write.expiry);
             let over = |clock: &usize| history.ops[*clock].returned < history.ops[*read].invoked;
@@ -149,7 +149,7 @@ impl Register {
     }
 
     /// Adds the edges that the reads imply to `implied`.
-    pub fn add_edges<'a>(
+    pub(super) fn add_edges<'a>(
         &self,
         locks: &LockOrder<'_>,
         before: &HappensBefore,
@@ -210,7 +210,7 @@ impl Register {
     }
 
     /// Every version that can explain that `read` found no item.
-    pub fn absences(&self, before: &HappensBefore, read: usize) -> Vec<Absence> {
+    pub(super) fn absences(&self, before: &HappensBefore, read: usize) -> Vec<Absence> {
         let sets = self.writes.iter().filter(|write| write.value.is_some());
         let sets = sets.map(|write| write.op);
         let earlier: Vec<usize> = sets.filter(|set| before.contains(*set, read)).collect();

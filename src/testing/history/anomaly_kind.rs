@@ -6,9 +6,10 @@ use std::fmt;
 ///
 /// The first group has the names of Adya, of Bailis et al. (fractured reads) and of Elle (garbage
 /// reads, incompatible order). G1b, a read of a value that its transaction overwrites later, cannot
-/// occur: a commit writes a key at most once (guarantee 14). The second group is ours: violations of
-/// real time and of the guarantees of locks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// occur: a commit writes a key at most once (guarantee 14). The second group has violations of real
+/// time and of the guarantees of locks. The last group has results that need no second call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum AnomalyKind {
     /// G0: a cycle of write dependencies over several keys.
     G0,

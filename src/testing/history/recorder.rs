@@ -1,17 +1,52 @@
 //! Records the calls of a database.
 
 use super::anomaly_kind::AnomalyKind;
+use super::collected::Collected;
 use super::recording::{
     Action, Commit, History, LockVersion, Op, Outcome, PredicateRead, ReadSet, Value, Write,
 };
-use atomic_db::{
+use crate::{
     AtomicDb, Batch, Error, Item, Key, KeyBuf, Lock, Observer, Page, Query, Result, RetryQueue,
-    Version,
+    Scan, Version,
 };
+use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Records the calls of any number of databases that share their data, such as clones of one handle.
+/// Records the calls of any program that uses a database.
+///
+/// Every call of a [`Recorded`] handle is recorded with its result and with the times of its beginning
+/// and end. [`History::check`] then decides whether all of them are strictly serializable.
+///
+/// ```
+/// use atomic_db::testing::{Recorder, run_concurrently};
+/// use atomic_db::{AtomicDbExt, Item, MemoryDb};
+///
+/// // The values are unique: a thread's number and a count.
+/// let recorder = Recorder::new(|item: &Item<(u64, u64)>| {
+///     item.data().map_or(0, |(thread, count)| thread << 32 | count)
+/// });
+/// let db = recorder.record(MemoryDb::new());
+/// run_concurrently(4, |thread| {
+///     for count in 1..10 {
+///         let updated = db.update(("pk", "last"), ("pk", "lock"), |_| Some((thread as u64, count)));
+///         updated.expect("the database works");
+///     }
+/// });
+/// recorder.history().check()?;
+/// # Ok::<(), atomic_db::testing::Anomaly>(())
+/// ```
+///
+/// # What the program must keep to
+///
+/// - All writes are recorded, from the empty database on, and no handle bypasses the recorder.
+/// - A written value is unique for its key: the function given to [`new`](Recorder::new) returns a
+///   number that no other item has that is written there. Put a counter or an identifier into the data.
+/// - No key holds an item at one time and a lock at another. Items expire only at keys that are not
+///   always written under the same lock, and only while no clock moves; locks do not expire.
+/// - A [`set`](AtomicDb::set) or [`delete`](AtomicDb::delete) of several keys is recorded as several
+///   concurrent calls. After an [`OutcomeUnknown`](Error::OutcomeUnknown), the history cannot be checked.
+/// - A transaction is recorded as the calls that it makes.
 pub struct Recorder<T> {
     shared: Arc<Shared<T>>,
 }
@@ -32,13 +67,19 @@ type Identify<T> = dyn Fn(&Item<T>) -> Value + Send + Sync;
 type Log = Arc<Mutex<Vec<Op>>>;
 
 impl<T> Recorder<T> {
-    /// `identify` returns a number that no other item has that is written to the same key.
+    /// Creates a recorder without calls. `identify` returns a number that no other item has that is
+    /// written to the same key.
     pub fn new(identify: impl Fn(&Item<T>) -> Value + Send + Sync + 'static) -> Self {
         Recorder::with_snapshots(identify, true)
     }
 
-    /// Leaves out guarantee 7: reads of several keys need not be snapshots.
-    pub fn with_snapshots(
+    /// Creates a recorder for a database without guarantee 7: its reads of several keys are checked as
+    /// several reads.
+    pub fn without_snapshots(identify: impl Fn(&Item<T>) -> Value + Send + Sync + 'static) -> Self {
+        Recorder::with_snapshots(identify, false)
+    }
+
+    pub(super) fn with_snapshots(
         identify: impl Fn(&Item<T>) -> Value + Send + Sync + 'static,
         snapshots: bool,
     ) -> Self {
@@ -53,9 +94,13 @@ impl<T> Recorder<T> {
         }
     }
 
-    /// Returns a handle that records the calls of `db`. Each has a number in the history, so threads
-    /// are easiest to tell apart if each has a handle of its own.
-    pub fn record<D: AtomicDb<Data = T>>(&self, db: &Arc<D>) -> Recorded<D> {
+    /// Returns a handle that records the calls of `db`. To record several handles of one database,
+    /// such as clones, call this for each: they are told apart by numbers in the history.
+    pub fn record<D: AtomicDb<Data = T>>(&self, db: D) -> Recorded<D> {
+        self.record_shared(&Arc::new(db))
+    }
+
+    pub(super) fn record_shared<D: AtomicDb<Data = T>>(&self, db: &Arc<D>) -> Recorded<D> {
         let log = Log::default();
         let mut logs = self.shared.logs.lock();
         let logs = logs.as_mut().map_err(|poisoned| poisoned.get_mut());
@@ -69,6 +114,7 @@ impl<T> Recorder<T> {
     }
 
     /// Returns the calls that have returned so far.
+    #[must_use]
     pub fn history(&self) -> History {
         let logs = self.shared.logs.lock();
         let logs = logs.unwrap_or_else(PoisonError::into_inner);
@@ -91,24 +137,25 @@ pub struct Recorded<D: AtomicDb> {
 }
 
 impl<D: AtomicDb> Recorded<D> {
-    /// The database, whose calls are not recorded.
+    /// Returns the database, whose calls are not recorded.
+    #[must_use]
     pub fn inner(&self) -> &D {
         &self.db
     }
 
     /// The number of recorded calls of this handle.
-    pub fn recorded(&self) -> usize {
+    pub(super) fn recorded(&self) -> usize {
         let ops = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         ops.len()
     }
 
     /// Returns a point in time between the calls before and after.
-    pub fn stamp(&self) -> u64 {
+    pub(super) fn stamp(&self) -> u64 {
         self.shared.stamps.fetch_add(1, Ordering::SeqCst)
     }
 
     /// Records something that began at `invoked` and has just ended.
-    pub fn push(&self, invoked: u64, actions: impl IntoIterator<Item = Action>) {
+    pub(super) fn push(&self, invoked: u64, actions: impl IntoIterator<Item = Action>) {
         let returned = self.stamp();
         let ops = actions.into_iter().map(|action| Op {
             thread: self.thread,
@@ -120,7 +167,7 @@ impl<D: AtomicDb> Recorded<D> {
         log.extend(ops);
     }
 
-    pub fn value_of(&self, item: &Item<D::Data>) -> Value {
+    pub(super) fn value_of(&self, item: &Item<D::Data>) -> Value {
         (self.shared.identify)(item)
     }
 
@@ -161,7 +208,7 @@ impl<D: AtomicDb> Recorded<D> {
     ) -> Result<Option<Item<D::Data>>> {
         self.read(method, true, call, |item| {
             let value = item.as_ref().map(|item| self.value_of(item));
-            ReadSet::of_items(vec![(key.to_buf(), value)])
+            ReadSet::from_items(vec![(key.to_buf(), value)])
         })
     }
 
@@ -180,7 +227,7 @@ impl<D: AtomicDb> Recorded<D> {
                 vec![Action::Read {
                     method,
                     atomic: self.shared.snapshots,
-                    reads: ReadSet::of_items(observed.collect()),
+                    reads: ReadSet::from_items(observed.collect()),
                 }]
             }
             Ok(items) => {
@@ -194,7 +241,7 @@ impl<D: AtomicDb> Recorded<D> {
     }
 
     /// What a query observed that returned `items` and could have continued after `next`.
-    pub fn predicate_read(
+    pub(super) fn predicate_read(
         &self,
         query: &Query,
         items: &[Item<D::Data>],
@@ -232,7 +279,7 @@ impl<D: AtomicDb> Recorded<D> {
     }
 
     /// The writes of a batch.
-    pub fn writes_of(&self, batch: &Batch<D::Data>) -> Vec<Write> {
+    pub(super) fn writes_of(&self, batch: &Batch<D::Data>) -> Vec<Write> {
         let sets = batch.sets().iter().map(|item| self.written(item, false));
         let creates = batch.creates().iter().map(|item| self.written(item, true));
         let deletes = batch.deletes().iter().map(deletion);
@@ -240,7 +287,11 @@ impl<D: AtomicDb> Recorded<D> {
     }
 
     /// The action of a commit with this result.
-    pub fn commit_action(&self, batch: &Batch<D::Data>, result: &Result<Version>) -> Vec<Action> {
+    pub(super) fn commit_action(
+        &self,
+        batch: &Batch<D::Data>,
+        result: &Result<Version>,
+    ) -> Vec<Action> {
         let outcome = match result {
             Ok(version) => Outcome::Committed(*version),
             Err(Error::RaceCondition { keys }) => Outcome::Conflict(keys.clone()),
@@ -294,6 +345,35 @@ fn deletion(key: &KeyBuf) -> Write {
 fn unknown(method: &str, error: &Error) -> Action {
     let text = format!("it is unknown what {method} wrote: {error}");
     Action::Problem(AnomalyKind::NotCheckable, text)
+}
+
+/// A clone records into the same calls.
+impl<D: AtomicDb> Clone for Recorded<D> {
+    fn clone(&self) -> Self {
+        Recorded {
+            db: Arc::clone(&self.db),
+            thread: self.thread,
+            shared: Arc::clone(&self.shared),
+            log: Arc::clone(&self.log),
+        }
+    }
+}
+
+impl<D: AtomicDb> fmt::Debug for Recorded<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Recorded")
+            .field("thread", &self.thread)
+            .field("recorded", &self.recorded())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<T> fmt::Debug for Recorder<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Recorder")
+            .field("snapshots", &self.shared.snapshots)
+            .finish_non_exhaustive()
+    }
 }
 
 #[deny(clippy::missing_trait_methods)]
@@ -383,15 +463,23 @@ impl<D: AtomicDb> AtomicDb for Recorded<D> {
     }
 
     fn stream(&self, query: Query) -> impl Iterator<Item = Result<Item<D::Data>>> {
-        RecordedStream {
-            db: self,
-            invoked: self.stamp(),
-            query: query.clone(),
-            items: Vec::new(),
-            ended: false,
-            // That of the database: an `Arc` has another one.
-            stream: D::stream(&self.db, query),
-        }
+        let invoked = self.stamp();
+        let selected = query.clone();
+        let report = move |items: &[Item<D::Data>], has_ended: bool| {
+            let last = items.last().map(Item::sk).filter(|_| !has_ended);
+            if !has_ended && last.is_none() {
+                return;
+            }
+            let read = self.predicate_read(&selected, items, last);
+            let action = Action::Read {
+                method: "stream",
+                atomic: false,
+                reads: self.query_read(read),
+            };
+            self.push(invoked, [action]);
+        };
+        // The stream of the database: an `Arc` has another one.
+        Collected::new(D::stream(&self.db, query), report)
     }
 
     fn retry_queue(&self) -> Option<&RetryQueue> {
@@ -403,43 +491,20 @@ impl<D: AtomicDb> AtomicDb for Recorded<D> {
     }
 }
 
-/// Records what a stream has yielded when it is dropped.
-struct RecordedStream<'a, D: AtomicDb, I> {
-    db: &'a Recorded<D>,
-    invoked: u64,
-    query: Query,
-    items: Vec<Item<D::Data>>,
-    /// Whether the stream has yielded all items.
-    ended: bool,
-    stream: I,
-}
-
-impl<D: AtomicDb, I: Iterator<Item = Result<Item<D::Data>>>> Iterator for RecordedStream<'_, D, I> {
-    type Item = Result<Item<D::Data>>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let next = self.stream.next();
-        match &next {
-            Some(Ok(item)) => self.items.push(item.clone()),
-            Some(Err(_)) => {}
-            None => self.ended = true,
-        }
-        next
-    }
-}
-
-impl<D: AtomicDb, I> Drop for RecordedStream<'_, D, I> {
-    fn drop(&mut self) {
-        let last = self.items.last().map(Item::sk).filter(|_| !self.ended);
-        if !self.ended && last.is_none() {
-            return;
-        }
-        let read = self.db.predicate_read(&self.query, &self.items, last);
-        let action = Action::Read {
-            method: "stream",
-            atomic: false,
-            reads: self.db.query_read(read),
+/// A scan is recorded as a read of each item that it yields. It shows no absence.
+impl<D: Scan> Scan for Recorded<D> {
+    fn scan(&self) -> Box<dyn Iterator<Item = Result<Item<D::Data>>> + '_> {
+        let invoked = self.stamp();
+        let report = move |items: &[Item<D::Data>], _| {
+            let observed = items.iter();
+            let observed = observed.map(|item| (item.key().to_buf(), Some(self.value_of(item))));
+            let action = Action::Read {
+                method: "scan",
+                atomic: false,
+                reads: ReadSet::from_items(observed.collect()),
+            };
+            self.push(invoked, [action]);
         };
-        self.db.push(self.invoked, [action]);
+        Box::new(Collected::new(self.db.scan(), report))
     }
 }

@@ -5,10 +5,10 @@ use super::anomaly_kind::AnomalyKind;
 use super::graph::{Edge, EdgeKind};
 use super::locks::LockOrder;
 use super::recording::Action;
-use atomic_db::KeyBuf;
+use crate::KeyBuf;
 
 /// An anomaly that these calls and creations show without a cycle.
-pub fn anomaly_of_nodes(
+pub(super) fn anomaly_of_nodes(
     kind: AnomalyKind,
     locks: &LockOrder<'_>,
     nodes: impl IntoIterator<Item = usize>,
@@ -21,7 +21,7 @@ pub fn anomaly_of_nodes(
 }
 
 /// The anomaly that a cycle shows.
-pub fn anomaly_of_cycle(locks: &LockOrder<'_>, cycle: &[Edge<'_>]) -> Anomaly {
+pub(super) fn anomaly_of_cycle(locks: &LockOrder<'_>, cycle: &[Edge<'_>]) -> Anomaly {
     let mut explanation = Vec::new();
     for edge in cycle {
         explanation.extend(describe(locks, edge.from));
@@ -129,6 +129,8 @@ fn kind(locks: &LockOrder<'_>, cycle: &[Edge<'_>]) -> AnomalyKind {
         } else {
             AnomalyKind::StaleRead
         }
+    } else if rejections > 0 {
+        AnomalyKind::UnjustifiedRejection
     } else if cycle.len() == 2 && count(EdgeKind::Wr) == 1 && !rw().all(|edge| is_commit(&edge)) {
         AnomalyKind::FracturedRead
     } else if count(EdgeKind::PredicateRw) > 0 {

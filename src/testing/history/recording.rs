@@ -1,11 +1,11 @@
 //! Recorded calls: the arguments and the result of each, with the times of its beginning and end.
 
 use super::anomaly_kind::AnomalyKind;
-use atomic_db::{KeyBuf, Query, Version};
+use crate::{KeyBuf, Query, Version};
 use std::ops::Bound;
 use std::{fmt, slice};
 
-/// A written value. No two writes of a history write the same one, so a value identifies its write.
+/// A number that identifies a written value: no two writes of a key have the same one.
 pub type Value = u64;
 
 /// The value that a call read at a key, `None` if it found no item.
@@ -14,31 +14,41 @@ pub type Observation = (KeyBuf, Option<Value>);
 /// A lock's key and one of its versions.
 pub type LockVersion = (KeyBuf, Version);
 
-/// The calls of all threads, in any order.
+/// The calls of all threads, in any order, from the first use of an empty database on.
 #[derive(Clone, Debug, Default)]
 pub struct History {
+    /// The calls.
     pub ops: Vec<Op>,
 }
 
 /// One call, between two readings of a counter that every reading increments.
 #[derive(Clone, Debug)]
 pub struct Op {
+    /// The number of the thread or handle that made the call, for the explanation of an anomaly.
     pub thread: usize,
+    /// The reading before the call.
     pub invoked: u64,
+    /// The reading after the call.
     pub returned: u64,
+    /// The call and its result.
     pub action: Action,
 }
 
+/// A call and its result.
 #[derive(Clone, Debug)]
 pub enum Action {
-    /// A read of items, with the name of the method.
+    /// A read of items.
     Read {
+        /// The name of the method.
         method: &'static str,
         /// Whether the call reads at a single point in time. Otherwise it reads each key at its own.
         atomic: bool,
+        /// What it read.
         reads: ReadSet,
     },
+    /// A read of a lock, which may have created it.
     GetLock(LockVersion),
+    /// A commit or a transaction.
     Commit(Commit),
     /// An unconditional write of one item, with the name of the method. A call that writes several
     /// items is recorded as several concurrent actions, because it is not atomic.
@@ -62,7 +72,9 @@ pub struct ReadSet {
 /// that it selects.
 #[derive(Clone, Debug)]
 pub struct PredicateRead {
+    /// The query.
     pub query: Query,
+    /// The items that it returned, in its order.
     pub found: Vec<(KeyBuf, Value)>,
     /// The last sort key that was looked at, if the read ended before the last key of the query.
     pub through: Option<String>,
@@ -76,17 +88,23 @@ pub struct PredicateRead {
 /// A commit or a transaction, and its outcome.
 #[derive(Clone, Debug)]
 pub struct Commit {
+    /// The locks that a successful commit renews.
     pub locks: Vec<LockVersion>,
+    /// The locks that must be unchanged and keep their versions.
     pub checks: Vec<LockVersion>,
     /// Reads that followed the read of their guard, which is in `locks` or `checks`. They still
     /// hold if the commit succeeds.
     pub reads: ReadSet,
+    /// The writes that were asked for.
     pub writes: Vec<Write>,
+    /// The outcome.
     pub outcome: Outcome,
 }
 
+/// A write of one item, or the deletion of an item or lock.
 #[derive(Clone, Debug)]
 pub struct Write {
+    /// The key.
     pub key: KeyBuf,
     /// `None` deletes.
     pub value: Option<Value>,
@@ -96,10 +114,14 @@ pub struct Write {
     pub create: bool,
 }
 
+/// The outcome of a commit or transaction.
 #[derive(Clone, Debug)]
 pub enum Outcome {
+    /// It succeeded and returned this version.
     Committed(Version),
+    /// It was rejected because these locks had changed.
     Conflict(Vec<KeyBuf>),
+    /// It was rejected because an item existed at this key.
     AlreadyExists(KeyBuf),
     /// A transaction that writes nothing returned a result: its locks were unchanged after its reads.
     Validated,
@@ -109,16 +131,18 @@ pub enum Outcome {
 }
 
 /// When a database assigns the version of a commit or of a new lock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Versions {
     /// When the commit or the creation takes effect. The versions of one lock increase.
     AtCommit,
-    /// Earlier. Of two concurrent calls, the one with the greater version may take effect first.
+    /// Earlier. Of two concurrent calls, the one with the greater version may take effect first. A
+    /// history is not rejected for the order of its versions.
+    #[default]
     Early,
 }
 
 impl Action {
-    /// The versions of locks that the call returned or was given.
+    /// Returns the versions of locks that the call returned or was given.
     pub fn lock_versions(&self) -> impl Iterator<Item = &LockVersion> {
         let (locks, checks): (&[_], &[_]) = match self {
             Action::GetLock(lock) => (slice::from_ref(lock), &[]),
@@ -129,7 +153,7 @@ impl Action {
     }
 
     /// The commit and its version, if it succeeded.
-    pub fn committed(&self) -> Option<(&Commit, Version)> {
+    pub(super) fn committed(&self) -> Option<(&Commit, Version)> {
         match self {
             Action::Commit(commit) => match commit.outcome {
                 Outcome::Committed(version) => Some((commit, version)),
@@ -140,7 +164,7 @@ impl Action {
     }
 
     /// The writes that were asked for.
-    pub fn requested_writes(&self) -> &[Write] {
+    pub(super) fn requested_writes(&self) -> &[Write] {
         match self {
             Action::Commit(commit) => &commit.writes,
             Action::Write(_, write) => slice::from_ref(write),
@@ -149,7 +173,7 @@ impl Action {
     }
 
     /// The writes that took effect.
-    pub fn writes(&self) -> &[Write] {
+    pub(super) fn writes(&self) -> &[Write] {
         match self {
             Action::Commit(_) if self.committed().is_none() => &[],
             _ => self.requested_writes(),
@@ -159,14 +183,14 @@ impl Action {
 
 impl Outcome {
     /// Whether the commit wrote nothing because a lock had changed or an item existed.
-    pub fn is_rejection(&self) -> bool {
+    pub(super) fn is_rejection(&self) -> bool {
         matches!(self, Outcome::Conflict(_) | Outcome::AlreadyExists(_))
     }
 }
 
 impl Commit {
     /// The locks that were reported as changed.
-    pub fn conflicts(&self) -> &[KeyBuf] {
+    pub(super) fn conflicts(&self) -> &[KeyBuf] {
         match &self.outcome {
             Outcome::Conflict(keys) => keys,
             _ => &[],
@@ -174,14 +198,16 @@ impl Commit {
     }
 
     /// Whether the commit gave this lock a new version, if it succeeded.
-    pub fn renews(&self, lock: &KeyBuf) -> bool {
+    pub(super) fn renews(&self, lock: &KeyBuf) -> bool {
         self.locks.iter().any(|(key, _)| key == lock)
     }
 }
 
 impl ReadSet {
     /// Reads of items by key.
-    pub fn of_items(items: Vec<Observation>) -> Self {
+    /// Creates a set of reads by key.
+    #[must_use]
+    pub fn from_items(items: Vec<Observation>) -> Self {
         ReadSet {
             items,
             predicates: Vec::new(),
@@ -189,7 +215,7 @@ impl ReadSet {
     }
 
     /// Every observation. `true` marks the absence of an item that a query looked for.
-    pub fn observations(&self) -> impl Iterator<Item = (&KeyBuf, Option<Value>, bool)> {
+    pub(super) fn observations(&self) -> impl Iterator<Item = (&KeyBuf, Option<Value>, bool)> {
         let items = self.items.iter().map(|(key, value)| (key, *value, false));
         let predicates = self.predicates.iter().flat_map(|read| {
             let found = read.found.iter();
@@ -201,7 +227,8 @@ impl ReadSet {
 }
 
 impl PredicateRead {
-    /// Whether the read would have found an item at this key.
+    /// Returns `true` if the query would have found an item at this key.
+    #[must_use]
     pub fn covers(&self, key: &KeyBuf) -> bool {
         let reached = |through: &String| {
             if self.query.reverse {
@@ -218,11 +245,13 @@ impl PredicateRead {
 
 impl History {
     /// The successful commit of this number and its version. `None` for any other number.
-    pub fn committed(&self, op: usize) -> Option<(&Commit, Version)> {
+    pub(super) fn committed(&self, op: usize) -> Option<(&Commit, Version)> {
         self.ops.get(op)?.action.committed()
     }
 
-    /// Returns the number of adjacent calls that overlap, and the number of adjacent pairs.
+    /// Returns the number of adjacent calls that overlap, and the number of adjacent pairs. A history
+    /// without overlap is little evidence.
+    #[must_use]
     pub fn overlaps(&self) -> (usize, usize) {
         let times = self.ops.iter().map(|op| (op.invoked, op.returned));
         let mut times: Vec<(u64, u64)> = times.collect();

@@ -4,7 +4,7 @@ use super::keys::{account, contents, note, place};
 use super::random::Random;
 use super::recorder::Recorded;
 use super::workload::Workload;
-use atomic_db::{AtomicDb, Item, KeyBuf, Lock, ManualClock, Query};
+use crate::{AtomicDb, Item, KeyBuf, Lock, ManualClock, Query};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 

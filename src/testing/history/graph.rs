@@ -1,11 +1,11 @@
 //! A graph of dependency edges between calls, and the search for a cycle in it.
 
-use atomic_db::KeyBuf;
+use crate::KeyBuf;
 use std::collections::VecDeque;
 
 /// Why one call must come before another. The first three are Adya's dependencies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EdgeKind {
+pub(super) enum EdgeKind {
     /// Read dependency: the second call read the version that the first one wrote.
     Wr,
     /// Write dependency: the second call overwrote the version that the first one wrote.
@@ -29,7 +29,7 @@ pub enum EdgeKind {
 
 impl EdgeKind {
     /// The anti-dependency of a read by key, or of one by query that found nothing.
-    pub fn anti_dependency(by_query: bool) -> Self {
+    pub(super) fn anti_dependency(by_query: bool) -> Self {
         if by_query {
             EdgeKind::PredicateRw
         } else {
@@ -37,22 +37,22 @@ impl EdgeKind {
         }
     }
 
-    pub fn is_anti_dependency(self) -> bool {
+    pub(super) fn is_anti_dependency(self) -> bool {
         matches!(self, EdgeKind::Rw | EdgeKind::PredicateRw)
     }
 }
 
 #[derive(Clone, Copy, Debug)]
-pub struct Edge<'a> {
-    pub from: usize,
-    pub to: usize,
-    pub kind: EdgeKind,
+pub(super) struct Edge<'a> {
+    pub(super) from: usize,
+    pub(super) to: usize,
+    pub(super) kind: EdgeKind,
     /// The item or lock; `None` for real time.
-    pub key: Option<&'a KeyBuf>,
+    pub(super) key: Option<&'a KeyBuf>,
 }
 
 /// The first nodes are the calls. Then come the creations of locks, then barriers of real time.
-pub struct Graph<'a> {
+pub(super) struct Graph<'a> {
     edges: Vec<Edge<'a>>,
     nodes: usize,
     first_barrier: usize,
@@ -63,7 +63,7 @@ pub struct Graph<'a> {
 const STARTS: usize = 8;
 
 impl<'a> Graph<'a> {
-    pub fn new(calls: usize) -> Self {
+    pub(super) fn new(calls: usize) -> Self {
         Graph {
             edges: Vec::new(),
             nodes: calls,
@@ -71,7 +71,7 @@ impl<'a> Graph<'a> {
         }
     }
 
-    pub fn add(&mut self, from: usize, to: usize, kind: EdgeKind, key: &'a KeyBuf) {
+    pub(super) fn add(&mut self, from: usize, to: usize, kind: EdgeKind, key: &'a KeyBuf) {
         if from != to {
             self.nodes = self.nodes.max(from + 1).max(to + 1);
             let key = Some(key);
@@ -84,14 +84,17 @@ impl<'a> Graph<'a> {
         }
     }
 
-    pub fn extend(&mut self, edges: Vec<Edge<'a>>) {
+    pub(super) fn extend(&mut self, edges: Vec<Edge<'a>>) {
         self.edges.extend(edges);
     }
 
     /// Adds the order of real time between intervals, each given by its node, its beginning and
     /// its end if it is known. A chain of barriers takes a few edges for each node instead of one
     /// for each pair.
-    pub fn add_real_time(&mut self, intervals: impl Iterator<Item = (usize, u64, Option<u64>)>) {
+    pub(super) fn add_real_time(
+        &mut self,
+        intervals: impl Iterator<Item = (usize, u64, Option<u64>)>,
+    ) {
         // False is less than true: of equal times, beginnings come first, so that calls overlap.
         let mut events: Vec<(u64, bool, usize)> = Vec::new();
         for (node, begin, end) in intervals {
@@ -163,7 +166,7 @@ impl<'a> Graph<'a> {
     }
 
     /// Returns a cycle if there is one, a short one if that is easily found.
-    pub fn cycle(&self) -> Option<Vec<Edge<'a>>> {
+    pub(super) fn cycle(&self) -> Option<Vec<Edge<'a>>> {
         let outgoing = self.outgoing();
         let (order, incoming) = self.topological_order(&outgoing);
         if order.len() == self.nodes {
@@ -239,13 +242,13 @@ struct Outgoing {
 }
 
 /// Which calls and creations of locks come before each node of a graph without cycles, one bit each.
-pub struct HappensBefore {
+pub(super) struct HappensBefore {
     bits: Vec<u64>,
     words: usize,
 }
 
 impl HappensBefore {
-    pub fn new(graph: &Graph<'_>) -> Self {
+    pub(super) fn new(graph: &Graph<'_>) -> Self {
         let words = graph.first_barrier.div_ceil(64);
         let mut bits = vec![0; graph.nodes * words];
         let outgoing = graph.outgoing();
@@ -265,7 +268,7 @@ impl HappensBefore {
     }
 
     /// Whether `call` comes before `node`.
-    pub fn contains(&self, call: usize, node: usize) -> bool {
+    pub(super) fn contains(&self, call: usize, node: usize) -> bool {
         self.bits[node * self.words + call / 64] >> (call % 64) & 1 == 1
     }
 }

@@ -2,11 +2,14 @@
 
 use super::anomaly_kind::AnomalyKind;
 use super::recording::History;
+use std::error::Error;
 use std::fmt;
 
 /// An anomaly and the calls that show it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
+#[non_exhaustive]
 pub struct Anomaly {
+    /// The name of the anomaly.
     pub kind: AnomalyKind,
     /// Calls, one a line. If they form a cycle, the edge to the next call is between two of them.
     pub explanation: Vec<String>,
@@ -14,7 +17,7 @@ pub struct Anomaly {
 
 impl Anomaly {
     /// An anomaly that these calls show without a cycle.
-    pub fn new(kind: AnomalyKind, history: &History, ops: &[usize]) -> Self {
+    pub(super) fn new(kind: AnomalyKind, history: &History, ops: &[usize]) -> Self {
         let calls = ops.iter().map(|op| history.ops[*op].to_string());
         Anomaly {
             kind,
@@ -30,3 +33,12 @@ impl fmt::Display for Anomaly {
         lines.try_for_each(|line| write!(f, "\n  {line}"))
     }
 }
+
+/// As `Display`, so that `unwrap` shows the calls one a line.
+impl fmt::Debug for Anomaly {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Error for Anomaly {}

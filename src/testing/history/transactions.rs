@@ -4,7 +4,7 @@
 use super::anomaly_kind::AnomalyKind;
 use super::recorder::Recorded;
 use super::recording::{Action, Commit, LockVersion, Outcome, ReadSet, Write};
-use atomic_db::{
+use crate::{
     AtomicDb, AtomicDbExt, Batch, Error, Item, Key, KeyBuf, Lock, Observer, Page, Query, Result,
     Retry, RetryQueue, Transaction, Version,
 };
@@ -13,7 +13,7 @@ use std::mem;
 
 /// Why a body did not return a result.
 #[derive(Debug)]
-pub enum Stop {
+pub(super) enum Stop {
     /// It decided so, because of what it had read.
     Refused,
     Db(Error),
@@ -150,7 +150,7 @@ struct Attempt {
 }
 
 /// A transaction whose calls are recorded.
-pub struct RecordedTransaction<'t, 'a, 'd, D: AtomicDb> {
+pub(super) struct RecordedTransaction<'t, 'a, 'd, D: AtomicDb> {
     tx: &'t mut Transaction<'a, Inside<'d, D>>,
     db: &'d Recorded<D>,
     attempt: &'t mut Attempt,
@@ -158,7 +158,7 @@ pub struct RecordedTransaction<'t, 'a, 'd, D: AtomicDb> {
 
 impl<D: AtomicDb> Recorded<D> {
     /// Runs a transaction and records it.
-    pub fn transact(
+    pub(super) fn transact(
         &self,
         retry: &Retry,
         mut body: impl FnMut(&mut RecordedTransaction<'_, '_, '_, D>) -> Result<(), Stop>,
@@ -190,7 +190,7 @@ impl<D: AtomicDb> Recorded<D> {
 
 impl<D: AtomicDb<Data: Clone>> Recorded<D> {
     /// Updates an item and records it as a transaction.
-    pub fn update(
+    pub(super) fn update(
         &self,
         key: &KeyBuf,
         lock: &KeyBuf,
@@ -206,7 +206,7 @@ impl<D: AtomicDb<Data: Clone>> Recorded<D> {
                 attempt = Attempt {
                     began: *began,
                     locks: vec![version_of(lock)],
-                    reads: ReadSet::of_items(vec![(key.clone(), old.map(identify))]),
+                    reads: ReadSet::from_items(vec![(key.clone(), old.map(identify))]),
                     points_in_time: 1,
                     ..Attempt::default()
                 };
@@ -290,39 +290,39 @@ impl Attempt {
 }
 
 impl<D: AtomicDb> RecordedTransaction<'_, '_, '_, D> {
-    pub fn lock(&mut self, key: &KeyBuf) -> Result<()> {
+    pub(super) fn lock(&mut self, key: &KeyBuf) -> Result<()> {
         let lock = self.tx.lock(key)?;
         self.attempt.add_locks(&[lock]);
         Ok(())
     }
 
-    pub fn check(&mut self, key: &KeyBuf) -> Result<()> {
+    pub(super) fn check(&mut self, key: &KeyBuf) -> Result<()> {
         let lock = self.tx.check(key)?;
         self.attempt.add_checks(&[lock]);
         Ok(())
     }
 
-    pub fn lock_all(&mut self, keys: &[KeyBuf]) -> Result<()> {
+    pub(super) fn lock_all(&mut self, keys: &[KeyBuf]) -> Result<()> {
         let locks = self.tx.lock_all(&borrowed(keys))?;
         self.attempt.add_locks(&locks);
         Ok(())
     }
 
-    pub fn check_all(&mut self, keys: &[KeyBuf]) -> Result<()> {
+    pub(super) fn check_all(&mut self, keys: &[KeyBuf]) -> Result<()> {
         let locks = self.tx.check_all(&borrowed(keys))?;
         self.attempt.add_checks(&locks);
         Ok(())
     }
 
     /// Reads an item that one of the locks guards.
-    pub fn get(&mut self, key: &KeyBuf) -> Result<Option<Item<D::Data>>> {
+    pub(super) fn get(&mut self, key: &KeyBuf) -> Result<Option<Item<D::Data>>> {
         let item = self.tx.get(key)?;
         self.observe(key, item.as_ref());
         Ok(item)
     }
 
     /// Reads items that the locks guard.
-    pub fn get_many(&mut self, keys: &[KeyBuf]) -> Result<Vec<Option<Item<D::Data>>>> {
+    pub(super) fn get_many(&mut self, keys: &[KeyBuf]) -> Result<Vec<Option<Item<D::Data>>>> {
         let items = self.tx.get_many(&borrowed(keys))?;
         for (key, item) in keys.iter().zip(&items) {
             self.observe(key, item.as_ref());
@@ -331,7 +331,7 @@ impl<D: AtomicDb> RecordedTransaction<'_, '_, '_, D> {
     }
 
     /// Reads an item that none of the locks guards.
-    pub fn get_loose(&mut self, key: &KeyBuf) -> Result<()> {
+    pub(super) fn get_loose(&mut self, key: &KeyBuf) -> Result<()> {
         let item = self.tx.get(key)?;
         // Its time is that of the transaction, which is longer than that of the call.
         let value = item.as_ref().map(|item| self.db.value_of(item));
@@ -340,14 +340,14 @@ impl<D: AtomicDb> RecordedTransaction<'_, '_, '_, D> {
             self.attempt.loose.push(Action::Read {
                 method: "get in a transaction",
                 atomic: true,
-                reads: ReadSet::of_items(vec![(key.clone(), value)]),
+                reads: ReadSet::from_items(vec![(key.clone(), value)]),
             });
         }
         Ok(())
     }
 
     /// Queries items that the locks guard. An own write must be in its place.
-    pub fn query(&mut self, query: &Query) -> Result<Vec<Item<D::Data>>> {
+    pub(super) fn query(&mut self, query: &Query) -> Result<Vec<Item<D::Data>>> {
         let items = self.tx.query(query)?;
         let mut read = self.db.predicate_read(query, &items, None);
         for write in &self.attempt.writes {
@@ -390,19 +390,19 @@ impl<D: AtomicDb> RecordedTransaction<'_, '_, '_, D> {
         }
     }
 
-    pub fn set(&mut self, item: Item<D::Data>) -> Result<()> {
+    pub(super) fn set(&mut self, item: Item<D::Data>) -> Result<()> {
         let written = self.tx.set(item.clone());
         self.write(&item, false);
         written
     }
 
-    pub fn create(&mut self, item: Item<D::Data>) -> Result<()> {
+    pub(super) fn create(&mut self, item: Item<D::Data>) -> Result<()> {
         let written = self.tx.create(item.clone());
         self.write(&item, true);
         written
     }
 
-    pub fn delete(&mut self, key: &KeyBuf) -> Result<()> {
+    pub(super) fn delete(&mut self, key: &KeyBuf) -> Result<()> {
         self.attempt.writes.push(Write {
             key: key.clone(),
             value: None,
@@ -421,7 +421,7 @@ impl<D: AtomicDb> RecordedTransaction<'_, '_, '_, D> {
         });
     }
 
-    pub fn has_written(&self, key: &KeyBuf) -> bool {
+    pub(super) fn has_written(&self, key: &KeyBuf) -> bool {
         self.attempt.has(key)
     }
 }

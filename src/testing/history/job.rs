@@ -3,7 +3,7 @@
 use super::anomaly_kind::AnomalyKind;
 use super::recording::Action;
 use super::worker::Worker;
-use atomic_db::{AtomicDb, Error, Result};
+use crate::{AtomicDb, Error, Result};
 
 impl<D: AtomicDb<Data = String>> Worker<D> {
     /// Makes calls until there are as many as the workload has, or until one fails that must not.
@@ -15,10 +15,30 @@ impl<D: AtomicDb<Data = String>> Worker<D> {
         }
     }
 
-    pub(super) fn record_failure(&self, error: &Error) {
-        let text = format!("a call failed: {error:?}");
-        let problem = Action::Problem(AnomalyKind::FailedCall, text);
-        self.db.push(self.db.stamp(), [problem]);
+    pub(super) fn open_accounts(&self) {
+        if let Err(error) = self.try_open_accounts() {
+            self.record_failure(&error);
+        }
+    }
+
+    /// Reads all items and locks, and compares the sum of the accounts with what it must be.
+    pub(super) fn read_everything(&self) {
+        match self.try_read_everything() {
+            Ok(sum) if sum == self.shape.sum() => {}
+            Ok(sum) => {
+                let text = format!("the sum of the accounts is {sum}, not {}", self.shape.sum());
+                self.record_problem(AnomalyKind::WrongSum, text);
+            }
+            Err(error) => self.record_failure(&error),
+        }
+    }
+
+    fn record_failure(&self, error: &Error) {
+        self.record_problem(AnomalyKind::FailedCall, format!("a call failed: {error:?}"));
+    }
+
+    fn record_problem(&self, kind: AnomalyKind, text: String) {
+        self.db.push(self.db.stamp(), [Action::Problem(kind, text)]);
     }
 
     fn step(&self) -> Result<()> {

@@ -7,7 +7,7 @@ use super::explanation::anomaly_of_nodes;
 use super::graph::{Edge, EdgeKind, Graph, HappensBefore};
 use super::locks::LockOrder;
 use super::recording::{Commit, LockVersion, Op, Value};
-use atomic_db::KeyBuf;
+use crate::KeyBuf;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
@@ -30,7 +30,7 @@ struct VersionList {
 
 /// A call that observed a value which several versions have.
 #[derive(Clone, Copy)]
-pub struct Ambiguity<'a> {
+pub(super) struct Ambiguity<'a> {
     op: usize,
     key: &'a KeyBuf,
     present: bool,
@@ -47,7 +47,7 @@ struct Source {
 }
 
 /// The versions of all items with a guard, and the writes of all values.
-pub struct ItemOrder<'a> {
+pub(super) struct ItemOrder<'a> {
     locks: &'a LockOrder<'a>,
     items: BTreeMap<&'a KeyBuf, VersionList>,
     sources: HashMap<(&'a KeyBuf, Value), Source>,
@@ -57,7 +57,7 @@ pub struct ItemOrder<'a> {
 }
 
 impl<'a> ItemOrder<'a> {
-    pub fn new(locks: &'a LockOrder<'a>) -> Result<Self, Anomaly> {
+    pub(super) fn new(locks: &'a LockOrder<'a>) -> Result<Self, Anomaly> {
         let history = locks.history;
         let mut sources = sources(locks)?;
         let mut items: BTreeMap<&KeyBuf, Vec<ItemVersion>> = BTreeMap::new();
@@ -108,7 +108,7 @@ impl<'a> ItemOrder<'a> {
     }
 
     /// Adds the edges of `op`, which observed `value` at `key`.
-    pub fn add_edges(
+    pub(super) fn add_edges(
         &mut self,
         graph: &mut Graph<'a>,
         op: usize,
@@ -146,7 +146,7 @@ impl<'a> ItemOrder<'a> {
 
     /// Adds the edges of `op`, a commit or transaction that succeeded and observed `value` at `key`.
     /// If it names the guard of an absent item, the version of the guard identifies that of the item.
-    pub fn add_edges_under_locks(
+    pub(super) fn add_edges_under_locks(
         &mut self,
         graph: &mut Graph<'a>,
         op: usize,
@@ -189,7 +189,7 @@ impl<'a> ItemOrder<'a> {
     /// Adds the edges of a call that found any item if it was `present` and none if not. It comes
     /// after the first version that it can have observed, and before the one that overwrote the
     /// last. If there is none, that is an anomaly.
-    pub fn add_bounds(
+    pub(super) fn add_bounds(
         &mut self,
         graph: &mut Graph<'a>,
         observed: Ambiguity<'a>,
@@ -227,7 +227,7 @@ impl<'a> ItemOrder<'a> {
     /// Narrows the bounds of every call that may have observed several versions, because the graph
     /// shows that it comes after the overwriting of some or before the writing of others. Adds the
     /// new edges to `implied`.
-    pub fn narrow_bounds(
+    pub(super) fn narrow_bounds(
         &self,
         before: &HappensBefore,
         implied: &mut Vec<Edge<'a>>,
@@ -265,14 +265,14 @@ impl<'a> ItemOrder<'a> {
         Ok(())
     }
 
-    pub fn has_ambiguities(&self) -> bool {
+    pub(super) fn has_ambiguities(&self) -> bool {
         !self.ambiguities.is_empty()
     }
 }
 
 impl<'a> Ambiguity<'a> {
     /// The commit `op` was rejected because an item existed at `key`.
-    pub fn existing(op: usize, key: &'a KeyBuf) -> Self {
+    pub(super) fn existing(op: usize, key: &'a KeyBuf) -> Self {
         Ambiguity {
             op,
             key,

@@ -7,13 +7,14 @@
 //! observes the keys up to that end.
 
 use super::recording::{Action, Commit, History, Op, PredicateRead, ReadSet};
-use atomic_db::KeyBuf;
+use crate::KeyBuf;
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 
 impl History {
     /// Returns the history with the keys that its queries did not find, and with each call that does
     /// not read at a single point in time as several concurrent reads.
+    #[must_use]
     pub fn expand(&self) -> History {
         let written = self
             .ops
@@ -68,14 +69,14 @@ impl History {
 /// Splits reads into one for each key.
 fn split(reads: ReadSet) -> Vec<ReadSet> {
     let observations = reads.observations();
-    let one = |(key, value, _): (&KeyBuf, _, _)| ReadSet::of_items(vec![(key.clone(), value)]);
+    let one = |(key, value, _): (&KeyBuf, _, _)| ReadSet::from_items(vec![(key.clone(), value)]);
     observations.map(one).collect()
 }
 
 /// Returns the guard of each item that has one: a lock that every successful write of the item
 /// renews, so that the versions of the item have the order of the lock's versions. An item that
 /// expires has none.
-pub fn guards(history: &History) -> BTreeMap<&KeyBuf, &KeyBuf> {
+pub(super) fn guards(history: &History) -> BTreeMap<&KeyBuf, &KeyBuf> {
     let mut common: BTreeMap<&KeyBuf, Vec<&KeyBuf>> = BTreeMap::new();
     for action in history.ops.iter().map(|op| &op.action) {
         let locks = action

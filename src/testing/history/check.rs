@@ -1,91 +1,36 @@
-//! Checks recorded histories of concurrent calls for strict serializability.
-//!
-//! A history is strictly serializable if some order of its calls explains all results, one call
-//! after another, and keeps real time: a call that returned before another one began comes first.
-//! To decide this is NP-complete in general (Papadimitriou 1979). It is easy here, because the
-//! workload makes the order of versions recoverable: every written value is unique, and the writes
-//! under a lock have the order of the lock's versions. What remains is a search for a cycle in a
-//! graph of dependencies. The edges are those of Adya: read dependencies (wr), write dependencies
-//! (ww) and anti-dependencies (rw). Edges for real time and for rejected commits are added.
-//!
-//! A history whose writes are all made under locks is strictly serializable exactly if the graph has
-//! no cycle. For writes without a lock, `blind_writes` infers as much of their order as the reads
-//! imply. No correct history is rejected. See [`AnomalyKind`] for the anomalies.
-//!
-//! # The order of versions
-//!
-//! 1. A commit names the version of each lock that it replaced and the one that it wrote. So the
-//!    versions of a lock from its creation to its deletion are a chain.
-//! 2. If versions are assigned at commit ([`Versions::AtCommit`]), the versions of one lock increase,
-//!    also across deletions. Otherwise `incarnations` has another rule.
-//! 3. An item with a guard is written only by commits that renew the guard, always the same lock. So
-//!    its versions have the order of the guard's versions.
-//!
-//! # Limits
-//!
-//! A missing value does not identify its writer. A read that found no item where a guarded one can
-//! be is placed between the first and the last absence that real time allows. This is exact if there
-//! is only one such absence, which is usual. The same holds for a creation that was rejected because
-//! the item existed.
-//!
-//! Locks and guarded items do not expire while a history is recorded.
-//!
-//! # References
-//!
-//! - A. Adya, *Weak Consistency: A Generalized Theory and Optimistic Implementations for Distributed
-//!   Transactions*, MIT, 1999: dependencies, G0, G1 and G2.
-//! - P. Bailis, A. Fekete, A. Ghodsi, J. M. Hellerstein, I. Stoica, *Scalable Atomic Visibility with
-//!   RAMP Transactions*, SIGMOD 2014: fractured reads.
-//! - K. Kingsbury, P. Alvaro, *Elle: Inferring Isolation Anomalies from Experimental Observations*,
-//!   VLDB 2020: recoverable version orders, inferred dependencies, garbage reads.
-//! - C. H. Papadimitriou, *The Serializability of Concurrent Database Updates*, J. ACM 26(4), 1979.
+//! The check of a history: all edges, and the search for a cycle.
 
-mod anomaly;
-mod anomaly_kind;
-mod blind_writes;
-mod bodies;
-mod calls;
-mod explanation;
-mod graph;
-mod incarnations;
-mod items;
-mod job;
-mod keys;
-mod locks;
-mod random;
-mod recorder;
-mod recording;
-mod run;
-mod transactions;
-mod universe;
-mod worker;
-mod workload;
-
-pub use anomaly::Anomaly;
-pub use anomaly_kind::AnomalyKind;
-pub use recording::{
-    Action, Commit, History, LockVersion, Observation, Op, Outcome, PredicateRead, ReadSet, Value,
-    Versions, Write,
-};
-
-pub use recorder::{Recorded, Recorder};
-pub use run::Job;
-pub use workload::Workload;
-
-use blind_writes::{ImpliedEdges, registers};
-use explanation::anomaly_of_cycle;
-use graph::{EdgeKind, Graph, HappensBefore};
-use incarnations::incarnations;
-use items::{Ambiguity, ItemOrder};
-use locks::LockOrder;
+use super::anomaly::Anomaly;
+use super::anomaly_kind::AnomalyKind;
+use super::blind_writes::{ImpliedEdges, registers};
+use super::explanation::anomaly_of_cycle;
+use super::graph::{EdgeKind, Graph, HappensBefore};
+use super::incarnations::incarnations;
+use super::items::{Ambiguity, ItemOrder};
+use super::locks::LockOrder;
+use super::recording::{Action, Commit, History, Outcome, Versions};
 
 impl History {
+    /// Checks whether the history is strictly serializable, however the database assigns versions.
+    ///
+    /// # Errors
+    ///
+    /// The first anomaly that is found. A history that does not meet the conditions of
+    /// [`Recorder`](super::Recorder) has one of the kind [`NotCheckable`](AnomalyKind::NotCheckable).
+    pub fn check(&self) -> Result<(), Anomaly> {
+        self.check_with(Versions::Early)
+    }
+
     /// Checks whether the history is strictly serializable, if the database assigns versions as
     /// given.
     ///
     /// The cost is proportional to the length of the history, except for sorting, absences that
     /// overlap many writes of a key, blind writes, and incarnations without a known order.
-    pub fn check(&self, versions: Versions) -> Result<(), Anomaly> {
+    ///
+    /// # Errors
+    ///
+    /// Those of [`check`](History::check).
+    pub fn check_with(&self, versions: Versions) -> Result<(), Anomaly> {
         let history = self.expand();
         history.check_results()?;
         let mut graph = Graph::new(history.ops.len());
@@ -117,7 +62,9 @@ impl History {
         let intervals = calls.chain(creations).enumerate();
         graph.add_real_time(intervals.map(|(node, (begin, end))| (node, begin, end)));
         require_no_cycle(&graph, &locks)?;
-        add_inferred_edges(&mut graph, &locks, &items)
+        add_inferred_edges(&mut graph, &locks, &items)?;
+        // Last, because any other anomaly explains a wrong sum.
+        history.require_no_problem(|kind| kind == AnomalyKind::WrongSum)
     }
 }
 
@@ -125,9 +72,9 @@ impl History {
     /// Checks what needs no other call: no call had an impossible result, and each query returned
     /// items that it selects, in its order, each once.
     fn check_results(&self) -> Result<(), Anomaly> {
+        self.require_no_problem(|kind| kind != AnomalyKind::WrongSum)?;
         for (number, op) in self.ops.iter().enumerate() {
             let reads = match &op.action {
-                Action::Problem(kind, _) => return Err(Anomaly::new(*kind, self, &[number])),
                 Action::Read { reads, .. } | Action::Commit(Commit { reads, .. }) => reads,
                 _ => continue,
             };
@@ -143,6 +90,18 @@ impl History {
             }
         }
         Ok(())
+    }
+
+    fn require_no_problem(&self, of: impl Fn(AnomalyKind) -> bool) -> Result<(), Anomaly> {
+        let mut problems = self.ops.iter().enumerate();
+        let first = problems.find_map(|(number, op)| match op.action {
+            Action::Problem(kind, _) if of(kind) => Some((number, kind)),
+            _ => None,
+        });
+        match first {
+            Some((number, kind)) => Err(Anomaly::new(kind, self, &[number])),
+            None => Ok(()),
+        }
     }
 }
 

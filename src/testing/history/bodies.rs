@@ -5,7 +5,7 @@ use super::keys::{balance, guard_of, note, place};
 use super::random::Random;
 use super::transactions::{RecordedTransaction, Stop};
 use super::worker::Worker;
-use atomic_db::{AtomicDb, Clock, Item, KeyBuf, Query, Result, Retry};
+use crate::{AtomicDb, Clock, Item, KeyBuf, Query, Result, Retry};
 use std::time::Duration;
 
 type Tx<'t, 'a, 'd, D> = RecordedTransaction<'t, 'a, 'd, D>;

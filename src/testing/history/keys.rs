@@ -1,7 +1,7 @@
 //! The items of the workload: their keys and their contents.
 
 use super::recording::Value;
-use atomic_db::{Item, KeyBuf};
+use crate::{Item, KeyBuf};
 
 pub(super) fn account(number: usize) -> KeyBuf {
     KeyBuf::new(format!("account {number}"), "balance")

@@ -4,7 +4,7 @@ use super::keys::{account, balance, guard_of, note, place};
 use super::recording::Action;
 use super::worker::Worker;
 use super::workload::BALANCE;
-use atomic_db::{AtomicDb, Batch, Clock, Error, Item, Key, KeyBuf, Lock, Query, Result, Version};
+use crate::{AtomicDb, Batch, Clock, Error, Item, Key, KeyBuf, Lock, Query, Result, Version};
 use std::time::Duration;
 
 /// A commit that is being prepared.
@@ -28,7 +28,7 @@ impl Plan {
 }
 
 impl<D: AtomicDb<Data = String>> Worker<D> {
-    pub(super) fn open_accounts(&self) -> Result<()> {
+    pub(super) fn try_open_accounts(&self) -> Result<()> {
         for key in (0..self.shape.accounts).map(account) {
             let lock = self.get_lock(&guard_of(&key))?;
             self.commit(Plan {
@@ -41,7 +41,7 @@ impl<D: AtomicDb<Data = String>> Worker<D> {
     }
 
     /// Reads all items and locks, and returns the sum of the accounts.
-    pub(super) fn read_everything(&self) -> Result<i64> {
+    pub(super) fn try_read_everything(&self) -> Result<i64> {
         let accounts: Vec<KeyBuf> = (0..self.shape.accounts).map(account).collect();
         let found = self.get_many(&accounts)?;
         for key in &accounts {

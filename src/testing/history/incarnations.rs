@@ -17,18 +17,18 @@ use super::explanation::anomaly_of_nodes;
 use super::graph::{Edge, EdgeKind, HappensBefore};
 use super::locks::LockOrder;
 use super::recording::{Action, Value, Versions};
-use atomic_db::{KeyBuf, Version};
+use crate::{KeyBuf, Version};
 use std::collections::{BTreeMap, HashMap};
 
 /// The incarnations of one lock, each identified by the node of its creation.
-pub struct Incarnations {
+pub(super) struct Incarnations {
     register: Register,
     /// Commits that conflicted because an incarnation had ended.
     rejections: Vec<(usize, Value)>,
 }
 
 /// The incarnations of every lock, if versions do not show their order.
-pub fn incarnations<'a>(locks: &LockOrder<'a>) -> BTreeMap<&'a KeyBuf, Incarnations> {
+pub(super) fn incarnations<'a>(locks: &LockOrder<'a>) -> BTreeMap<&'a KeyBuf, Incarnations> {
     let mut all: BTreeMap<&KeyBuf, Incarnations> = BTreeMap::new();
     if locks.versions == Versions::AtCommit {
         return all;
@@ -81,7 +81,7 @@ pub fn incarnations<'a>(locks: &LockOrder<'a>) -> BTreeMap<&'a KeyBuf, Incarnati
 
 impl Incarnations {
     /// Adds the edges that the calls imply to `implied`.
-    pub fn add_edges<'a>(
+    pub(super) fn add_edges<'a>(
         &self,
         locks: &LockOrder<'_>,
         before: &HappensBefore,
@@ -128,7 +128,7 @@ impl Incarnations {
 
     /// Checks that each creation can have observed an absence of its own: the initial state, or a
     /// deletion that no other creation needs.
-    pub fn check_creations(
+    pub(super) fn check_creations(
         &self,
         locks: &LockOrder<'_>,
         before: &HappensBefore,
