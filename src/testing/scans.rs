@@ -26,9 +26,9 @@ pub fn a_scan_yields_the_items_of_all_partitions<D: Database + Scan>(fixture: &F
         .map(|number| item(&format!("partition {number:03}"), "sk", number))
         .chain((0..500).map(|number| item("partition", &format!("{number:03}"), number)))
         .chain([
-            item("odd keys", "\0", ""),
+            item("odd keys", "\u{1}", ""),
             item("odd keys", "a\u{10ffff}", ""),
-            item("odd/keys#\0", "sk", "").expires_at(ttl),
+            item("odd/keys#\u{1}", "sk", "").expires_at(ttl),
             Item::without_data("a partition", "without data"),
             Item::without_data("a partition", "without data, with an expiry").expires_at(ttl),
         ])
