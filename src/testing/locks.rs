@@ -1,7 +1,7 @@
 //! Guarantees 12 and 15 to 18 on a single thread: the life of a lock.
 
 use super::fixture::{Database, Fixture};
-use super::support::{assert_data, assert_invalid, assert_race, item, key};
+use super::support::{Must, assert_data, assert_invalid, assert_race, item, key};
 use crate::{Batch, Clock, Error, KeyBuf, Lock};
 use std::collections::HashSet;
 
@@ -9,7 +9,7 @@ const HOUR: u64 = 60 * 60;
 const DAY: u64 = 24 * HOUR;
 
 fn get_lock<D: Database>(fixture: &Fixture<D>) -> Lock {
-    fixture.db.get_lock(key("pk", "lock")).unwrap()
+    fixture.db.get_lock(key("pk", "lock")).must("get_lock")
 }
 
 /// Commits an item under `lock`, and reports whether the commit succeeds. If so, the stored lock has
@@ -38,7 +38,7 @@ fn commits<D: Database>(fixture: &Fixture<D>, lock: &Lock) -> bool {
 pub fn commits_under_a_lock_succeed_until_its_ttl_has_passed<D: Database>(fixture: &Fixture<D>) {
     let (db, clock) = (&*fixture.db, &fixture.clock);
     let lock = get_lock(fixture);
-    let checked = db.get_lock(key("pk", "checked")).unwrap();
+    let checked = db.get_lock(key("pk", "checked")).must("get_lock");
     clock.set(lock.ttl());
     db.commit(&Batch::new().check(checked.clone()))
         .expect("a check at the last second of a lock's life");
@@ -65,11 +65,11 @@ pub fn commits_under_a_lock_succeed_until_its_ttl_has_passed<D: Database>(fixtur
 pub fn get_locks_returns_the_locks_in_the_order_asked<D: Database>(fixture: &Fixture<D>) {
     let (db, clock) = (&*fixture.db, &fixture.clock);
     let keys = ["1", "2", "3", "4", "1", "3"].map(|sk| key("pk", sk));
-    let first = db.get_lock(keys[0]).unwrap();
+    let first = db.get_lock(keys[0]).must("get_lock");
     clock.set(clock.epoch_seconds() + DAY - HOUR / 2);
     // The second lock is new, and the first one is due for a refresh.
-    let second = db.get_lock(keys[1]).unwrap();
-    let locks = db.get_locks(&keys).unwrap();
+    let second = db.get_lock(keys[1]).must("get_lock");
+    let locks = db.get_locks(&keys).must("get_locks");
     let found: Vec<_> = locks.iter().map(|lock| lock.key()).collect();
     assert_eq!(found, keys, "the keys of the locks");
     assert_eq!(locks[1], second, "a live lock");
@@ -85,16 +85,16 @@ pub fn get_locks_returns_the_locks_in_the_order_asked<D: Database>(fixture: &Fix
     );
     for lock in &locks {
         assert_eq!(
-            &db.get_lock(lock.key()).unwrap(),
+            &db.get_lock(lock.key()).must("get_lock"),
             lock,
             "get_lock afterwards"
         );
     }
     let versions: HashSet<_> = locks[..4].iter().map(|lock| lock.version()).collect();
     assert_eq!(versions.len(), 4, "two locks share a version: {locks:?}");
-    assert!(db.get_locks(&[]).unwrap().is_empty(), "no keys");
+    assert!(db.get_locks(&[]).must("get_locks").is_empty(), "no keys");
 
-    db.set(&[item("pk", "item", "")]).unwrap();
+    db.set(&[item("pk", "item", "")]).must("set");
     assert_invalid(
         db.get_locks(&[keys[0], key("pk", "item")]),
         "get_locks at the key of an item",
@@ -195,21 +195,23 @@ pub fn versions_are_never_reused<D: Database>(fixture: &Fixture<D>) {
     let mut seen = HashSet::new();
     for turn in 0..40 {
         let created = get_lock(fixture);
-        let other = db.get_lock(key("other", &turn.to_string())).unwrap();
-        let version = db.set_atomic(&[], &[created.clone()]).unwrap();
+        let other = db
+            .get_lock(key("other", &turn.to_string()))
+            .must("get_lock");
+        let version = db.set_atomic(&[], &[created.clone()]).must("set_atomic");
         for version in [created.version(), other.version(), version] {
             assert!(seen.insert(version), "version {version} was used twice");
         }
         match turn % 4 {
-            0 => db.delete(&[key("pk", "lock")]).unwrap(),
+            0 => db.delete(&[key("pk", "lock")]).must("delete"),
             1 => clock.set(clock.epoch_seconds() + DAY + 1),
             2 => {
-                db.set(&[item("pk", "lock", "")]).unwrap();
-                db.delete(&[key("pk", "lock")]).unwrap();
+                db.set(&[item("pk", "lock", "")]).must("set");
+                db.delete(&[key("pk", "lock")]).must("delete");
             }
             // A clock that is set back must not cause a version to be used again.
             _ => {
-                db.delete(&[key("pk", "lock")]).unwrap();
+                db.delete(&[key("pk", "lock")]).must("delete");
                 clock.set(clock.epoch_seconds() - DAY);
             }
         }
@@ -221,14 +223,16 @@ pub fn versions_are_never_reused<D: Database>(fixture: &Fixture<D>) {
 pub fn commits_under_a_deleted_expired_or_replaced_lock_fail<D: Database>(fixture: &Fixture<D>) {
     let (db, clock) = (&*fixture.db, &fixture.clock);
     let ends: [(&str, &dyn Fn()); 4] = [
-        ("deleted", &|| db.delete(&[key("pk", "lock")]).unwrap()),
+        ("deleted", &|| {
+            db.delete(&[key("pk", "lock")]).must("delete");
+        }),
         ("deleted by a commit", &|| {
             let batch = Batch::new().delete(("pk", "lock"));
-            db.commit(&batch).unwrap();
+            db.commit(&batch).must("commit");
         }),
         ("replaced by an item that expired", &|| {
             let replacement = item("pk", "lock", "").expires_at(clock.epoch_seconds());
-            db.set(&[replacement]).unwrap();
+            db.set(&[replacement]).must("set");
             clock.set(clock.epoch_seconds() + 1);
         }),
         ("expired", &|| clock.set(clock.epoch_seconds() + DAY + 1)),

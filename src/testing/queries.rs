@@ -1,10 +1,10 @@
 //! Guarantees 5 and 6, on a single thread: queries, pages and streams.
 
 use super::fixture::{Database, Fixture};
-use super::support::{assert_data, found, item, key, sort_keys};
+use super::support::{Must, assert_data, found, item, key, sort_keys};
 use super::threads::with_timeout;
 use crate::sync::Arc;
-use crate::{Batch, Clock, Item, Key, Query, Result};
+use crate::{Batch, Clock, Item, Key, Query};
 use std::ops::Bound;
 use std::time::Duration;
 
@@ -35,13 +35,13 @@ pub fn queries_are_in_byte_order_either_way<D: Database>(fixture: &Fixture<D>) {
         "\u{1f980}",
     ];
     for sk in ["b", "\u{1f980}", "10", "a!", "~", "A", "日", "zz", "_", "9"] {
-        db.set(&[item("pk", sk, "")]).unwrap();
+        db.set(&[item("pk", sk, "")]).must("set");
     }
     let rest: Vec<Item<String>> = sks.iter().rev().map(|sk| item("pk", sk, "")).collect();
-    db.set(&rest).unwrap();
+    db.set(&rest).must("set");
     db.set(&[item("pj", "other", ""), item("pkk", "other", "")])
-        .unwrap();
-    assert!(sks.is_sorted());
+        .must("set");
+    assert!(sks.is_sorted(), "the case's own keys are in order: {sks:?}");
     assert_eq!(found(db, &Query::new("pk")), sks, "in ascending order");
     sks.reverse();
     assert_eq!(
@@ -76,9 +76,9 @@ pub fn queries_honour_the_prefix<D: Database>(fixture: &Fixture<D>) {
         "\u{e000}",
         "\u{10ffff}!",
     ];
-    assert!(sks.is_sorted());
+    assert!(sks.is_sorted(), "the case's own keys are in order: {sks:?}");
     let items: Vec<Item<String>> = sks.iter().map(|sk| item("pk", sk, "")).collect();
-    db.set(&items).unwrap();
+    db.set(&items).must("set");
     for prefix in [
         "a",
         "a:",
@@ -116,9 +116,9 @@ pub fn queries_honour_the_range<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
     let sks = ["a", "a\u{1}", "ab", "b", "b\u{10ffff}", "c"];
     let items: Vec<Item<String>> = sks.iter().map(|sk| item("pk", sk, "")).collect();
-    db.set(&items).unwrap();
-    db.set(&[item("other", "b", "")]).unwrap();
-    db.get_lock(key("pk", "b lock")).unwrap();
+    db.set(&items).must("set");
+    db.set(&[item("other", "b", "")]).must("set");
+    db.get_lock(key("pk", "b lock")).must("get_lock");
 
     let bounds = |sk: &str| {
         let sk = sk.to_owned();
@@ -158,12 +158,21 @@ pub fn queries_honour_the_range<D: Database>(fixture: &Fixture<D>) {
     let query = |range: Query| found(db, &range);
     assert_eq!(
         query(Query::new("pk").range("ab".."c")),
-        ["ab", "b", "b\u{10ffff}"]
+        ["ab", "b", "b\u{10ffff}"],
+        "range ab..c"
     );
-    assert_eq!(query(Query::new("pk").range("ab"..="b")), ["ab", "b"]);
-    assert_eq!(query(Query::new("pk").range(.."ab")), ["a", "a\u{1}"]);
-    assert_eq!(query(Query::new("pk").range("c"..)), ["c"]);
-    assert_eq!(query(Query::new("pk").range(..)), sks);
+    assert_eq!(
+        query(Query::new("pk").range("ab"..="b")),
+        ["ab", "b"],
+        "range ab..=b"
+    );
+    assert_eq!(
+        query(Query::new("pk").range(.."ab")),
+        ["a", "a\u{1}"],
+        "range ..ab"
+    );
+    assert_eq!(query(Query::new("pk").range("c"..)), ["c"], "range c..");
+    assert_eq!(query(Query::new("pk").range(..)), sks, "range ..");
 }
 
 /// Guarantee 5: a query begins strictly after its `after`, whether or not an item is stored there,
@@ -172,7 +181,7 @@ pub fn queries_honour_after_and_limit<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
     let sks = ["a1", "a3", "a5", "a7", "b1", "b3"];
     let items: Vec<Item<String>> = sks.iter().map(|sk| item("pk", sk, "")).collect();
-    db.set(&items).unwrap();
+    db.set(&items).must("set");
     for (prefix, reverse) in [("", false), ("", true), ("a", false), ("a", true)] {
         for after in [
             None,
@@ -210,10 +219,11 @@ pub fn the_limit_counts_returned_items<D: Database>(fixture: &Fixture<D>) {
     let (db, clock) = (&*fixture.db, &fixture.clock);
     let ttl = clock.epoch_seconds();
     for number in 0..10 {
-        db.get_lock(key("pk", &format!("{number}-0 lock"))).unwrap();
+        db.get_lock(key("pk", &format!("{number}-0 lock")))
+            .must("get_lock");
         let expired = item("pk", &format!("{number}-1 expired"), "").expires_at(ttl);
         db.set(&[expired, item("pk", &format!("{number}-2 live"), "")])
-            .unwrap();
+            .must("set");
     }
     clock.set(ttl + 1);
     for limit in 1..=11 {
@@ -234,7 +244,7 @@ pub fn pages_are_contiguous_and_do_not_overlap<D: Database>(fixture: &Fixture<D>
     let db = &*fixture.db;
     let sks: Vec<String> = (0..300).map(|number| format!("{number:03}")).collect();
     let items: Vec<Item<String>> = sks.iter().map(|sk| item("pk", sk, "")).collect();
-    db.set(&items).unwrap();
+    db.set(&items).must("set");
     for reverse in [false, true] {
         for size in [7, 100, 299, 300, 301] {
             let mut query = Query::new("pk").limit(size);
@@ -246,7 +256,7 @@ pub fn pages_are_contiguous_and_do_not_overlap<D: Database>(fixture: &Fixture<D>
             let mut pages = Vec::new();
             let mut after: Option<String> = None;
             loop {
-                let page = db.page(&query, after.as_deref()).unwrap();
+                let page = db.page(&query, after.as_deref()).must("page");
                 assert!(
                     page.items.len() <= size,
                     "a page has {} items where the limit is {size}",
@@ -268,7 +278,7 @@ pub fn streams_yield_the_items_of_a_query<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
     let sks: Vec<String> = (0..1_200).map(|number| format!("{number:04}")).collect();
     let items: Vec<Item<String>> = sks.iter().map(|sk| item("pk", sk, sk)).collect();
-    db.set(&items).unwrap();
+    db.set(&items).must("set");
     assert_eq!(
         found(db, &Query::new("pk")),
         sks,
@@ -287,7 +297,7 @@ pub fn streams_yield_the_items_of_a_query<D: Database>(fixture: &Fixture<D>) {
     let taken: Vec<_> = db
         .stream(Query::new("pk").reverse())
         .take(3)
-        .map(Result::unwrap)
+        .map(|item| item.must("a stream"))
         .collect();
     assert_eq!(
         sort_keys(&taken),
@@ -300,7 +310,7 @@ pub fn streams_yield_the_items_of_a_query<D: Database>(fixture: &Fixture<D>) {
 /// as there can be, return what they ask for. None panics.
 pub fn extreme_queries_do_not_panic<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
-    db.set(&[item("pk", "m", "")]).unwrap();
+    db.set(&[item("pk", "m", "")]).must("set");
     let all = Query::new("pk").limit(usize::MAX);
     assert_eq!(found(db, &all), ["m"], "the largest limit");
     assert_eq!(
@@ -322,7 +332,7 @@ pub fn extreme_queries_do_not_panic<D: Database>(fixture: &Fixture<D>) {
         ["m"],
         "{behind:?} in reverse"
     );
-    let page = db.page(&all, Some("m")).unwrap();
+    let page = db.page(&all, Some("m")).must("page");
     assert_eq!(page.items, [], "a page after the last item");
 }
 
@@ -330,11 +340,11 @@ pub fn extreme_queries_do_not_panic<D: Database>(fixture: &Fixture<D>) {
 /// after it.
 pub fn streams_are_fused<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
-    db.set(&[item("pk", "1", "")]).unwrap();
+    db.set(&[item("pk", "1", "")]).must("set");
     let mut stream = db.stream(Query::new("pk"));
     assert!(stream.next().is_some(), "the stream of one item is empty");
     assert!(stream.next().is_none(), "the stream of one item has two");
-    db.set(&[item("pk", "2", "")]).unwrap();
+    db.set(&[item("pk", "2", "")]).must("set");
     assert!(stream.next().is_none(), "a stream went on after its end");
     assert!(stream.next().is_none(), "a stream went on after its end");
 }
@@ -347,24 +357,24 @@ pub fn the_loop_body_of_a_stream_may_call_any_method<D: Database>(fixture: &Fixt
         let db = &*db;
         let sks: Vec<String> = (0..40).map(|number| format!("{number:02}")).collect();
         let items: Vec<Item<String>> = sks.iter().map(|sk| item("pk", sk, "")).collect();
-        db.set(&items).unwrap();
+        db.set(&items).must("set");
         let mut seen = 0;
         for streamed in db.stream(Query::new("pk")) {
-            let streamed = streamed.unwrap();
+            let streamed = streamed.must("a stream");
             let key = streamed.key();
             assert_data(db, (key.pk, key.sk), Some(""), "before it is replaced");
-            db.set(&[item(key.pk, key.sk, "seen")]).unwrap();
-            let lock = db.get_lock(Key::new("locks", key.sk)).unwrap();
+            db.set(&[item(key.pk, key.sk, "seen")]).must("set");
+            let lock = db.get_lock(Key::new("locks", key.sk)).must("get_lock");
             db.set_atomic(&[item("pk", key.sk, "seen twice")], &[lock])
-                .unwrap();
+                .must("set_atomic");
             db.commit(&Batch::new().create(item("copies", key.sk, "")))
-                .unwrap();
-            db.page(&Query::new("pk").limit(1), None).unwrap();
-            let queried = db.query(&Query::new("pk")).unwrap().len();
+                .must("commit");
+            db.page(&Query::new("pk").limit(1), None).must("page");
+            let queried = db.query(&Query::new("pk")).must("query").len();
             assert_eq!(queried, sks.len(), "the items of a query within a stream");
             let nested = db.stream(Query::new("pk")).count();
             assert_eq!(nested, sks.len(), "the items of a stream within a stream");
-            db.delete(&[Key::new("copies", key.sk)]).unwrap();
+            db.delete(&[Key::new("copies", key.sk)]).must("delete");
             seen += 1;
             progress();
         }
@@ -378,7 +388,7 @@ pub fn streams_yield_items_present_throughout_exactly_once<D: Database>(fixture:
     let db = &*fixture.db;
     let lasting: Vec<String> = (0..600).map(|number| format!("{number:04}")).collect();
     let items: Vec<Item<String>> = lasting.iter().map(|sk| item("pk", sk, "")).collect();
-    db.set(&items).unwrap();
+    db.set(&items).must("set");
     for reverse in [false, true] {
         let mut query = Query::new("pk");
         if reverse {
@@ -386,26 +396,26 @@ pub fn streams_yield_items_present_throughout_exactly_once<D: Database>(fixture:
         }
         let mut seen = Vec::new();
         for (turn, streamed) in db.stream(query).enumerate() {
-            let streamed = streamed.unwrap();
+            let streamed = streamed.must("a stream");
             let sk = streamed.sk();
             // Items are created and deleted at the stream's position and ahead of it, and others
             // are replaced. Behind it, items are added for a while and then deleted.
             if turn % 10 == 0 {
                 let passing = [format!("{sk}-"), format!("{turn:04}+"), "0300*".to_owned()];
                 for passing in &passing {
-                    db.set(&[item("pk", passing, "")]).unwrap();
+                    db.set(&[item("pk", passing, "")]).must("set");
                 }
                 db.set(&[item("pk", sk, "replaced"), item("pk", "0299", "replaced")])
-                    .unwrap();
+                    .must("set");
                 db.delete(&[key("pk", &passing[0]), key("pk", &passing[1])])
-                    .unwrap();
+                    .must("delete");
                 let behind = if reverse { "~" } else { "!" };
                 if turn < 300 {
                     db.set(&[item("pk", &format!("{behind}{turn}"), "")])
-                        .unwrap();
+                        .must("set");
                 } else {
                     db.delete(&[key("pk", &format!("{behind}{}", turn - 300))])
-                        .unwrap();
+                        .must("delete");
                 }
             }
             if sk.len() == 4 {

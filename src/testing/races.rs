@@ -1,7 +1,7 @@
 //! Guarantees 7, 8, 11, 13, 15, 19 and 20 with several threads.
 
 use super::fixture::{Database, Fixture};
-use super::support::{data, item, key, number};
+use super::support::{Must, data, item, key, number};
 use super::threads::run_concurrently;
 use crate::{AtomicDbExt, Batch, Error, Item, Key, Query, Retry};
 use std::collections::HashSet;
@@ -72,7 +72,7 @@ fn run_transfers<D: Database>(db: &D, address: Address, audit: impl Fn() + Sync)
             item(&pk, &sk, INITIAL_BALANCE)
         })
         .collect();
-    db.set(&accounts).unwrap();
+    db.set(&accounts).must("set");
     let retry = unbounded_retry();
     let transferring = AtomicU64::new(2);
     run_concurrently(4, |thread| {
@@ -96,7 +96,7 @@ fn run_transfers<D: Database>(db: &D, address: Address, audit: impl Fn() + Sync)
                 }
                 Ok(())
             })
-            .unwrap();
+            .must("a transfer");
         }
     });
 }
@@ -105,7 +105,7 @@ fn get_balances<D: Database>(db: &D, address: Address) -> Vec<u64> {
     let addresses: Vec<_> = (0..ACCOUNTS).map(address).collect();
     let keys: Vec<Key<'_>> = addresses.iter().map(|(pk, sk)| key(pk, sk)).collect();
     db.get_many(&keys)
-        .unwrap()
+        .must("get_many")
         .into_iter()
         .map(number)
         .collect()
@@ -143,7 +143,7 @@ pub fn a_query_is_a_snapshot<D: Database>(fixture: &Fixture<D>) {
         return;
     }
     run_transfers(db, ONE_PARTITION, || {
-        let accounts = db.query(&Query::new("accounts")).unwrap();
+        let accounts = db.query(&Query::new("accounts")).must("query");
         let balances: Vec<u64> = accounts
             .into_iter()
             .map(|item| number(Some(item)))
@@ -158,7 +158,7 @@ pub fn a_query_is_a_snapshot<D: Database>(fixture: &Fixture<D>) {
 pub fn one_of_several_concurrent_creates_of_an_item_succeeds<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
     for () in Rounds::new(10) {
-        db.delete(&[key("pk", "a")]).unwrap();
+        db.delete(&[key("pk", "a")]).must("delete");
         let outcomes = run_concurrently(THREADS, |thread| {
             match db.commit(&Batch::new().create(item("pk", "a", thread))) {
                 Ok(_) => Some(thread),
@@ -170,7 +170,7 @@ pub fn one_of_several_concurrent_creates_of_an_item_succeeds<D: Database>(fixtur
         let [creator] = creators[..] else {
             panic!("threads {creators:?} of {THREADS} created one item");
         };
-        let stored = number(db.get(key("pk", "a")).unwrap());
+        let stored = number(db.get(key("pk", "a")).must("get"));
         assert_eq!(
             stored, creator as u64,
             "the item of a create that failed is stored"
@@ -185,7 +185,7 @@ pub fn one_of_several_concurrent_commits_under_one_version_succeeds<D: Database>
 ) {
     let db = &*fixture.db;
     for () in Rounds::new(10) {
-        let lock = db.get_lock(key("pk", "lock")).unwrap();
+        let lock = db.get_lock(key("pk", "lock")).must("get_lock");
         let outcomes = run_concurrently(THREADS, |thread| {
             let items = [item("p1", "a", thread), item("p2", "a", thread)];
             match db.set_atomic(&items, &[lock.clone()]) {
@@ -198,7 +198,9 @@ pub fn one_of_several_concurrent_commits_under_one_version_succeeds<D: Database>
         let [(winner, version)] = winners[..] else {
             panic!("{} commits under one version succeeded", winners.len());
         };
-        let stored = db.get_many(&[key("p1", "a"), key("p2", "a")]).unwrap();
+        let stored = db
+            .get_many(&[key("p1", "a"), key("p2", "a")])
+            .must("get_many");
         for stored in stored {
             assert_eq!(
                 number(stored),
@@ -207,7 +209,7 @@ pub fn one_of_several_concurrent_commits_under_one_version_succeeds<D: Database>
             );
         }
         assert_eq!(
-            db.get_lock(key("pk", "lock")).unwrap().version(),
+            db.get_lock(key("pk", "lock")).must("get_lock").version(),
             version,
             "the lock has another version than the successful commit returned"
         );
@@ -217,7 +219,7 @@ pub fn one_of_several_concurrent_commits_under_one_version_succeeds<D: Database>
 /// Guarantee 13: any number of concurrent commits that only `.check` a lock succeed.
 pub fn concurrent_commits_that_only_check_a_lock_all_succeed<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
-    let lock = db.get_lock(key("pk", "lock")).unwrap();
+    let lock = db.get_lock(key("pk", "lock")).must("get_lock");
     for () in Rounds::new(5) {
         run_concurrently(THREADS, |thread| {
             let batch = Batch::new().check(lock.clone());
@@ -226,7 +228,7 @@ pub fn concurrent_commits_that_only_check_a_lock_all_succeed<D: Database>(fixtur
         });
     }
     assert_eq!(
-        db.get_lock(key("pk", "lock")).unwrap(),
+        db.get_lock(key("pk", "lock")).must("get_lock"),
         lock,
         "checks changed a lock"
     );
@@ -245,17 +247,17 @@ pub fn no_update_is_lost<D: Database>(fixture: &Fixture<D>) {
                 let count = number(tx.get(("pk", "count"))?);
                 tx.set(item("pk", "count", count + 1))
             })
-            .unwrap();
+            .must("an increment");
             // Fills a cache with a value that the next transaction of another thread replaces.
-            db.get(key("pk", "count")).unwrap();
+            db.get(key("pk", "count")).must("get");
             increments += 1;
         }
         increments
     });
     let expected: u64 = increments.into_iter().sum();
-    let count = number(db.get(key("pk", "count")).unwrap());
+    let count = number(db.get(key("pk", "count")).must("get"));
     assert_eq!(count, expected, "get of the counter after all increments");
-    let fresh = number(db.get_fresh(key("pk", "count")).unwrap());
+    let fresh = number(db.get_fresh(key("pk", "count")).must("get_fresh"));
     assert_eq!(
         fresh, expected,
         "get_fresh of the counter after all increments"
@@ -269,7 +271,7 @@ pub fn transfers_preserve_the_total<D: Database>(fixture: &Fixture<D>) {
         // These reads fill a cache with a balance that later transfers replace.
         run_transfers(db, address, || {
             let (pk, sk) = address(0);
-            db.get(key(&pk, &sk)).unwrap();
+            db.get(key(&pk, &sk)).must("get");
         });
         let balances = get_balances(db, address);
         assert_total(&balances, "get_many after the last transfer");
@@ -282,8 +284,8 @@ pub fn concurrent_callers_of_get_lock_get_the_same_lock<D: Database>(fixture: &F
     for (round, ()) in Rounds::new(10).enumerate() {
         // Locks that were never stored, and then locks that were deleted.
         let sk = format!("lock {}", round % 10);
-        db.delete(&[key("pk", &sk)]).unwrap();
-        let locks = run_concurrently(THREADS, |_| db.get_lock(key("pk", &sk)).unwrap());
+        db.delete(&[key("pk", &sk)]).must("delete");
+        let locks = run_concurrently(THREADS, |_| db.get_lock(key("pk", &sk)).must("get_lock"));
         let versions: HashSet<_> = locks.iter().map(|lock| lock.version()).collect();
         assert_eq!(
             versions.len(),
@@ -307,7 +309,7 @@ pub fn reads_that_start_after_a_write_never_return_an_older_value<D: Database>(
         item("pk", "b", 0),
         item("other", "a", 0),
     ])
-    .unwrap();
+    .must("set");
     let completed = AtomicU64::new(0);
     let writing = AtomicU64::new(1);
     run_concurrently(THREADS, |thread| {
@@ -316,7 +318,7 @@ pub fn reads_that_start_after_a_write_never_return_an_older_value<D: Database>(
             for (turn, ()) in Rounds::new(10).enumerate() {
                 let turn = turn as u64 + 1;
                 match turn % 3 {
-                    0 => db.set(&[item("pk", "a", turn)]).unwrap(),
+                    0 => db.set(&[item("pk", "a", turn)]).must("set"),
                     1 => db
                         .commit(
                             &Batch::new()
@@ -324,12 +326,12 @@ pub fn reads_that_start_after_a_write_never_return_an_older_value<D: Database>(
                                 .set(item("other", "a", turn)),
                         )
                         .map(drop)
-                        .unwrap(),
+                        .must("commit"),
                     _ => {
-                        db.delete(&[key("pk", "a")]).unwrap();
+                        db.delete(&[key("pk", "a")]).must("delete");
                         db.commit(&Batch::new().create(item("pk", "a", turn)))
                             .map(drop)
-                            .unwrap();
+                            .must("commit");
                     }
                 }
                 completed.store(turn, Ordering::Release);
@@ -339,20 +341,22 @@ pub fn reads_that_start_after_a_write_never_return_an_older_value<D: Database>(
         while writing.load(Ordering::Acquire) > 0 {
             let mut minimum = completed.load(Ordering::Acquire);
             let (reader, read) = match thread {
-                1 => ("get", db.get(key("pk", "a")).unwrap()),
+                1 => ("get", db.get(key("pk", "a")).must("get")),
                 2 => {
                     let keys = [key("pk", "b"), key("pk", "a")];
-                    ("get_many", db.get_many(&keys).unwrap().remove(1))
+                    ("get_many", db.get_many(&keys).must("get_many").remove(1))
                 }
                 _ => {
-                    let other = number(db.get_fresh(key("other", "a")).unwrap());
+                    let other = number(db.get_fresh(key("other", "a")).must("get_fresh"));
                     minimum = minimum.max(other);
-                    ("get_fresh", db.get_fresh(key("pk", "a")).unwrap())
+                    ("get_fresh", db.get_fresh(key("pk", "a")).must("get_fresh"))
                 }
             };
             // There is no item between its deletion and its next creation.
             if let Some(read) = data(read) {
-                let read: u64 = read.parse().unwrap();
+                let read: u64 = read.parse().unwrap_or_else(|_| {
+                    panic!("{reader} returned {read:?}, which was never written")
+                });
                 assert!(
                     read >= minimum,
                     "{reader} returned {read}, and it started after write {minimum} was visible"
@@ -361,9 +365,9 @@ pub fn reads_that_start_after_a_write_never_return_an_older_value<D: Database>(
         }
     });
     let last = completed.load(Ordering::Acquire);
-    let get = number(db.get(key("pk", "a")).unwrap());
+    let get = number(db.get(key("pk", "a")).must("get"));
     assert_eq!(get, last, "get after the last write");
-    let fresh = number(db.get_fresh(key("pk", "a")).unwrap());
+    let fresh = number(db.get_fresh(key("pk", "a")).must("get_fresh"));
     assert_eq!(fresh, last, "get_fresh after the last write");
 }
 
@@ -372,13 +376,13 @@ pub fn reads_that_start_after_a_write_never_return_an_older_value<D: Database>(
 pub fn reads_never_return_older_values_while_commits_conflict<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
     for () in Rounds::new(4) {
-        db.set(&[item("pk", "a", 0)]).unwrap();
+        db.set(&[item("pk", "a", 0)]).must("set");
         let writing = AtomicU64::new(2);
         run_concurrently(3, |thread| {
             if thread == 2 {
                 let mut latest = 0;
                 while writing.load(Ordering::Acquire) > 0 {
-                    let read = number(db.get(key("pk", "a")).unwrap());
+                    let read = number(db.get(key("pk", "a")).must("get"));
                     assert!(
                         read >= latest,
                         "get returned {read} after an earlier get had returned {latest}"
@@ -390,8 +394,8 @@ pub fn reads_never_return_older_values_while_commits_conflict<D: Database>(fixtu
             let _count_down = CountDown(&writing);
             for _ in 0..10 {
                 // Failed commits are part of the test: they must leave nothing in a cache.
-                let lock = db.get_lock(key("pk", "lock")).unwrap();
-                let count = number(db.get_fresh(key("pk", "a")).unwrap());
+                let lock = db.get_lock(key("pk", "lock")).must("get_lock");
+                let count = number(db.get_fresh(key("pk", "a")).must("get_fresh"));
                 match db.set_atomic(&[item("pk", "a", count + 1)], &[lock]) {
                     Ok(_) => {}
                     Err(error) if error.is_race_condition() => {}
@@ -399,8 +403,8 @@ pub fn reads_never_return_older_values_while_commits_conflict<D: Database>(fixtu
                 }
             }
         });
-        let fresh = number(db.get_fresh(key("pk", "a")).unwrap());
-        let get = number(db.get(key("pk", "a")).unwrap());
+        let fresh = number(db.get_fresh(key("pk", "a")).must("get_fresh"));
+        let get = number(db.get(key("pk", "a")).must("get"));
         assert_eq!(
             get, fresh,
             "get differs from get_fresh after the last commit"

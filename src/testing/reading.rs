@@ -1,7 +1,9 @@
 //! Guarantees 1 to 4 and 8, on a single thread.
 
 use super::fixture::{Database, Fixture};
-use super::support::{assert_data, assert_invalid, assert_race, data, found, item, key, read};
+use super::support::{
+    Must, assert_data, assert_invalid, assert_race, data, found, item, key, read,
+};
 use crate::{Batch, Clock, Error, Item, Key, Query, Result};
 
 /// Guarantee 1: keys are pairs, never joined. Two keys that are the same text when they are joined
@@ -13,11 +15,11 @@ pub fn keys_are_pairs_and_are_never_joined<D: Database>(fixture: &Fixture<D>) {
         let left = format!("a{separator}b");
         let when = format!("after writing two keys that {separator:?} joins to one text");
         db.set(&[item("a", &joined, "right"), item(&left, "c", "left")])
-            .unwrap();
+            .must("set");
         assert_data(db, ("a", &joined), Some("right"), &when);
         assert_data(db, (&left, "c"), Some("left"), &when);
         assert_eq!(found(db, &Query::new(left.as_str())), ["c"], "{when}");
-        db.delete(&[key(&left, "c")]).unwrap();
+        db.delete(&[key(&left, "c")]).must("delete");
         assert_data(db, ("a", &joined), Some("right"), &when);
     }
 }
@@ -64,11 +66,11 @@ pub fn odd_keys_are_ordinary_or_refused_before_anything_is_written<D: Database>(
                     queried.iter().any(|other| other == sk),
                     "{key} is missing from a query of its partition: {queried:?}"
                 );
-                db.delete(&[key]).unwrap();
+                db.delete(&[key]).must("delete");
                 assert_data(db, (pk, sk), None, "after delete");
-                let lock = db.get_lock(key).unwrap();
+                let lock = db.get_lock(key).must("get_lock");
                 assert_eq!(lock.key(), key, "get_lock returned a lock of another key");
-                db.commit(&Batch::new().lock(lock)).unwrap();
+                db.commit(&Batch::new().lock(lock)).must("commit");
             }
             Err(Error::InvalidInput(_) | Error::LimitExceeded { .. }) => {
                 let batch = Batch::new()
@@ -108,7 +110,7 @@ pub fn get_many_returns_results_in_the_order_asked<D: Database>(fixture: &Fixtur
         item("b", "1", "b1"),
         item("a", "2", "a2"),
     ])
-    .unwrap();
+    .must("set");
     let keys = [
         ("b", "1"),
         ("a", "2"),
@@ -148,12 +150,12 @@ pub fn get_many_accepts_any_number_of_keys<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
     let sks: Vec<String> = (0..250).map(|number| format!("{number:03}")).collect();
     let items: Vec<Item<String>> = sks.iter().map(|sk| item("pk", sk, sk)).collect();
-    db.set(&items).unwrap();
+    db.set(&items).must("set");
     let mut keys: Vec<Key<'_>> = sks.iter().rev().map(|sk| key("pk", sk)).collect();
     keys.insert(100, key("pk", "none"));
     keys.push(keys[7]);
     for keys in [&keys[..], &keys[..1]] {
-        let results = db.get_many(keys).unwrap();
+        let results = db.get_many(keys).must("get_many");
         assert_eq!(results.len(), keys.len(), "the number of results");
         for (position, (result, key)) in results.into_iter().zip(keys).enumerate() {
             let expected = (key.sk != "none").then(|| key.sk.to_owned());
@@ -179,7 +181,7 @@ pub fn point_reads_return_an_item_until_its_ttl_has_passed<D: Database>(fixture:
         item("pk", "without", ""),
         item("pk", "max", "").expires_at(u64::MAX),
     ])
-    .unwrap();
+    .must("set");
     let assert_visible = |sks: &[&str], visible: bool| {
         for sk in sks {
             let passed = clock.epoch_seconds() - now;
@@ -199,13 +201,13 @@ pub fn point_reads_return_an_item_until_its_ttl_has_passed<D: Database>(fixture:
 
     // A new ttl replaces the old one.
     db.set(&[item("pk", "again", "").expires_at(now + 20)])
-        .unwrap();
+        .must("set");
     assert_visible(&["again"], true);
     db.set(&[item("pk", "again", "").expires_at(now + 40)])
-        .unwrap();
+        .must("set");
     clock.set(now + 21);
     assert_data(db, ("pk", "again"), Some(""), "after its previous ttl");
-    db.set(&[item("pk", "again", "")]).unwrap();
+    db.set(&[item("pk", "again", "")]).must("set");
     clock.set(now + 41);
     assert_data(db, ("pk", "again"), Some(""), "after its previous ttl");
 }
@@ -218,7 +220,7 @@ pub fn queries_return_an_item_until_its_ttl_has_passed<D: Database>(fixture: &Fi
     for number in 0..20 {
         let sk = format!("{number:02}");
         db.set(&[item("pk", &sk, "").expires_at(now + number % 4)])
-            .unwrap();
+            .must("set");
     }
     for passed in 0..5 {
         clock.set(now + passed);
@@ -243,7 +245,7 @@ pub fn expired_items_do_not_block_create_or_get_lock<D: Database>(fixture: &Fixt
         item("pk", "a", "old").expires_at(ttl),
         item("pk", "b", "old").expires_at(ttl),
     ])
-    .unwrap();
+    .must("set");
     clock.set(ttl + 1);
     db.commit(&Batch::new().create(item("pk", "a", "new")))
         .expect("an item can be created in place of an expired one");
@@ -251,7 +253,7 @@ pub fn expired_items_do_not_block_create_or_get_lock<D: Database>(fixture: &Fixt
     let lock = db
         .get_lock(key("pk", "b"))
         .expect("a lock can be created in place of an expired item");
-    db.commit(&Batch::new().lock(lock)).unwrap();
+    db.commit(&Batch::new().lock(lock)).must("commit");
     assert_eq!(
         found(db, &Query::new("pk")),
         ["a"],
@@ -263,14 +265,14 @@ pub fn expired_items_do_not_block_create_or_get_lock<D: Database>(fixture: &Fixt
 pub fn reads_never_return_locks<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
     for sk in ["a-lock", "b-lock", "z-lock"] {
-        db.get_lock(key("pk", sk)).unwrap();
+        db.get_lock(key("pk", sk)).must("get_lock");
     }
     assert_eq!(
         found(db, &Query::new("pk")),
         [""; 0],
         "a query returns locks"
     );
-    db.set(&[item("pk", "b", "")]).unwrap();
+    db.set(&[item("pk", "b", "")]).must("set");
     assert_eq!(
         read(db, "pk", "a-lock"),
         None,
@@ -289,19 +291,23 @@ pub fn reads_never_return_locks<D: Database>(fixture: &Fixture<D>) {
 /// `InvalidInput`; writing an item over a lock replaces it, and commits under that lock fail.
 pub fn a_key_holds_an_item_or_a_lock_never_both<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
-    db.set(&[item("pk", "a", "stored")]).unwrap();
+    db.set(&[item("pk", "a", "stored")]).must("set");
     assert_invalid(
         db.get_lock(key("pk", "a")),
         "get_lock at the key of an item",
     );
     assert_data(db, ("pk", "a"), Some("stored"), "after get_lock");
-    db.delete(&[key("pk", "a")]).unwrap();
-    db.get_lock(key("pk", "a")).unwrap();
+    db.delete(&[key("pk", "a")]).must("delete");
+    db.get_lock(key("pk", "a")).must("get_lock");
 
-    let replaced = db.get_lock(key("pk", "lock")).unwrap();
-    db.set(&[item("pk", "lock", "an item")]).unwrap();
+    let replaced = db.get_lock(key("pk", "lock")).must("get_lock");
+    db.set(&[item("pk", "lock", "an item")]).must("set");
     assert_data(db, ("pk", "lock"), Some("an item"), "written over a lock");
-    assert_eq!(found(db, &Query::new("pk")), ["lock"]);
+    assert_eq!(
+        found(db, &Query::new("pk")),
+        ["lock"],
+        "an item at a former lock's key"
+    );
     assert_race(
         db.set_atomic(&[item("pk", "b", "")], &[replaced]),
         &[("pk", "lock")],
@@ -329,20 +335,20 @@ pub fn items_are_read_back_as_written<D: Database>(fixture: &Fixture<D>) {
     ] {
         let ttl = fixture.clock.epoch_seconds() + 60;
         let written = item("pk", "sk", data).expires_at(ttl);
-        db.set(&[written.clone()]).unwrap();
-        let read = db.get(key("pk", "sk")).unwrap();
+        db.set(&[written.clone()]).must("set");
+        let read = db.get(key("pk", "sk")).must("get");
         let read = read.expect("get returns the item that was written");
         assert_eq!(read, written, "get returns another item than was written");
         assert_eq!(read.ttl(), Some(ttl), "the ttl of an item that was read");
         assert_eq!(
-            db.query(&Query::new("pk")).unwrap(),
+            db.query(&Query::new("pk")).must("query"),
             [written],
             "query returns another item than was written"
         );
     }
     let bare = Item::without_data("pk", "bare");
-    db.set(&[bare.clone()]).unwrap();
-    let read = db.get(key("pk", "bare")).unwrap();
+    db.set(&[bare.clone()]).must("set");
+    let read = db.get(key("pk", "bare")).must("get");
     assert_eq!(read, Some(bare), "an item without data");
 }
 
@@ -359,31 +365,32 @@ pub fn reads_see_every_completed_write<D: Database>(fixture: &Fixture<D>) {
         }
     };
     assert_reads(None, "in an empty database");
-    db.set(&[item("pk", "a", "set")]).unwrap();
+    db.set(&[item("pk", "a", "set")]).must("set");
     assert_reads(Some("set"), "after set");
-    let lock = db.get_lock(key("pk", "lock")).unwrap();
+    let lock = db.get_lock(key("pk", "lock")).must("get_lock");
     let version = db
         .set_atomic(&[item("pk", "a", "set_atomic")], &[lock.clone()])
-        .unwrap();
+        .must("set_atomic");
     assert_reads(Some("set_atomic"), "after set_atomic");
     let batch = Batch::new().lock(lock.with_version(version));
-    db.commit(&batch.set(item("pk", "a", "committed"))).unwrap();
+    db.commit(&batch.set(item("pk", "a", "committed")))
+        .must("commit");
     assert_reads(Some("committed"), "after a commit that sets it");
-    db.commit(&Batch::new().delete(("pk", "a"))).unwrap();
+    db.commit(&Batch::new().delete(("pk", "a"))).must("commit");
     assert_reads(None, "after a commit that deletes it");
     db.commit(&Batch::new().create(item("pk", "a", "created")))
-        .unwrap();
+        .must("commit");
     assert_reads(Some("created"), "after a commit that creates it");
-    db.delete(&[key("pk", "a")]).unwrap();
+    db.delete(&[key("pk", "a")]).must("delete");
     assert_reads(None, "after delete");
 
     // The new ttl is earlier than the one that a cache knows.
     let now = clock.epoch_seconds();
     db.set(&[item("pk", "a", "long").expires_at(now + 100)])
-        .unwrap();
+        .must("set");
     assert_reads(Some("long"), "after set with a ttl");
     db.set(&[item("pk", "a", "short").expires_at(now + 1)])
-        .unwrap();
+        .must("set");
     assert_reads(Some("short"), "after set with an earlier ttl");
     clock.set(now + 2);
     assert_reads(None, "after the earlier ttl");

@@ -2,7 +2,7 @@
 //! [`scan_suite!`](crate::testing::scan_suite).
 
 use super::fixture::{Database, Fixture};
-use super::support::{item, key};
+use super::support::{Must, item, key};
 use super::threads::{run_concurrently, with_timeout};
 use crate::sync::Arc;
 use crate::{Batch, Clock, Item, Key, KeyBuf, Query, Result, Scan};
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 /// Returns the items of a scan, in the order of their keys.
 fn scanned<D: Database + Scan>(db: &D) -> Vec<Item<String>> {
-    let mut items: Vec<_> = db.scan().map(Result::unwrap).collect();
+    let mut items: Vec<_> = db.scan().map(|item| item.must("a scan")).collect();
     items.sort_by(|one, other| one.key().cmp(&other.key()));
     items
 }
@@ -33,7 +33,7 @@ pub fn a_scan_yields_the_items_of_all_partitions<D: Database + Scan>(fixture: &F
             Item::without_data("a partition", "without data, with an expiry").expires_at(ttl),
         ])
         .collect();
-    db.set(&items).unwrap();
+    db.set(&items).must("set");
     items.sort_by(|one, other| one.key().cmp(&other.key()));
     let found = scanned(db);
     assert_eq!(found.len(), items.len(), "the number of items of a scan");
@@ -47,24 +47,25 @@ pub fn a_scan_sees_every_completed_write<D: Database + Scan>(fixture: &Fixture<D
     for turn in 0..20 {
         let (old, new) = (format!("{turn}"), format!("{}", turn + 1));
         db.set(&[item("pk", &old, "a"), item("pk", "last", turn)])
-            .unwrap();
+            .must("set");
         let expected = [item("pk", &old, "a"), item("pk", "last", turn)];
         assert_eq!(scanned(db), expected, "after a set");
         // A cache may have the items from now on.
         let keys = [key("pk", &old), key("pk", "last")];
-        db.get_many(&keys).unwrap();
-        let lock = db.get_lock(key("pk", "a lock")).unwrap();
+        db.get_many(&keys).must("get_many");
+        let lock = db.get_lock(key("pk", "a lock")).must("get_lock");
         let batch = Batch::new().lock(lock).delete(("pk", "last"));
         db.commit(
             &batch
                 .set(item("pk", &old, "b"))
                 .create(item("pk", &new, "c")),
         )
-        .unwrap();
+        .must("commit");
         let mut expected = [item("pk", &old, "b"), item("pk", &new, "c")];
         expected.sort_by(|one, other| one.sk().cmp(other.sk()));
         assert_eq!(scanned(db), expected, "after a commit");
-        db.delete(&[key("pk", &old), key("pk", &new)]).unwrap();
+        db.delete(&[key("pk", &old), key("pk", &new)])
+            .must("delete");
         assert_eq!(scanned(db), [], "after a deletion");
     }
 }
@@ -74,16 +75,17 @@ pub fn a_scan_sees_every_completed_write<D: Database + Scan>(fixture: &Fixture<D
 pub fn a_scan_does_not_yield_locks<D: Database + Scan>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
     for number in 0..100 {
-        db.get_lock(key("locks", &format!("{number}"))).unwrap();
+        db.get_lock(key("locks", &format!("{number}")))
+            .must("get_lock");
         if number % 10 == 0 {
             db.set(&[item("items", &format!("{number:02}"), number)])
-                .unwrap();
+                .must("set");
         }
     }
-    db.set(&[item("locks", "50", "an item")]).unwrap();
-    db.set(&[item("items", "a lock", "")]).unwrap();
-    db.delete(&[key("items", "a lock")]).unwrap();
-    db.get_lock(key("items", "a lock")).unwrap();
+    db.set(&[item("locks", "50", "an item")]).must("set");
+    db.set(&[item("items", "a lock", "")]).must("set");
+    db.delete(&[key("items", "a lock")]).must("delete");
+    db.get_lock(key("items", "a lock")).must("get_lock");
     let items = (0..10).map(|number| item("items", &format!("{number}0"), number * 10));
     let expected: Vec<_> = items.chain([item("locks", "50", "an item")]).collect();
     assert_eq!(scanned(db), expected, "the items among locks");
@@ -96,29 +98,29 @@ pub fn a_scan_yields_an_item_until_its_ttl_has_passed<D: Database + Scan>(fixtur
     let now = clock.epoch_seconds();
     for number in 0..100 {
         let expiring = item("pk", &format!("{number:02}"), "").expires_at(now + number / 10);
-        db.set(&[expiring]).unwrap();
+        db.set(&[expiring]).must("set");
     }
     for seconds in 0..=10 {
         clock.set(now + seconds);
         let count = scanned(db).len();
-        let expected = 100 - 10 * usize::try_from(seconds).unwrap();
+        let expected = 100 - 10 * usize::try_from(seconds).expect("a few seconds");
         assert_eq!(count, expected, "{seconds} seconds later");
     }
-    db.set(&[item("pk", "00", "again")]).unwrap();
+    db.set(&[item("pk", "00", "again")]).must("set");
     assert_eq!(scanned(db), [item("pk", "00", "again")], "a new item");
 }
 
 /// The iterator of a scan is fused: it stays at its end even when items are written after it.
 pub fn scans_are_fused<D: Database + Scan>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
-    db.set(&[item("pk", "1", "")]).unwrap();
+    db.set(&[item("pk", "1", "")]).must("set");
     let mut scan = db.scan();
     assert!(scan.next().is_some(), "the scan of one item is empty");
     assert!(scan.next().is_none(), "the scan of one item has two");
     let items: Vec<_> = (2..100)
         .map(|number| item(&format!("pk{number}"), "1", ""))
         .collect();
-    db.set(&items).unwrap();
+    db.set(&items).must("set");
     assert!(scan.next().is_none(), "a scan went on after its end");
     assert!(scan.next().is_none(), "a scan went on after its end");
 }
@@ -131,25 +133,27 @@ pub fn the_loop_body_of_a_scan_may_call_any_method<D: Database + Scan>(fixture: 
         let db = &*db;
         let sks: Vec<String> = (0..20).map(|number| format!("{number:02}")).collect();
         let items: Vec<Item<String>> = sks.iter().map(|sk| item("pk", sk, "")).collect();
-        db.set(&items).unwrap();
+        db.set(&items).must("set");
         let mut seen = 0;
         for found in db.scan() {
-            let found = found.unwrap();
+            let found = found.must("a scan");
             let found_key = found.key();
-            db.get(found_key).unwrap();
-            db.get_fresh(found_key).unwrap();
-            db.get_many(&[found_key]).unwrap();
-            db.set(&[item("pk", found_key.sk, "seen")]).unwrap();
-            let lock = db.get_lock(Key::new("locks", found_key.sk)).unwrap();
+            db.get(found_key).must("get");
+            db.get_fresh(found_key).must("get_fresh");
+            db.get_many(&[found_key]).must("get_many");
+            db.set(&[item("pk", found_key.sk, "seen")]).must("set");
+            let lock = db
+                .get_lock(Key::new("locks", found_key.sk))
+                .must("get_lock");
             db.set_atomic(&[item("pk", found_key.sk, "seen twice")], &[lock])
-                .unwrap();
+                .must("set_atomic");
             let batch = Batch::new().set(item("pk", found_key.sk, "seen three times"));
-            db.commit(&batch).unwrap();
-            let queried = db.query(&Query::new("pk")).unwrap().len();
+            db.commit(&batch).must("commit");
+            let queried = db.query(&Query::new("pk")).must("query").len();
             assert_eq!(queried, sks.len(), "the items of a query within a scan");
             let nested = db.scan().count();
             assert_eq!(nested, sks.len(), "the items of a scan within a scan");
-            db.delete(&[Key::new("locks", found_key.sk)]).unwrap();
+            db.delete(&[Key::new("locks", found_key.sk)]).must("delete");
             seen += 1;
             progress();
         }
@@ -201,20 +205,20 @@ pub fn a_scan_yields_items_present_throughout_exactly_once<D: Database + Scan>(
 ) {
     let db = &*fixture.db;
     let lasting = lasting_items();
-    db.set(&lasting).unwrap();
+    db.set(&lasting).must("set");
     // Removed while the scan runs, before or behind it.
     let before: Vec<_> = (0..400)
         .map(|number| item(&format!("passing {number:03}"), "sk", ""))
         .collect();
-    db.set(&before).unwrap();
+    db.set(&before).must("set");
     let mut seen = Vec::new();
     let mut turns = before.chunks(10).enumerate();
     for (number, found) in db.scan().enumerate() {
-        let found = found.unwrap();
+        let found = found.must("a scan");
         seen.push(found.key().to_buf());
         if is_passing(found.key()) {
             // At the position of the scan.
-            db.delete(&[found.key()]).unwrap();
+            db.delete(&[found.key()]).must("delete");
         }
         if number % 20 != 0 {
             continue;
@@ -223,20 +227,20 @@ pub fn a_scan_yields_items_present_throughout_exactly_once<D: Database + Scan>(
             continue;
         };
         db.delete(&removed.iter().map(Item::key).collect::<Vec<_>>())
-            .unwrap();
+            .must("delete");
         let added = [
             item(found.pk(), &format!("{}, passing", found.sk()), ""),
             item(found.pk(), "a passing item", ""),
             item("many", &format!("{turn:03}, passing"), ""),
             item(&format!("new and passing {turn}"), "sk", ""),
         ];
-        db.set(&added).unwrap();
+        db.set(&added).must("set");
         db.set(&[lasting[7 * turn].clone(), lasting[turn].clone()])
-            .unwrap();
+            .must("set");
         db.get_lock(key("passing locks", &format!("{turn}")))
-            .unwrap();
+            .must("get_lock");
         if turn % 2 == 0 {
-            db.delete(&added.each_ref().map(Item::key)).unwrap();
+            db.delete(&added.each_ref().map(Item::key)).must("delete");
         }
     }
     assert_seen_once(seen);
@@ -248,11 +252,11 @@ pub fn concurrent_writes_do_not_hide_or_repeat_items_in_a_scan<D: Database + Sca
 ) {
     let db = &*fixture.db;
     let lasting = lasting_items();
-    db.set(&lasting).unwrap();
+    db.set(&lasting).must("set");
     let done = AtomicBool::new(false);
     run_concurrently(3, |thread| {
         if thread == 0 {
-            let key = |item: Result<Item<String>>| item.unwrap().key().to_buf();
+            let key = |item: Result<Item<String>>| item.must("a scan").key().to_buf();
             let scans: Vec<Vec<_>> = (0..5).map(|_| db.scan().map(key).collect()).collect();
             done.store(true, Ordering::Relaxed);
             scans.into_iter().for_each(assert_seen_once);
@@ -267,13 +271,13 @@ pub fn concurrent_writes_do_not_hide_or_repeat_items_in_a_scan<D: Database + Sca
             added.push(item(&format!("passing {thread} {turn}"), "sk", ""));
             let pk = format!("ten {}", turn % 20);
             added.push(item(&pk, &format!("{turn}, passing {thread}"), ""));
-            db.set(&added[added.len() - 2..]).unwrap();
-            db.set(std::slice::from_ref(replaced)).unwrap();
+            db.set(&added[added.len() - 2..]).must("set");
+            db.set(std::slice::from_ref(replaced)).must("set");
             // The oldest first, from any place of the database.
             if added.len() > 100 {
                 let removed: Vec<_> = added.drain(..60).collect();
                 db.delete(&removed.iter().map(Item::key).collect::<Vec<_>>())
-                    .unwrap();
+                    .must("delete");
             }
         }
     });

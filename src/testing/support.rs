@@ -4,6 +4,19 @@ use super::fixture::Database;
 use crate::{Error, Item, Key, Query, Result};
 use std::fmt::Debug;
 
+/// Results of calls that must succeed here.
+pub(super) trait Must<T> {
+    /// Returns the result of `call`. Panics with its name and its error if it failed.
+    fn must(self, call: &str) -> T;
+}
+
+impl<T> Must<T> for Result<T> {
+    #[track_caller]
+    fn must(self, call: &str) -> T {
+        self.unwrap_or_else(|error| panic!("{call} failed: {error} ({error:?})"))
+    }
+}
+
 pub(super) fn item(pk: &str, sk: &str, data: impl ToString) -> Item<String> {
     Item::new(pk, sk, data.to_string())
 }
@@ -28,20 +41,20 @@ pub(super) fn number(item: Option<Item<String>>) -> u64 {
 /// Reads the data at a key with every point read, and asserts that they agree.
 pub(super) fn read<D: Database>(db: &D, pk: &str, sk: &str) -> Option<String> {
     let key = Key::new(pk, sk);
-    let get = data(db.get(key).unwrap());
+    let get = data(db.get(key).must("get"));
     assert_eq!(
-        data(db.get_fresh(key).unwrap()),
+        data(db.get_fresh(key).must("get_fresh")),
         get,
         "get_fresh of {key} differs from get"
     );
-    let many = db.get_many(&[key]).unwrap();
+    let many = db.get_many(&[key]).must("get_many");
     assert_eq!(many.len(), 1, "get_many of one key returned {many:?}");
     assert_eq!(
         data(many.into_iter().next().flatten()),
         get,
         "get_many of {key} differs from get"
     );
-    let fresh = db.get_many_fresh(&[key]).unwrap();
+    let fresh = db.get_many_fresh(&[key]).must("get_many_fresh");
     assert_eq!(
         data(fresh.into_iter().next().flatten()),
         get,
@@ -67,10 +80,10 @@ pub(super) fn sort_keys(items: &[Item<String>]) -> Vec<String> {
 
 /// Reads the sort keys of a query with `query`, `stream` and `page`, and asserts that they agree.
 pub(super) fn found<D: Database>(db: &D, query: &Query) -> Vec<String> {
-    let queried = sort_keys(&db.query(query).unwrap());
+    let queried = sort_keys(&db.query(query).must("query"));
     let streamed: Result<Vec<_>> = db.stream(query.clone()).collect();
     assert_eq!(
-        sort_keys(&streamed.unwrap()),
+        sort_keys(&streamed.must("a stream")),
         queried,
         "stream differs from query: {query:?}"
     );
@@ -93,7 +106,7 @@ fn paged<D: Database>(db: &D, query: &Query) -> Vec<String> {
             Some(left) => query.clone().limit(left),
             None => query.clone(),
         };
-        let page = db.page(&rest, after.as_deref()).unwrap();
+        let page = db.page(&rest, after.as_deref()).must("page");
         let len = page.items.len();
         assert!(
             left.is_none_or(|left| len <= left),

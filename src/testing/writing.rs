@@ -2,21 +2,23 @@
 //! and 20).
 
 use super::fixture::{Database, Fixture};
-use super::support::{assert_data, assert_invalid, assert_race, data, found, item, key, number};
+use super::support::{
+    Must, assert_data, assert_invalid, assert_race, data, found, item, key, number,
+};
 use crate::{AtomicDbExt, Batch, Error, Item, KeyBuf, Lock, Query, Version};
 
 /// Guarantee 9: `set` checks nothing and replaces items. For a repeated key the last one wins.
 pub fn set_replaces_items_and_the_last_of_a_repeated_key_wins<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
-    db.set(&[item("pk", "a", 1)]).unwrap();
+    db.set(&[item("pk", "a", 1)]).must("set");
     db.set(&[item("pk", "a", 2), item("pk", "b", 1), item("pk", "a", 3)])
-        .unwrap();
+        .must("set");
     assert_data(db, ("pk", "a"), Some("3"), "after set of 2 and then 3");
-    assert_eq!(found(db, &Query::new("pk")), ["a", "b"]);
-    db.set(&[Item::without_data("pk", "a")]).unwrap();
+    assert_eq!(found(db, &Query::new("pk")), ["a", "b"], "after a set");
+    db.set(&[Item::without_data("pk", "a")]).must("set");
     let bare = db
         .get(key("pk", "a"))
-        .unwrap()
+        .must("get")
         .expect("get returns an item that was replaced by one without data");
     assert_eq!(bare.data(), None, "set left the data of the replaced item");
 
@@ -24,8 +26,8 @@ pub fn set_replaces_items_and_the_last_of_a_repeated_key_wins<D: Database>(fixtu
     let items: Vec<Item<String>> = (0..130)
         .map(|number| item("many", &format!("{:03}", number % 100), number))
         .collect();
-    db.set(&items).unwrap();
-    let queried = db.query(&Query::new("many")).unwrap().len();
+    db.set(&items).must("set");
+    let queried = db.query(&Query::new("many")).must("query").len();
     assert_eq!(queried, 100, "the number of items after set of 100 keys");
     assert_data(db, ("many", "029"), Some("129"), "after set of 29 and 129");
     assert_data(db, ("many", "030"), Some("30"), "after set of 30");
@@ -40,10 +42,10 @@ pub fn delete_removes_items_and_locks<D: Database>(fixture: &Fixture<D>) {
         item("pk", "b", ""),
         item("pk", "c", ""),
     ])
-    .unwrap();
-    let lock = db.get_lock(key("pk", "lock")).unwrap();
+    .must("set");
+    let lock = db.get_lock(key("pk", "lock")).must("get_lock");
     let keys = ["a", "none", "c", "lock", "a"].map(|sk| key("pk", sk));
-    db.delete(&keys).unwrap();
+    db.delete(&keys).must("delete");
     assert_data(db, ("pk", "a"), None, "after delete");
     assert_eq!(
         found(db, &Query::new("pk")),
@@ -51,13 +53,13 @@ pub fn delete_removes_items_and_locks<D: Database>(fixture: &Fixture<D>) {
         "after delete of others"
     );
     assert_race(db.commit(&Batch::new().lock(lock)), &[("pk", "lock")]);
-    db.delete(&[key("none", "none")]).unwrap();
+    db.delete(&[key("none", "none")]).must("delete");
 
     let sks: Vec<String> = (0..130).map(|number| format!("{number:03}")).collect();
     let items: Vec<Item<String>> = sks.iter().map(|sk| item("many", sk, "")).collect();
-    db.set(&items).unwrap();
+    db.set(&items).must("set");
     let keys: Vec<_> = sks.iter().skip(1).map(|sk| key("many", sk)).collect();
-    db.delete(&keys).unwrap();
+    db.delete(&keys).must("delete");
     assert_eq!(
         found(db, &Query::new("many")),
         ["000"],
@@ -73,14 +75,18 @@ pub fn empty_input_succeeds_and_does_nothing<D: Database>(fixture: &Fixture<D>) 
     db.set_atomic(&[], &[])
         .expect("set_atomic of no items under no locks");
     db.commit(&Batch::new()).expect("an empty commit");
-    assert_eq!(db.get_many(&[]).unwrap(), [], "get_many of no keys");
-    assert_eq!(found(db, &Query::new("pk")), [""; 0]);
-    let lock = db.get_lock(key("pk", "lock")).unwrap();
+    assert_eq!(db.get_many(&[]).must("get_many"), [], "get_many of no keys");
+    assert_eq!(
+        found(db, &Query::new("pk")),
+        [""; 0],
+        "after calls without keys or items"
+    );
+    let lock = db.get_lock(key("pk", "lock")).must("get_lock");
     let version = db
         .set_atomic(&[], &[lock])
         .expect("set_atomic of no items under a lock");
     assert_eq!(
-        db.get_lock(key("pk", "lock")).unwrap().version(),
+        db.get_lock(key("pk", "lock")).must("get_lock").version(),
         version,
         "the lock has another version than set_atomic returned"
     );
@@ -101,13 +107,17 @@ pub fn set_atomic_with_items_and_no_lock_is_invalid<D: Database>(fixture: &Fixtu
 pub fn a_batch_without_locks_is_all_or_nothing<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
     db.set(&[item("pk", "old", ""), item("pk", "existing", "")])
-        .unwrap();
+        .must("set");
     let batch = Batch::new()
         .set(item("pk", "a", ""))
         .create(item("pk", "b", ""))
         .delete(("pk", "old"));
-    db.commit(&batch).unwrap();
-    assert_eq!(found(db, &Query::new("pk")), ["a", "b", "existing"]);
+    db.commit(&batch).must("commit");
+    assert_eq!(
+        found(db, &Query::new("pk")),
+        ["a", "b", "existing"],
+        "after the commits"
+    );
     let batch = Batch::new()
         .set(item("pk", "c", ""))
         .create(item("pk", "existing", "new"))
@@ -128,13 +138,13 @@ pub fn a_batch_without_locks_is_all_or_nothing<D: Database>(fixture: &Fixture<D>
 /// several.
 pub fn a_commit_writes_the_whole_batch<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
-    let deleted = db.get_lock(key("locks", "deleted")).unwrap();
+    let deleted = db.get_lock(key("locks", "deleted")).must("get_lock");
     db.set(&[item("p0", "old", ""), item("p1", "set", "old")])
-        .unwrap();
+        .must("set");
     let mut batch = Batch::new()
-        .lock(db.get_lock(key("locks", "a")).unwrap())
-        .lock(db.get_lock(key("other", "b")).unwrap())
-        .check(db.get_lock(key("locks", "c")).unwrap())
+        .lock(db.get_lock(key("locks", "a")).must("get_lock"))
+        .lock(db.get_lock(key("other", "b")).must("get_lock"))
+        .check(db.get_lock(key("locks", "c")).must("get_lock"))
         .delete(("p0", "old"))
         .delete(("p0", "none"))
         .delete(("locks", "deleted"));
@@ -142,7 +152,8 @@ pub fn a_commit_writes_the_whole_batch<D: Database>(fixture: &Fixture<D>) {
         let pk = format!("p{}", number % 7);
         batch = batch.create(item(&pk, &format!("{number}"), number));
     }
-    db.commit(&batch.set(item("p1", "set", "new"))).unwrap();
+    db.commit(&batch.set(item("p1", "set", "new")))
+        .must("commit");
     for number in 0..20 {
         let (pk, sk) = (format!("p{}", number % 7), number.to_string());
         assert_data(db, (&pk, &sk), Some(&sk), "after a commit that creates it");
@@ -159,12 +170,12 @@ pub fn a_commit_writes_the_whole_batch<D: Database>(fixture: &Fixture<D>) {
         &[("locks", "deleted")],
     );
 
-    let lock = db.get_lock(key("locks", "a")).unwrap();
+    let lock = db.get_lock(key("locks", "a")).must("get_lock");
     db.set_atomic(
         &[item("p1", "set", "newer"), item("p2", "set", "new")],
         &[lock],
     )
-    .unwrap();
+    .must("set_atomic");
     assert_data(db, ("p1", "set"), Some("newer"), "after set_atomic");
     assert_data(db, ("p2", "set"), Some("new"), "after set_atomic");
 }
@@ -173,10 +184,10 @@ pub fn a_commit_writes_the_whole_batch<D: Database>(fixture: &Fixture<D>) {
 pub fn a_failed_commit_writes_nothing<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
     db.set(&[item("p1", "existing", "old"), item("p2", "existing", "old")])
-        .unwrap();
-    let unchanged = db.get_lock(key("locks", "unchanged")).unwrap();
-    let stale = db.get_lock(key("locks", "stale")).unwrap();
-    db.set_atomic(&[], &[stale.clone()]).unwrap();
+        .must("set");
+    let unchanged = db.get_lock(key("locks", "unchanged")).must("get_lock");
+    let stale = db.get_lock(key("locks", "stale")).must("get_lock");
+    db.set_atomic(&[], &[stale.clone()]).must("set_atomic");
     type Failure = fn(Batch<String>, Lock) -> Batch<String>;
     let failures: [Failure; 3] = [
         |batch, stale| batch.lock(stale),
@@ -200,7 +211,7 @@ pub fn a_failed_commit_writes_nothing<D: Database>(fixture: &Fixture<D>) {
         assert_data(db, ("p2", "existing"), Some("old"), when);
         assert_data(db, ("p0", "new"), None, when);
         assert_eq!(found(db, &Query::new("p3")), [""; 0], "{when}");
-        let lock = db.get_lock(key("locks", "unchanged")).unwrap();
+        let lock = db.get_lock(key("locks", "unchanged")).must("get_lock");
         assert_eq!(
             lock.version(),
             unchanged.version(),
@@ -218,10 +229,10 @@ pub fn a_failed_commit_writes_nothing<D: Database>(fixture: &Fixture<D>) {
 /// Guarantees 11 and 20: later reads never return what a failed commit would have written.
 pub fn reads_never_return_the_items_of_a_failed_commit<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
-    let lock = db.get_lock(key("pk", "lock")).unwrap();
+    let lock = db.get_lock(key("pk", "lock")).must("get_lock");
     let stale = lock.clone();
     db.set_atomic(&[item("pk", "a", "committed")], &[lock])
-        .unwrap();
+        .must("set_atomic");
     let batches = [
         Batch::new()
             .lock(stale.clone())
@@ -238,7 +249,7 @@ pub fn reads_never_return_the_items_of_a_failed_commit<D: Database>(fixture: &Fi
             "a commit that must fail returned {outcome:?}"
         );
         // A single `get`, because another read could repair a cache.
-        let read = db.get(key("pk", "a")).unwrap();
+        let read = db.get(key("pk", "a")).must("get");
         assert_eq!(
             data(read).as_deref(),
             Some("committed"),
@@ -252,7 +263,7 @@ pub fn reads_never_return_the_items_of_a_failed_commit<D: Database>(fixture: &Fi
 pub fn create_requires_that_no_live_item_exists<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
     let create = |data| db.commit(&Batch::new().create(item("pk", "a", data)));
-    create("first").unwrap();
+    create("first").must("create");
     match create("second") {
         Err(Error::AlreadyExists { key }) => {
             assert_eq!(key, KeyBuf::new("pk", "a"), "the error names another key");
@@ -260,11 +271,11 @@ pub fn create_requires_that_no_live_item_exists<D: Database>(fixture: &Fixture<D
         other => panic!("creating an existing item returned {other:?}"),
     }
     assert_data(db, ("pk", "a"), Some("first"), "after a failed create");
-    db.delete(&[key("pk", "a")]).unwrap();
-    create("third").unwrap();
+    db.delete(&[key("pk", "a")]).must("delete");
+    create("third").must("create");
     assert_data(db, ("pk", "a"), Some("third"), "after delete and create");
 
-    let lock = db.get_lock(key("pk", "lock")).unwrap();
+    let lock = db.get_lock(key("pk", "lock")).must("get_lock");
     db.commit(&Batch::new().create(item("pk", "lock", "")))
         .expect("an item can be created in place of a lock");
     assert_data(db, ("pk", "lock"), Some(""), "created in place of a lock");
@@ -284,7 +295,7 @@ pub fn transactions_read_fresh_data_and_commit_all_or_nothing<D: Database>(fixtu
                 tx.create(item("log", &count.to_string(), ""))?;
                 Ok(count)
             })
-            .unwrap();
+            .must("transact");
         assert_eq!(count, turn, "transaction {turn} read an older value");
     }
     let failed = db.transact(|tx| {
@@ -303,10 +314,10 @@ pub fn transactions_read_fresh_data_and_commit_all_or_nothing<D: Database>(fixtu
 /// its locks, then its checks.
 pub fn a_race_condition_names_exactly_the_locks_that_changed<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
-    let locks = ["a", "b", "c", "d", "e"].map(|sk| db.get_lock(key("locks", sk)).unwrap());
+    let locks = ["a", "b", "c", "d", "e"].map(|sk| db.get_lock(key("locks", sk)).must("get_lock"));
     let [a, b, c, d, e] = locks.clone();
-    db.set_atomic(&[], &[b.clone()]).unwrap();
-    db.delete(&[key("locks", "d")]).unwrap();
+    db.set_atomic(&[], &[b.clone()]).must("set_atomic");
+    db.delete(&[key("locks", "d")]).must("delete");
     let never_stored = Lock::new(("locks", "never"), Version::from_u128(7), u64::MAX);
     let batch = Batch::new()
         .lock(d)
@@ -323,7 +334,8 @@ pub fn a_race_condition_names_exactly_the_locks_that_changed<D: Database>(fixtur
         db.set_atomic(&[item("pk", "a", "")], &[other_version]),
         &[("locks", "e")],
     );
-    db.set_atomic(&[item("pk", "a", "")], &[e]).unwrap();
+    db.set_atomic(&[item("pk", "a", "")], &[e])
+        .must("set_atomic");
     assert_race(
         db.set_atomic(&[item("pk", "a", "")], &locks),
         &[("locks", "b"), ("locks", "d"), ("locks", "e")],
@@ -336,16 +348,16 @@ pub fn a_commit_gives_its_locks_one_new_version_and_keeps_that_of_its_checks<D: 
     fixture: &Fixture<D>,
 ) {
     let db = &*fixture.db;
-    let [a, b, c] = ["a", "b", "c"].map(|sk| db.get_lock(key("locks", sk)).unwrap());
+    let [a, b, c] = ["a", "b", "c"].map(|sk| db.get_lock(key("locks", sk)).must("get_lock"));
     let batch = Batch::new()
         .lock(a.clone())
         .lock(b.clone())
         .check(c.clone());
-    let version = db.commit(&batch).unwrap();
+    let version = db.commit(&batch).must("commit");
     for old in [&a, &b, &c] {
         assert_ne!(version, old.version(), "a version was used twice");
     }
-    let now = ["a", "b", "c"].map(|sk| db.get_lock(key("locks", sk)).unwrap().version());
+    let now = ["a", "b", "c"].map(|sk| db.get_lock(key("locks", sk)).must("get_lock").version());
     assert_eq!(
         now,
         [version, version, c.version()],
@@ -358,7 +370,7 @@ pub fn a_commit_gives_its_locks_one_new_version_and_keeps_that_of_its_checks<D: 
 /// without another read.
 pub fn a_renewed_lock_can_be_used_for_the_next_commit<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
-    let mut lock = db.get_lock(key("pk", "lock")).unwrap();
+    let mut lock = db.get_lock(key("pk", "lock")).must("get_lock");
     for turn in 0..5 {
         let version = db
             .set_atomic(&[item("pk", "a", turn)], &[lock.clone()])
@@ -369,7 +381,7 @@ pub fn a_renewed_lock_can_be_used_for_the_next_commit<D: Database>(fixture: &Fix
         );
         lock = lock.with_version(version);
         assert_eq!(
-            db.get_lock(key("pk", "lock")).unwrap(),
+            db.get_lock(key("pk", "lock")).must("get_lock"),
             lock,
             "get_lock differs from the lock with the version that the commit returned"
         );
@@ -381,7 +393,7 @@ pub fn a_renewed_lock_can_be_used_for_the_next_commit<D: Database>(fixture: &Fix
 /// not conflict.
 pub fn a_check_requires_an_unchanged_lock<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
-    let lock = db.get_lock(key("pk", "lock")).unwrap();
+    let lock = db.get_lock(key("pk", "lock")).must("get_lock");
     let checking = Batch::new()
         .check(lock.clone())
         .set(item("pk", "a", "checked"));
@@ -400,13 +412,13 @@ pub fn a_check_requires_an_unchanged_lock<D: Database>(fixture: &Fixture<D>) {
 /// succeeds. This prevents write skew.
 pub fn checks_prevent_write_skew<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
-    let [a, b] = ["a", "b"].map(|sk| db.get_lock(key("locks", sk)).unwrap());
+    let [a, b] = ["a", "b"].map(|sk| db.get_lock(key("locks", sk)).must("get_lock"));
     let first = Batch::new()
         .lock(a.clone())
         .check(b.clone())
         .set(item("pk", "1", ""));
     let second = Batch::new().lock(b).check(a).set(item("pk", "2", ""));
-    db.commit(&first).unwrap();
+    db.commit(&first).must("commit");
     assert_race(db.commit(&second), &[("locks", "a")]);
     assert_eq!(
         found(db, &Query::new("pk")),
@@ -419,9 +431,10 @@ pub fn checks_prevent_write_skew<D: Database>(fixture: &Fixture<D>) {
 /// `RaceCondition`.
 pub fn a_race_condition_is_reported_before_an_existing_item<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
-    let lock = db.get_lock(key("locks", "a")).unwrap();
+    let lock = db.get_lock(key("locks", "a")).must("get_lock");
     let batch = Batch::new().create(item("pk", "a", "")).lock(lock.clone());
-    db.set_atomic(&[item("pk", "a", "")], &[lock]).unwrap();
+    db.set_atomic(&[item("pk", "a", "")], &[lock])
+        .must("set_atomic");
     assert_race(db.commit(&batch), &[("locks", "a")]);
 }
 
@@ -429,7 +442,7 @@ pub fn a_race_condition_is_reported_before_an_existing_item<D: Database>(fixture
 /// key in it. Otherwise the commit is `InvalidInput`, and nothing is written.
 pub fn a_key_appears_at_most_once_in_a_batch<D: Database>(fixture: &Fixture<D>) {
     let db = &*fixture.db;
-    let lock = db.get_lock(key("pk", "a")).unwrap();
+    let lock = db.get_lock(key("pk", "a")).must("get_lock");
     type Add<'a> = &'a dyn Fn(Batch<String>) -> Batch<String>;
     let additions: [(&str, Add<'_>); 5] = [
         ("lock", &|batch| batch.lock(lock.clone())),
@@ -469,5 +482,5 @@ pub fn a_key_appears_at_most_once_in_a_batch<D: Database>(fixture: &Fixture<D>) 
     let when = "after invalid commits";
     assert_eq!(found(db, &Query::new("pk")), [""; 0], "{when}");
     assert_eq!(found(db, &Query::new("padding")), [""; 0], "{when}");
-    assert_eq!(db.get_lock(key("pk", "a")).unwrap(), lock, "{when}");
+    assert_eq!(db.get_lock(key("pk", "a")).must("get_lock"), lock, "{when}");
 }

@@ -1,8 +1,9 @@
 //! Tests of the conformance suite: a database with one fault fails the case for the guarantee that
 //! the fault breaks, and passes the whole suite without it. Every case finds a fault.
 
+use crate::common::{Call, HookedDb, Moment};
 use atomic_db::testing::{Capabilities, cases, check, run_concurrently, suite};
-use atomic_db::{ManualClock, MemoryDb};
+use atomic_db::{Error, ManualClock, MemoryDb};
 use atomic_db_test_support::faulty_db::{Fault, FaultyCache, FaultyDb};
 use std::collections::{HashMap, HashSet};
 use std::panic::catch_unwind;
@@ -124,6 +125,24 @@ fn every_case_finds_a_fault() {
     let cases = cases::<MemoryDb<String>>();
     let all: HashSet<&str> = cases.iter().map(|case| case.name).collect();
     assert_eq!(finding, all);
+}
+
+#[test]
+fn a_case_names_the_call_that_failed() {
+    let failing = |clock| {
+        let db = MemoryDb::<String>::builder().clock(clock).build();
+        HookedDb::new(db, |call, moment| match (call, moment) {
+            (Call::Query, Moment::Before) => Err(Error::Unavailable("broken".into())),
+            _ => Ok(()),
+        })
+    };
+    let case = atomic_db::testing::queries_honour_the_prefix;
+    let panic = catch_unwind(|| check(case, failing, Capabilities::new())).unwrap_err();
+    let text = panic.downcast_ref::<String>().unwrap();
+    assert!(
+        text.contains("query failed") && text.contains("broken"),
+        "{text}"
+    );
 }
 
 #[test]
