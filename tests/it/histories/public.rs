@@ -7,7 +7,7 @@ use crate::redb::temporary::Temporary;
 #[cfg(feature = "redb")]
 use atomic_db::RedbDb;
 use atomic_db::testing::{AnomalyKind, Recorder, Versions, Workload, check_history};
-use atomic_db::testing::{History, run_concurrently};
+use atomic_db::testing::{History, run_concurrently, suite};
 use atomic_db::{
     AtomicDb, AtomicDbExt, Error, Item, Key, LruCache, ManualClock, MemoryDb, Query, Scan,
 };
@@ -38,6 +38,13 @@ fn histories_of_a_cache_are_strictly_serializable() {
 fn histories_of_a_file_are_strictly_serializable() {
     let make = |clock| Temporary::open(RedbDb::<String>::builder().clock(clock));
     check_history(make, &Workload::new().calls(60)).unwrap();
+}
+
+suite! {
+    a_recorded_database_keeps_the_contract: |clock: ManualClock| {
+        let db = MemoryDb::builder().clock(clock).build();
+        Recorder::new(|_: &Item<String>| 0).record(db)
+    }
 }
 
 /// Anomalies, and a fault that causes each of them.
