@@ -205,8 +205,8 @@ pub use key::{Key, KeyBuf};
 pub use lock::Lock;
 pub use memory::{MemoryDb, MemoryDbBuilder, Sweeper};
 pub use observe::{
-    CallEvent, ConflictEvent, ErrorKind, Observed, Observer, Operation, TransactionEnd,
-    TransactionEvent,
+    CallEvent, ConflictEvent, Counters, CountersSnapshot, ErrorKind, HotLock, Observed, Observer,
+    Operation, OperationStats, Quantiles, TransactionEnd, TransactionEvent, TransactionStats,
 };
 pub use query::{Page, Query, SortKeyRange};
 #[cfg(feature = "redb")]

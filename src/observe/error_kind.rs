@@ -36,6 +36,19 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
+    /// All kinds, in the order of their declaration.
+    pub(crate) const ALL: [ErrorKind; 9] = [
+        ErrorKind::RaceCondition,
+        ErrorKind::RetriesExhausted,
+        ErrorKind::AlreadyExists,
+        ErrorKind::InvalidInput,
+        ErrorKind::LimitExceeded,
+        ErrorKind::OutcomeUnknown,
+        ErrorKind::Unavailable,
+        ErrorKind::Codec,
+        ErrorKind::Backend,
+    ];
+
     /// Returns the kind in snake case, such as `"race_condition"`.
     #[must_use]
     pub fn as_str(self) -> &'static str {

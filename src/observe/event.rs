@@ -40,6 +40,24 @@ pub enum Operation {
 }
 
 impl Operation {
+    /// All operations, in the order of their declaration.
+    pub(crate) const ALL: [Operation; 14] = [
+        Operation::Get,
+        Operation::GetFresh,
+        Operation::GetMany,
+        Operation::GetManyFresh,
+        Operation::GetLock,
+        Operation::GetLocks,
+        Operation::Set,
+        Operation::Commit,
+        Operation::SetAtomic,
+        Operation::Delete,
+        Operation::Page,
+        Operation::Query,
+        Operation::Stream,
+        Operation::Scan,
+    ];
+
     /// Returns the name of the method, such as `"get_many"`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -137,6 +155,15 @@ pub enum TransactionEnd {
 }
 
 impl TransactionEnd {
+    /// All ends, in the order of their declaration.
+    pub(crate) const ALL: [TransactionEnd; 5] = [
+        TransactionEnd::FirstAttempt,
+        TransactionEnd::Recovered,
+        TransactionEnd::Exhausted,
+        TransactionEnd::Failed,
+        TransactionEnd::Panicked,
+    ];
+
     /// Returns the end in snake case, such as `"first_attempt"`.
     #[must_use]
     pub fn as_str(self) -> &'static str {

@@ -23,25 +23,21 @@ use std::time::Duration;
 /// and its backing database, it reports the calls that miss, and the transactions on the cache. If one
 /// `Observed` wraps another one, both observers receive each event.
 ///
-/// A clone shares the observer if that is a reference or an `Arc`.
+/// A clone shares the observer if that is a reference, an `Arc`, or a handle such as
+/// [`Counters`](crate::Counters).
 ///
 /// ```
-/// use atomic_db::{AtomicDb, CallEvent, Item, Key, MemoryDb, Observed, Observer};
-/// use std::sync::atomic::{AtomicU64, Ordering};
+/// use atomic_db::{AtomicDb, AtomicDbExt, Counters, Key, MemoryDb, Observed, Operation};
 ///
-/// #[derive(Default)]
-/// struct Calls(AtomicU64);
+/// let counters = Counters::new();
+/// let db = Observed::new(MemoryDb::<u32>::new(), counters.clone());
+/// db.get(Key::new("account#1", "balance"))?;
+/// db.update(("account#1", "balance"), ("account#1", "lock"), |_| Some(10))?;
 ///
-/// impl Observer for Calls {
-///     fn on_call(&self, _: &CallEvent<'_>) {
-///         self.0.fetch_add(1, Ordering::Relaxed);
-///     }
-/// }
-///
-/// let db = Observed::new(MemoryDb::new(), Calls::default());
-/// db.set(&[Item::new("user#1", "name", "Ada")])?;
-/// db.get(Key::new("user#1", "name"))?;
-/// assert_eq!(db.observer().0.load(Ordering::Relaxed), 2);
+/// let snapshot = counters.snapshot();
+/// assert_eq!(snapshot.operation(Operation::Get).calls, 1);
+/// assert_eq!(snapshot.transactions.first_attempt, 1);
+/// println!("{snapshot}");
 /// # Ok::<(), atomic_db::Error>(())
 /// ```
 #[derive(Clone)]

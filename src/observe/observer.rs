@@ -7,7 +7,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 /// Receives the calls, conflicts and transactions of a database, for logs and metrics.
 ///
 /// Each method does nothing by default, so an implementation has only those that it needs.
-/// An observer is shared by threads, if the database is.
+/// [`Counters`](crate::Counters) is a ready-made observer. An observer is shared by threads, if the
+/// database is.
 ///
 /// - [`Observed`](crate::Observed) reports every call on a handle, and every transaction.
 /// - [`Retry::observer`](crate::Retry::observer) reports the transactions that use this policy, on any

@@ -97,19 +97,13 @@ impl Retry {
     /// Durations are measured on the policy's clock, or else on the system's monotonic clock.
     ///
     /// ```
-    /// use atomic_db::{AtomicDbExt, MemoryDb, Observer, Retry, TransactionEvent};
+    /// use atomic_db::{AtomicDbExt, Counters, MemoryDb, Retry};
     ///
-    /// struct Log;
-    ///
-    /// impl Observer for Log {
-    ///     fn on_transaction(&self, transaction: &TransactionEvent<'_>) {
-    ///         eprintln!("{} after {} attempts", transaction.end, transaction.attempts);
-    ///     }
-    /// }
-    ///
-    /// let retry = Retry::new().observer(Log);
+    /// let counters = Counters::new();
+    /// let retry = Retry::new().observer(counters.clone());
     /// let db = MemoryDb::<u32>::new();
     /// db.transact_with(&retry, |tx| tx.lock(("account#1", "lock")).map(drop))?;
+    /// assert_eq!(counters.snapshot().transactions.first_attempt, 1);
     /// # Ok::<(), atomic_db::Error>(())
     /// ```
     #[must_use]

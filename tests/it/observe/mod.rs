@@ -2,6 +2,7 @@
 
 mod callbacks;
 mod calls;
+mod counters;
 mod suites;
 mod transactions;
 
