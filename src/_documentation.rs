@@ -3,6 +3,9 @@
 #[doc = include_str!("../docs/contributing.md")]
 pub mod contributing {}
 
+#[doc = include_str!("../docs/cookbook.md")]
+pub mod cookbook {}
+
 #[doc = include_str!("../docs/design.md")]
 pub mod design {}
 

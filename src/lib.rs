@@ -61,20 +61,6 @@
 //! # Ok::<(), atomic_db::Error>(())
 //! ```
 //!
-//! **A secondary index**: write the index items in the same commit.
-//!
-//! ```
-//! use atomic_db::{AtomicDb, Batch, Item, MemoryDb};
-//!
-//! let db = MemoryDb::new();
-//! db.commit(
-//!     &Batch::new()
-//!         .create(Item::new("user#1", "profile", "ada@example.org"))
-//!         .create(Item::new("user by mail", "ada@example.org", "user#1")),
-//! )?;
-//! # Ok::<(), atomic_db::Error>(())
-//! ```
-//!
 //! **Validating a read without writing to it**: check the lock instead of renewing it. Transactions
 //! that only check a lock do not conflict with each other.
 //!
@@ -94,57 +80,14 @@
 //! # Ok::<(), atomic_db::Error>(())
 //! ```
 //!
-//! **Locks that are found by reading**: a transaction reads all its locks before any data, so read
-//! outside of it which locks are needed, and read again inside.
-//!
-//! ```
-//! use atomic_db::{AtomicDb, AtomicDbExt, Item, Key, MemoryDb};
-//!
-//! let db = MemoryDb::new();
-//! db.set(&[Item::new("order#1", "owner", "user#1"), Item::new("user#1", "name", "Ada")])?;
-//! let greeting = loop {
-//!     let owner = db.get_fresh(Key::new("order#1", "owner"))?.and_then(Item::into_data);
-//!     let owner = owner.unwrap_or_default();
-//!     let greeting = db.transact(|tx| {
-//!         tx.check_all(&[("order#1", "lock"), (owner, "lock")])?;
-//!         // The owner may have changed since it was read.
-//!         if tx.get(("order#1", "owner"))?.and_then(Item::into_data) != Some(owner) {
-//!             return Ok(None);
-//!         }
-//!         Ok(tx.get((owner, "name"))?.and_then(Item::into_data))
-//!     })?;
-//!     if let Some(name) = greeting {
-//!         break format!("Hello, {name}");
-//!     }
-//! };
-//! assert_eq!(greeting, "Hello, Ada");
-//! # Ok::<(), atomic_db::Error>(())
-//! ```
-//!
-//! **Counting and moving everything**: a [`Scan`] reads all partitions. [`copy`] moves all items to
-//! another database, and `json_lines` to a file and back. A `RedbDb` that is in use is backed up by
-//! `RedbDb::backup`, as a snapshot.
-//!
-//! ```
-//! use atomic_db::{AtomicDb, Item, MemoryDb, Scan, copy};
-//! use std::collections::BTreeMap;
-//!
-//! let db = MemoryDb::new();
-//! db.set(&[Item::new("user#1", "name", "Ada"), Item::new("user#2", "name", "Bob")])?;
-//!
-//! let mut items_per_partition = BTreeMap::new();
-//! for item in db.scan() {
-//!     *items_per_partition.entry(item?.pk().to_owned()).or_insert(0) += 1;
-//! }
-//! assert_eq!(items_per_partition.len(), 2);
-//!
-//! let other = MemoryDb::new();
-//! assert_eq!(copy(&db, &other, |_| {})?, 2);
-//! # Ok::<(), Box<dyn std::error::Error>>(())
-//! ```
+//! The [cookbook](_documentation::cookbook) has longer ones, each with its guarantee, cost and limits:
+//! unique values, idempotency keys, an outbox, a work queue, counters, secondary indexes, ranges, locks
+//! that are found by reading, a leader, sessions, ETags, moving to another database, changing a data
+//! type, and what to do after an unknown outcome.
 //!
 //! # Documents
 //!
+//! - [Cookbook](_documentation::cookbook): recipes that are tested on every database.
 //! - [Design](_documentation::design): why it is built this way, and what was left out.
 //! - [Testing](_documentation::testing): what is tested, how, and what the tests do not show.
 //! - [Contributing](_documentation::contributing): building, testing, adding a backend.

@@ -5,6 +5,8 @@
 mod allocations;
 mod cache;
 mod common;
+#[cfg(not(mutants))]
+mod cookbook;
 mod drops;
 #[cfg(feature = "dynamodb")]
 mod dynamodb;

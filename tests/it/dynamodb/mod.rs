@@ -10,7 +10,7 @@ mod requests;
 mod responses;
 mod runtimes;
 mod scans;
-mod server;
+pub(crate) mod server;
 mod settings;
 mod throughput;
 

@@ -1,0 +1,78 @@
+use super::bench::{Ending, on_each_database, repeat};
+use super::recipes::data_type::{Stored, User, upgrade_all, visit};
+use atomic_db::{AtomicDb, Error, Item};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+const USERS: usize = 12;
+
+#[test]
+fn an_upgrade_loses_no_change_that_is_made_at_the_same_time() {
+    on_each_database::<Stored>(|bench| {
+        let old = |number: usize| {
+            let name = format!("First{number} Last{number}");
+            let old = Stored::Old { name, visits: 0 };
+            let item = Item::new(format!("user#{number}"), "profile", old);
+            if number == 0 {
+                item.expires_at(3_000_000_000)
+            } else {
+                item
+            }
+        };
+        let items: Vec<Item<Stored>> = (0..USERS).map(old).collect();
+        bench.plain().set(&items).unwrap();
+        let is_over = AtomicBool::new(false);
+        let counts = thread::scope(|scope| {
+            let visitor = scope.spawn(|| {
+                let mut counts = vec![(0, 0); USERS];
+                for number in 0.. {
+                    if number >= 2 * USERS && is_over.load(Ordering::SeqCst) {
+                        break;
+                    }
+                    let number = number % USERS;
+                    match visit(&bench.db, &format!("user#{number}")) {
+                        Ok(()) => counts[number].0 += 1,
+                        Err(Error::OutcomeUnknown(_)) => counts[number].1 += 1,
+                        Err(Error::Unavailable(_)) => {}
+                        Err(error) => panic!("{}: {error:?}", bench.name),
+                    }
+                }
+                counts
+            });
+            let ending = Ending(&is_over);
+            repeat(|| upgrade_all(&bench.db));
+            drop(ending);
+            visitor.join().unwrap()
+        });
+        let items = bench.items("user#");
+        assert_eq!(items.len(), USERS, "{}", bench.name);
+        for (number, (done, unknown)) in counts.into_iter().enumerate() {
+            let pk = format!("user#{number}");
+            let item = items.iter().find(|item| item.pk() == pk).unwrap();
+            let Some(Stored::New(user)) = item.data() else {
+                panic!("{}: {item:?}", bench.name);
+            };
+            let User {
+                first,
+                last,
+                visits,
+            } = user;
+            assert_eq!(
+                (first, last),
+                (&format!("First{number}"), &format!("Last{number}"))
+            );
+            let possible = done..=done + unknown;
+            assert!(
+                possible.contains(visits),
+                "{}: {visits} of {possible:?}",
+                bench.name
+            );
+            assert_eq!(
+                item.ttl(),
+                (number == 0).then_some(3_000_000_000),
+                "{}",
+                bench.name
+            );
+        }
+    });
+}

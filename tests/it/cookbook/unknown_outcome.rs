@@ -1,0 +1,60 @@
+use super::bench::{on_each_database, on_threads, repeat};
+use super::recipes::unknown_outcome::{settle, withdraw};
+use atomic_db::{AtomicDb, Batch, Error, Item, Key};
+
+const BALANCE: Key<'static> = Key::new("account#1", "balance");
+
+/// The balance is exact, even though the outcomes of many commits were unknown.
+#[test]
+fn an_outcome_that_is_determined_later_is_the_right_one() {
+    on_each_database::<i64>(|bench| {
+        bench.plain().set(&[Item::at(BALANCE, 90)]).unwrap();
+        let taken = on_threads(|thread| {
+            let mut taken = 0;
+            for number in 0..12 {
+                let operation = format!("withdrawal#{thread}.{number}");
+                // A write that was refused or not applied is not tried again.
+                match withdraw(&bench.db, &bench.clock, "account#1", &operation, 3) {
+                    Ok(true) => taken += 3,
+                    Ok(false) => {}
+                    Err(Error::Unavailable(_)) => {}
+                    Err(error) => panic!("{}: {error:?}", bench.name),
+                }
+            }
+            taken
+        });
+        let balance = bench
+            .plain()
+            .get_fresh(BALANCE)
+            .unwrap()
+            .and_then(Item::into_data);
+        assert_eq!(
+            balance,
+            Some(90 - taken.iter().sum::<i64>()),
+            "{}",
+            bench.name
+        );
+        assert!(balance >= Some(0), "{}", bench.name);
+    });
+}
+
+#[test]
+fn a_commit_that_arrives_after_it_was_settled_is_refused() {
+    on_each_database::<i64>(|bench| {
+        bench.plain().set(&[Item::at(BALANCE, 90)]).unwrap();
+        let lock = bench
+            .plain()
+            .get_lock(Key::new("account#1", "lock"))
+            .unwrap();
+        let late = Batch::new().lock(lock).set(Item::at(BALANCE, 87));
+        let late = late.create(Item::without_data("account#1", "withdrawal#1"));
+        let is_applied = repeat(|| settle(&bench.db, &bench.clock, "account#1", "withdrawal#1"));
+        assert!(!is_applied, "{}", bench.name);
+        let arrived = bench.plain().commit(&late);
+        assert!(
+            arrived.is_err_and(|error| error.is_race_condition()),
+            "{}",
+            bench.name
+        );
+    });
+}
