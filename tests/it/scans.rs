@@ -67,6 +67,20 @@ mod redb {
     #[cfg(not(mutants))]
     scan_suite! { behind_a_cache: |clock: ManualClock| cache(open(clock.clone()), clock) }
 
+    /// Items that are deleted after the first page was read are not yielded.
+    #[test]
+    fn a_page_of_a_scan_of_a_file_is_bounded_by_its_bytes() {
+        let db: RedbDb<String> = RedbDb::builder().in_memory().unwrap();
+        let item = |number: u32| Item::new("pk", format!("{number:02}"), "x".repeat(200_000));
+        db.set(&(0..20).map(item).collect::<Vec<_>>()).unwrap();
+        let mut scan = db.scan();
+        scan.next().unwrap().unwrap();
+        let sks: Vec<String> = (1..20).map(|number| format!("{number:02}")).collect();
+        let keys: Vec<Key<'_>> = sks.iter().map(|sk| Key::new("pk", sk)).collect();
+        db.delete(&keys).unwrap();
+        assert!(scan.count() <= 6, "a page has more than a mebibyte");
+    }
+
     /// Compaction waits for open transactions of its own process.
     #[test]
     fn a_scan_of_a_file_holds_no_transaction_between_pages() {
@@ -230,6 +244,20 @@ fn a_scan_of_a_memory_database_removes_expired_items_and_locks() {
     assert_eq!(db.scan().count(), 1_000);
     assert_eq!(db.purge_expired(), 0);
     assert_eq!(db.len(), 1_000);
+}
+
+/// Items that are deleted after the first page was read are not yielded.
+#[test]
+fn a_scan_of_a_memory_database_buffers_at_most_a_page() {
+    let db = MemoryDb::builder().stripes(1).build();
+    let item = |number: u32| Item::new(number.to_string(), "sk", ());
+    let items: Vec<Item<()>> = (0..2_000).map(item).collect();
+    db.set(&items).unwrap();
+    let mut scan = db.scan();
+    scan.next().unwrap().unwrap();
+    db.delete(&items.iter().map(Item::key).collect::<Vec<_>>())
+        .unwrap();
+    assert!(scan.count() < 256, "a page has more than 256 items");
 }
 
 #[test]
