@@ -15,3 +15,6 @@ pub mod dynamodb {}
 
 #[doc = include_str!("../docs/testing.md")]
 pub mod testing {}
+
+#[doc = include_str!("../docs/testing-your-code.md")]
+pub mod testing_your_code {}

@@ -90,6 +90,7 @@
 //! - [Cookbook](_documentation::cookbook): recipes that are tested on every database.
 //! - [Design](_documentation::design): why it is built this way, and what was left out.
 //! - [Testing](_documentation::testing): what is tested, how, and what the tests do not show.
+//! - [Testing your code](_documentation::testing_your_code): time, injected faults, and contention.
 //! - [Contributing](_documentation::contributing): building, testing, adding a backend.
 #![cfg_attr(
     feature = "dynamodb",

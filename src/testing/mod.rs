@@ -80,6 +80,7 @@
 // Every case panics if the database breaks the guarantee. The module documentation says so once.
 #![allow(clippy::missing_panics_doc)]
 
+mod faulty;
 mod fixture;
 pub mod history;
 mod locks;
@@ -95,6 +96,7 @@ mod writing;
 pub use crate::__testing_scan_suite as scan_suite;
 #[doc(inline)]
 pub use crate::__testing_suite as suite;
+pub use faulty::{Fault, FaultRule, FaultyDb, Injection};
 pub use fixture::{Capabilities, Case, Database, Fixture, check};
 #[doc(inline)]
 pub use history::{

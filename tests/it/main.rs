@@ -11,6 +11,7 @@ mod drops;
 #[cfg(feature = "dynamodb")]
 mod dynamodb;
 mod false_errors;
+mod faulty;
 mod guarantees;
 #[cfg(not(mutants))]
 mod histories;
