@@ -3,7 +3,7 @@
 //! - Each item that is present throughout a scan is yielded exactly once.
 //! - Each item that a scan yields was live, with this data, at some point in time during the scan.
 
-use atomic_db::{AtomicDb, Clock, Item, Key, ManualClock, MemoryDb, Scan};
+use atomic_db::{Clock, Item, Key, ManualClock, MemoryDb, Scan};
 use atomic_db_test_support::faulty_db::{Fault, FaultyDb};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestError, TestRunner};
@@ -175,7 +175,7 @@ fn run(db: &impl Scan<Data = u32>, clock: &ManualClock, ops: &[Op]) -> Result<()
 }
 
 /// Runs lists of operations on databases that `make` creates. `PROPTEST_CASES` sets their number.
-fn check<D: AtomicDb<Data = u32> + Scan>(
+fn check<D: Scan<Data = u32>>(
     make: impl Fn(ManualClock) -> D,
     max_shrink_iters: u32,
 ) -> Result<(), TestError<Vec<Op>>> {
