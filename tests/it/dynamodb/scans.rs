@@ -34,10 +34,13 @@ fn a_scan_reads_few_pages_ahead_and_stops_when_it_is_dropped() {
     db.set(&items).unwrap();
     proxy.set_rule(|_| Fault::None);
     let requests = || proxy.requests_for("Scan");
+    let before = proxy.completed();
     let mut scan = db.scan();
     assert_eq!(requests().len(), 0, "an unused scan sent a request");
     let found: Vec<_> = scan.by_ref().take(2).map(Result::unwrap).collect();
     assert_eq!(found, items[..2]);
+    let is_ahead = proxy.wait_for_completed(before + 2);
+    assert!(is_ahead, "no page was fetched ahead");
     let deadline = Instant::now() + Duration::from_millis(300);
     while Instant::now() < deadline {
         assert!(
