@@ -234,7 +234,8 @@ impl<T, C> RedbDbBuilder<T, C> {
     ///   (guarantee 21).
     /// - [`get_lock`](crate::AtomicDb::get_lock) waits up to ten milliseconds for a write of another
     ///   process, because a commit under the lock that it would read may be about to fail.
-    /// - A process that is killed in the middle of a write does not disturb the others.
+    /// - A process that is killed in the middle of a write does not disturb the others. Its last commit
+    ///   takes effect as a whole or not at all: at once, or with the next write of another process.
     ///
     /// # Requirements
     ///
