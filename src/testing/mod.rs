@@ -1,6 +1,7 @@
 //! For the tests of other backends: the conformance suite, one test for each guarantee of
 //! [`AtomicDb`](crate::AtomicDb); and the [history checker](history), which runs threads and decides
-//! whether their calls were strictly serializable.
+//! whether their calls were strictly serializable. For the tests of programs: [`FaultyDb`], which injects
+//! faults ([how to use it](crate::_documentation::testing_your_code)).
 //!
 //! # The history checker
 //!
@@ -49,6 +50,21 @@
 //! # fn main() {}
 //! ```
 //!
+//! A case that a backend cannot pass is left out by its name. It is then an ignored test, so that a test
+//! run shows it:
+//!
+//! ```
+//! # use atomic_db::MemoryDb;
+//! use atomic_db::testing::{Capabilities, suite};
+//!
+//! suite! {
+//!     my_backend: |clock| MemoryDb::builder().clock(clock).build(),
+//!     Capabilities::new(),
+//!     without: [queries_are_in_byte_order_either_way]
+//! }
+//! # fn main() {}
+//! ```
+//!
 //! A database that implements [`Scan`](crate::Scan) runs [`scan_suite!`](scan_suite) as well, which takes
 //! the same arguments and has the cases of that trait. A database without `Scan` leaves it out:
 //!
@@ -71,6 +87,7 @@
 //! - Cases with several threads run for a fraction of a second each. They detect a violation with
 //!   high probability only.
 //! - Errors of the backend, of which guarantees 6, 11, 20 and 23 speak: the suite injects no faults.
+//!   [`FaultyDb`] injects them into the calls of a database, to test the code above it.
 //! - Guarantee 6: that a stream buffers at most a page.
 //! - Guarantee 21, which takes a second handle that bypasses the cache.
 //! - Guarantee 22, except for the loop body of a stream: the suite stores strings, whose code cannot
@@ -199,16 +216,40 @@ macro_rules! __testing_scan_cases {
     };
 }
 
-/// Defines one test for each case.
+/// Defines one test for each case, with the macro that `__testing_left_out` defines.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __testing_tests {
     (($make:expr, $capabilities:expr) $($case:ident)*) => {$(
-        #[test]
-        fn $case() {
-            $crate::testing::check($crate::testing::$case, $make, $capabilities);
-        }
+        __testing_test! { $case ($make, $capabilities) }
     )*};
+}
+
+/// Defines a macro that defines the test of one case. Tests of the cases in the list are ignored.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __testing_left_out {
+    ($($left_out:ident)*) => {
+        // A name that is not a case does not compile.
+        $(const _: fn(&$crate::testing::Fixture<$crate::MemoryDb<String>>) =
+            $crate::testing::$left_out;)*
+
+        macro_rules! __testing_test {
+            $(($left_out ($make:expr, $capabilities:expr)) => {
+                #[test]
+                #[ignore = "left out by the arguments of the suite"]
+                fn $left_out() {
+                    $crate::testing::check($crate::testing::$left_out, $make, $capabilities);
+                }
+            };)*
+            ($case:ident ($make:expr, $capabilities:expr)) => {
+                #[test]
+                fn $case() {
+                    $crate::testing::check($crate::testing::$case, $make, $capabilities);
+                }
+            };
+        }
+    };
 }
 
 /// Defines a module with one test for each case of the conformance suite, for the databases that a
@@ -239,9 +280,16 @@ macro_rules! __testing_module {
         }
     };
     ($cases:ident $suite:ident: $make:expr, $capabilities:expr $(,)?) => {
+        $crate::__testing_module! { $cases $suite: $make, $capabilities, without: [] }
+    };
+    (
+        $cases:ident $suite:ident: $make:expr, $capabilities:expr,
+        without: [$($left_out:ident),* $(,)?] $(,)?
+    ) => {
         mod $suite {
             #[allow(unused_imports)]
             use super::*;
+            $crate::__testing_left_out! { $($left_out)* }
             $crate::$cases! { [$crate::__testing_tests] ($make, $capabilities) }
         }
     };

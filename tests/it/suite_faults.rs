@@ -89,6 +89,15 @@ suite! {
     }
 }
 
+// The case that finds the fault would fail if it were not left out.
+suite! {
+    a_database_with_a_fault_whose_case_is_left_out: |clock| {
+        FaultyDb::new(Fault::InclusiveRangeEnd, clock)
+    },
+    Capabilities::new(),
+    without: [queries_honour_the_range]
+}
+
 #[test]
 fn every_fault_fails_the_case_for_the_guarantee_that_it_breaks() {
     let cases: HashMap<&str, _> = cases::<FaultyCache<FaultyDb<String>>>()
