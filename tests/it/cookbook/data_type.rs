@@ -1,6 +1,7 @@
 use super::bench::{Ending, on_each_database, repeat};
 use super::recipes::data_type::{Stored, User, upgrade_all, visit};
-use atomic_db::{AtomicDb, Error, Item};
+use crate::common::{Call, Gate, Moment};
+use atomic_db::{AtomicDb, Error, Item, MemoryDb};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
@@ -75,4 +76,22 @@ fn an_upgrade_loses_no_change_that_is_made_at_the_same_time() {
             );
         }
     });
+}
+
+#[test]
+fn a_visit_between_the_read_and_the_commit_of_an_upgrade_is_kept() {
+    let db = MemoryDb::new();
+    let name = "Ada Lovelace".to_owned();
+    let old = Item::new("user#1", "profile", Stored::Old { name, visits: 0 });
+    db.set(&[old.clone()]).unwrap();
+    let (paused, gate) = Gate::new(db.clone(), Call::Commit, Moment::Before);
+    thread::scope(|scope| {
+        let upgrade = scope.spawn(|| upgrade_all(&paused).unwrap());
+        gate.wait_until_reached();
+        visit(&db, "user#1").unwrap();
+        gate.open();
+        upgrade.join().unwrap();
+    });
+    let user = db.get(old.key()).unwrap().and_then(Item::into_data);
+    assert_eq!(user.unwrap().to_user().visits, 1);
 }

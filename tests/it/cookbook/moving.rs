@@ -1,8 +1,8 @@
 use super::bench::{on_each_database, repeat};
 use super::databases::databases;
 use super::recipes::moving::{move_all, write};
-use crate::common::{HookedDb, contents};
-use atomic_db::{Error, Item, Result, TransferError};
+use crate::common::{Call, Gate, HookedDb, Moment, contents};
+use atomic_db::{AtomicDb, Error, Item, MemoryDb, Result, TransferError};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
@@ -15,8 +15,8 @@ fn repeat_move(mut call: impl FnMut() -> Result<(), TransferError>) {
     });
 }
 
-/// Each writer writes a growing number to its own item, to the old database until that refuses it,
-/// and then to the new one. It is never set back.
+/// Each writer adds items to the old database until that refuses one. Then it changes its first item in
+/// the new database, which the copy must not set back.
 #[test]
 fn no_acknowledged_write_is_lost_while_the_database_moves() {
     on_each_database::<String>(|bench| {
@@ -32,20 +32,21 @@ fn no_acknowledged_write_is_lost_while_the_database_moves() {
             for writer in 0..3 {
                 let (from, to, names, acknowledged) = (from, &to, &names, &acknowledged);
                 scope.spawn(move || {
-                    let item = |number: u64| {
-                        Item::new(format!("writer#{writer}"), "number", format!("{number:06}"))
+                    let item = |number: u64, round: u64| {
+                        let pk = format!("writer#{writer}");
+                        Item::new(pk, format!("{number:06}"), round.to_string())
                     };
                     let mut number = 1;
-                    while repeat(|| write(from, &item(number))) {
+                    while repeat(|| write(from, &item(number, 0))) {
                         number += 1;
                         acknowledged.fetch_add(1, Ordering::SeqCst);
                     }
-                    for number in number..number + 3 {
-                        while !repeat(|| write(to, &item(number))) {
+                    for round in 1..4 {
+                        while !repeat(|| write(to, &item(1, round))) {
                             thread::yield_now();
                         }
-                        let is_stored = || to.inner.get_fresh(item(number).key());
-                        assert_eq!(is_stored().unwrap(), Some(item(number)), "{names}");
+                        let stored = to.inner.get_fresh(item(1, round).key());
+                        assert_eq!(stored.unwrap(), Some(item(1, round)), "{names}");
                     }
                 });
             }
@@ -86,4 +87,37 @@ fn items_keep_their_expiry() {
             bench.name
         );
     });
+}
+
+#[test]
+fn a_writer_that_is_paused_before_its_commit_is_refused_after_the_move() {
+    let (from, to) = (MemoryDb::new(), MemoryDb::new());
+    let item = Item::new("user#1", "name", "Ada".to_owned());
+    let (paused, gate) = Gate::new(from.clone(), Call::Commit, Moment::Before);
+    thread::scope(|scope| {
+        let writer = scope.spawn(|| write(&paused, &item).unwrap());
+        gate.wait_until_reached();
+        move_all(&from, &to).unwrap();
+        gate.open();
+        assert!(!writer.join().unwrap());
+    });
+    assert_eq!(contents(&to).len(), 0);
+}
+
+#[test]
+fn the_new_database_takes_no_writes_before_the_copy_is_complete() {
+    let (from, to) = (MemoryDb::new(), MemoryDb::new());
+    let item = |text: &str| Item::new("user#1", "name", text.to_owned());
+    assert!(write(&from, &item("old")).unwrap());
+    let (paused, gate) = Gate::new(from.clone(), Call::ScannedItem, Moment::Before);
+    thread::scope(|scope| {
+        let mover = scope.spawn(|| move_all(&paused, &to).unwrap());
+        gate.wait_until_reached();
+        assert!(!write(&from, &item("new")).unwrap());
+        assert!(!write(&to, &item("new")).unwrap());
+        gate.open();
+        mover.join().unwrap();
+    });
+    assert!(write(&to, &item("new")).unwrap());
+    assert_eq!(to.get(item("").key()).unwrap(), Some(item("new")));
 }
