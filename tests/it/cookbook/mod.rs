@@ -1,7 +1,7 @@
 //! The recipes of `docs/cookbook.md`, which are the modules of `examples/cookbook`: on each database,
 //! from several threads, without faults and with them.
 //!
-//! - `recipes`: the modules of the example.
+//! - `recipes`: the modules of the example, and `examples/web.rs`.
 //! - `databases`: the databases on which each recipe runs.
 //! - `bench`: a database with injected faults, threads, and the calls that a caller repeats.
 //! - `page`: the page shows the code of the example, and the calls that it makes.
@@ -24,4 +24,5 @@ mod secondary_index;
 mod session;
 mod unique_value;
 mod unknown_outcome;
+mod web;
 mod work_queue;

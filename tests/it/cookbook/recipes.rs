@@ -1,4 +1,5 @@
-//! The modules of `examples/cookbook`. Its `main` functions run as an example and as doctests.
+//! The modules of `examples/cookbook`, and `examples/web.rs`. The `main` functions of the recipes run as an
+//! example and as doctests.
 #![allow(dead_code, unreachable_pub)]
 
 #[path = "../../../examples/cookbook/counter.rs"]
@@ -27,5 +28,7 @@ pub(crate) mod session;
 pub(crate) mod unique_value;
 #[path = "../../../examples/cookbook/unknown_outcome.rs"]
 pub(crate) mod unknown_outcome;
+#[path = "../../../examples/web.rs"]
+pub(crate) mod web;
 #[path = "../../../examples/cookbook/work_queue.rs"]
 pub(crate) mod work_queue;
