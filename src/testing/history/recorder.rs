@@ -21,15 +21,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// ```
 /// use atomic_db::testing::{Recorder, run_concurrently};
 /// use atomic_db::{AtomicDbExt, Item, MemoryDb};
+/// use std::sync::atomic::{AtomicU64, Ordering};
 ///
-/// // The values are unique: a thread's number and a count.
-/// let recorder = Recorder::new(|item: &Item<(u64, u64)>| {
-///     item.data().map_or(0, |(thread, count)| thread << 32 | count)
-/// });
+/// // Each attempt to write has a value of its own.
+/// let next = AtomicU64::new(1);
+/// let recorder = Recorder::new(|item: &Item<u64>| item.data().copied().unwrap_or(0));
 /// let db = recorder.record(MemoryDb::new());
-/// run_concurrently(4, |thread| {
-///     for count in 1..10 {
-///         let updated = db.update(("pk", "last"), ("pk", "lock"), |_| Some((thread as u64, count)));
+/// run_concurrently(4, |_| {
+///     for _ in 0..10 {
+///         let updated = db.update(("pk", "last"), ("pk", "lock"), |_| {
+///             Some(next.fetch_add(1, Ordering::Relaxed))
+///         });
 ///         updated.expect("the database works");
 ///     }
 /// });
