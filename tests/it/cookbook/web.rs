@@ -119,7 +119,9 @@ fn conditional_requests_have_the_status_of_their_condition() {
         assert_eq!(service.get("/notes/1").body, "milk");
         assert_eq!(delete(format!("If-Match: {second}")), 204);
         assert_eq!(service.get("/notes/1").status, 404);
-        // The version of a deleted note is not valid for the next one.
+        // The version of a deleted note is valid neither for it nor for the next one.
+        let edit = service.put("/notes/1", &format!("If-Match: {second}"), "beer");
+        assert_eq!(edit.status, 412);
         assert_eq!(
             service.put("/notes/1", "If-None-Match: *", "water").status,
             201
