@@ -15,8 +15,8 @@ fn repeat_move(mut call: impl FnMut() -> Result<(), TransferError>) {
     });
 }
 
-/// Each writer adds items to the old database until that refuses one. Then it changes its first item in
-/// the new database, which the copy must not set back.
+/// Each writer writes growing numbers to its items in the old database until that refuses one, and then
+/// to one of them in the new database.
 #[test]
 fn no_acknowledged_write_is_lost_while_the_database_moves() {
     on_each_database::<String>(|bench| {
@@ -32,25 +32,26 @@ fn no_acknowledged_write_is_lost_while_the_database_moves() {
             for writer in 0..3 {
                 let (from, to, names, acknowledged) = (from, &to, &names, &acknowledged);
                 scope.spawn(move || {
-                    let item = |number: u64, round: u64| {
+                    let item = |number: u64| {
                         let pk = format!("writer#{writer}");
-                        Item::new(pk, format!("{number:06}"), round.to_string())
+                        Item::new(pk, (number % 4).to_string(), format!("{number:06}"))
                     };
-                    let mut number = 1;
-                    while repeat(|| write(from, &item(number, 0))) {
+                    let mut number = 0;
+                    while repeat(|| write(from, &item(number))) {
                         number += 1;
                         acknowledged.fetch_add(1, Ordering::SeqCst);
                     }
-                    for round in 1..4 {
-                        while !repeat(|| write(to, &item(1, round))) {
+                    // An item that the copy must not set back.
+                    for number in (number..number + 12).step_by(4) {
+                        while !repeat(|| write(to, &item(number))) {
                             thread::yield_now();
                         }
-                        let stored = to.inner.get_fresh(item(1, round).key());
-                        assert_eq!(stored.unwrap(), Some(item(1, round)), "{names}");
+                        let stored = to.inner.get_fresh(item(number).key());
+                        assert_eq!(stored.unwrap(), Some(item(number)), "{names}");
                     }
                 });
             }
-            while acknowledged.load(Ordering::SeqCst) < 9 {
+            while acknowledged.load(Ordering::SeqCst) < 15 {
                 thread::yield_now();
             }
             repeat_move(|| move_all(from, &to));
