@@ -110,3 +110,8 @@ pub(super) fn leader_lost() -> Outcome {
     let source: BoxError = "the thread that led the group commit panicked".into();
     Err(WriteError::Unknown(source.into()))
 }
+
+/// The error for a response that does not belong to its request, which would be a bug of this module.
+pub(super) fn mismatched_response() -> Error {
+    Error::Backend("internal error: mismatched response".into())
+}
