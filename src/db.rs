@@ -52,7 +52,7 @@ use crate::{Batch, Item, Key, Lock, Observer, Page, Query, Result, RetryQueue, V
 /// 6. `stream` buffers at most a page, and holds no lock or read transaction between pages, so the
 ///    loop body may call any method of the same database. Items present throughout are yielded once.
 ///    The iterator is fused and yields an error once.
-/// 7. In `MemoryDb` and `RedbDb`, one `query` and one `get_many` are each a snapshot.
+/// 7. In `MemoryDb`, `RedbDb` and `PostgresDb`, one `query` and one `get_many` are each a snapshot.
 /// 8. `get_fresh`, `get_many_fresh` and `fresh` queries see every write that completed before the
 ///    call. They, and all of `query`, `page` and `stream`, are never answered from a cache. On a
 ///    handle that was asked for eventually consistent reads, the other reads may be late.

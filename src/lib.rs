@@ -32,7 +32,7 @@
 //!   [`get`](AtomicDb::get), except that through an [`LruCache`] it may miss writes that bypassed the
 //!   cache.
 //! - A [`commit`](AtomicDb::commit) is atomic: every read sees all of it or nothing. With a
-//!   [`MemoryDb`] or a `RedbDb`, one [`get_many`](AtomicDb::get_many) and one
+//!   [`MemoryDb`], a `RedbDb` or a `PostgresDb`, one [`get_many`](AtomicDb::get_many) and one
 //!   [`query`](AtomicDb::query) are each a snapshot.
 //! - A [`stream`](AtomicDb::stream) is not a snapshot. Items that are present for its whole duration
 //!   are yielded exactly once; items that are added or removed during that time may or may not be.
@@ -101,7 +101,7 @@
 
 pub mod _documentation;
 mod batch;
-#[cfg(feature = "dynamodb")]
+#[cfg(any(feature = "dynamodb", feature = "postgres"))]
 mod blocking_runtime;
 mod cache;
 mod clock;
@@ -119,6 +119,8 @@ mod key;
 mod lock;
 mod memory;
 mod observe;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod query;
 mod random;
 #[cfg(feature = "redb")]
@@ -152,6 +154,8 @@ pub use observe::{
     CallEvent, ConflictEvent, Counters, CountersSnapshot, ErrorKind, HotLock, Observed, Observer,
     Operation, OperationStats, Quantiles, TransactionEnd, TransactionEvent, TransactionStats,
 };
+#[cfg(feature = "postgres")]
+pub use postgres::{PostgresDb, PostgresDbBuilder, PostgresDbError};
 pub use query::{Page, Query, SortKeyRange};
 #[cfg(feature = "redb")]
 pub use redb::{Durability, RedbDb, RedbDbBuilder};

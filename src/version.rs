@@ -16,10 +16,10 @@ use std::time::Duration;
 /// To find out whether a lock has changed, compare two versions for equality. Their order says less:
 ///
 /// - In `MemoryDb` and `RedbDb`, a later version of a lock is greater than all earlier ones.
-/// - In `DynamoDb`, a version is generated before the request that writes it. The version of a
-///   commit is greater than those that it replaces if the same handle or a clone of it generated
-///   them, or if its clock shows a later millisecond. A recreated lock may get a smaller version
-///   than its predecessor had if calls complete out of order.
+/// - In `PostgresDb` and `DynamoDb`, a version is generated before the request that writes it. The
+///   version of a commit is greater than those that it replaces if the same handle or a clone of it
+///   generated them, or if its clock shows a later millisecond. A recreated lock may get a smaller
+///   version than its predecessor had if calls complete out of order.
 ///
 /// # Text
 ///

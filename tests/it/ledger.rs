@@ -19,6 +19,7 @@ fn program() -> &'static Path {
         let profile = test.ancestors().nth(2).unwrap();
         let mut features = vec!["redb"];
         features.extend(cfg!(feature = "dynamodb").then_some("dynamodb"));
+        features.extend(cfg!(feature = "postgres").then_some("postgres"));
         features.extend(cfg!(feature = "testing").then_some("testing"));
         let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         cargo

@@ -21,6 +21,8 @@ mod json_lines;
 #[cfg(all(feature = "redb", not(mutants)))]
 mod ledger;
 mod observe;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod prefixes;
 #[cfg(feature = "redb")]
 mod redb;

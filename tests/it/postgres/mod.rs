@@ -1,0 +1,14 @@
+//! `PostgresDb`, on a server that the tests start.
+
+mod conformance;
+mod faults;
+mod model;
+mod opening;
+mod operations;
+mod proxy;
+mod runtimes;
+mod server;
+mod sql;
+mod tls;
+mod two_sessions;
+mod without_nul;
