@@ -5,6 +5,7 @@
 //! ```sh
 //! cargo run --release --example flights                 # the 5,000 flights of the repository
 //! cargo run --release --example flights -- other.csv
+//! cargo run --release --features postgres --example flights -- --postgres URL
 //! cargo run --release --features dynamodb --example flights -- --dynamodb TABLE [--endpoint URL]
 //! ```
 
@@ -26,15 +27,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 const USAGE: &str = "\
-Usage: flights [FILE] [--dynamodb TABLE [--endpoint URL]]
+Usage: flights [FILE] [--postgres URL | --dynamodb TABLE [--endpoint URL]]
 
 Books every flight of FILE as one transaction, from several threads, checks all totals, and prints
 the busiest airports, the throughput and the number of conflicts. FILE is CSV with the header
 `date,delay,distance,origin,destination`. The default is examples/data/flights-5k.csv.
 
-The flights are booked in memory, or with --dynamodb in a table of Amazon DynamoDB, which is created
-if it does not exist. The environment provides region and credentials. --endpoint is the URL of
-another server that speaks DynamoDB's protocol.
+The flights are booked in memory; or with --postgres in the table `flights` of the PostgreSQL database
+at URL; or with --dynamodb in a table of Amazon DynamoDB. The table is created if it does not exist.
+For DynamoDB, the environment provides region and credentials, and --endpoint is the URL of another
+server that speaks its protocol.
 
 Exit codes: 0 success, 1 wrong totals or a failed transaction, 2 wrong arguments or input.
 ";
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         Ok(Command::Book(path, Store::Memory)) => {
             book_file(&path, &MemoryDb::new(), &memory_retry())
         }
+        Ok(Command::Book(path, Store::Postgres { url })) => book_in_postgres(&path, &url),
         Ok(Command::Book(path, Store::DynamoDb { table, endpoint })) => {
             book_in_dynamodb(&path, table, endpoint)
         }
@@ -76,6 +79,9 @@ enum Command {
 /// The database in which the flights are booked.
 enum Store {
     Memory,
+    Postgres {
+        url: String,
+    },
     DynamoDb {
         table: String,
         endpoint: Option<String>,
@@ -88,10 +94,11 @@ impl Command {
             let arg = arg.to_string_lossy();
             Failure::Input(format!("{problem} {arg:?}; see --help"))
         };
-        let (mut path, mut table, mut endpoint) = (None, None, None);
+        let (mut path, mut url, mut table, mut endpoint) = (None, None, None, None);
         while let Some(arg) = args.next() {
             let option = match arg.to_str() {
                 Some("--help" | "-h") => return Ok(Command::Help),
+                Some("--postgres") => Some(&mut url),
                 Some("--dynamodb") => Some(&mut table),
                 Some("--endpoint") => Some(&mut endpoint),
                 _ => None,
@@ -110,10 +117,14 @@ impl Command {
             }
             path = Some(PathBuf::from(arg));
         }
-        let store = match (table, endpoint) {
-            (Some(table), endpoint) => Store::DynamoDb { table, endpoint },
-            (None, None) => Store::Memory,
-            (None, Some(endpoint)) => {
+        let store = match (url, table, endpoint) {
+            (Some(url), None, None) => Store::Postgres { url },
+            (None, Some(table), endpoint) => Store::DynamoDb { table, endpoint },
+            (None, None, None) => Store::Memory,
+            (Some(_), Some(other), _) | (Some(_), None, Some(other)) => {
+                return Err(usage("--postgres excludes", OsStr::new(&other)));
+            }
+            (None, None, Some(endpoint)) => {
                 return Err(usage(
                     "--dynamodb is missing for the endpoint",
                     OsStr::new(&endpoint),
@@ -137,6 +148,20 @@ enum Failure {
     Output(io::Error),
 }
 
+#[cfg(feature = "postgres")]
+fn book_in_postgres(path: &Path, url: &str) -> Result<(), Failure> {
+    let failed = |error| Failure::Booking(with_sources(&error));
+    let builder = atomic_db::PostgresDb::<Tally>::builder().table("flights");
+    book_in_new_table(path, &builder.connect(url).map_err(failed)?, "flights")
+}
+
+#[cfg(not(feature = "postgres"))]
+fn book_in_postgres(_: &Path, _: &str) -> Result<(), Failure> {
+    Err(Failure::Input(
+        "--postgres requires the feature `postgres`: cargo run --release --features postgres --example flights".to_owned(),
+    ))
+}
+
 #[cfg(feature = "dynamodb")]
 fn book_in_dynamodb(path: &Path, table: String, endpoint: Option<String>) -> Result<(), Failure> {
     let mut builder = atomic_db::DynamoDb::<Tally>::builder(&table).create_table(true);
@@ -149,19 +174,7 @@ fn book_in_dynamodb(path: &Path, table: String, endpoint: Option<String>) -> Res
     }
     let failed = |error| Failure::Booking(format!("{table}: {}", with_sources(&error)));
     let db = builder.open().map_err(failed)?;
-    let booked = db
-        .page(&Query::new(AIRPORTS).limit(1), None)
-        .map_err(failed)?;
-    if !booked.items.is_empty() {
-        return Err(Failure::Input(format!(
-            "the table {table:?} already contains flights; use a new one"
-        )));
-    }
-    // A transaction takes milliseconds, and so should the first pause after a conflict.
-    let retry = Retry::new()
-        .attempts(10_000)
-        .backoff(Duration::from_millis(2), Duration::from_millis(200));
-    book_file(path, &db, &retry)
+    book_in_new_table(path, &db, &table)
 }
 
 #[cfg(not(feature = "dynamodb"))]
@@ -169,6 +182,27 @@ fn book_in_dynamodb(_: &Path, _: String, _: Option<String>) -> Result<(), Failur
     Err(Failure::Input(
         "--dynamodb requires the feature `dynamodb`: cargo run --release --features dynamodb --example flights".to_owned(),
     ))
+}
+
+/// Books the flights in a table of a server, if it contains none.
+#[cfg(any(feature = "postgres", feature = "dynamodb"))]
+fn book_in_new_table<D>(path: &Path, db: &D, table: &str) -> Result<(), Failure>
+where
+    D: AtomicDb<Data = Tally> + Sync,
+{
+    let booked = db.page(&Query::new(AIRPORTS).limit(1), None);
+    let booked =
+        booked.map_err(|error| Failure::Booking(format!("{table}: {}", with_sources(&error))))?;
+    if !booked.items.is_empty() {
+        return Err(Failure::Input(format!(
+            "the table {table:?} already contains flights; drop it, or use a new one"
+        )));
+    }
+    // A transaction takes milliseconds, and so should the first pause after a conflict.
+    let retry = Retry::new()
+        .attempts(10_000)
+        .backoff(Duration::from_millis(2), Duration::from_millis(200));
+    book_file(path, db, &retry)
 }
 
 fn book_file<D>(path: &Path, db: &D, retry: &Retry) -> Result<(), Failure>
