@@ -127,9 +127,10 @@ use crate::{Batch, Item, Key, Lock, Observer, Page, Query, Result, RetryQueue, V
 ///
 /// # Wrappers
 ///
-/// `set_atomic`, `query`, `stream`, `retry_queue` and `transaction_observer` have default implementations. A wrapper should
-/// forward them as well, or it hides a more efficient or more consistent implementation of the inner
-/// database. Put `#[deny(clippy::missing_trait_methods)]` on its `impl`.
+/// `set_atomic`, `query`, `stream`, `retry_queue` and `transaction_observer` have default
+/// implementations. A wrapper should forward them as well, or it hides a more efficient or more
+/// consistent implementation of the inner database. Put `#[deny(clippy::missing_trait_methods)]` on its
+/// `impl`.
 ///
 /// [`stream`]: AtomicDb::stream
 pub trait AtomicDb {
