@@ -196,7 +196,8 @@ use tokio_postgres::Row;
 /// | `get_lock` of a live lock, `get_locks` of live locks | 1 |
 /// | `get_lock` of a missing, expired or expiring lock | 2 |
 /// | `commit`, `set_atomic`, also with checks, creations and deletions | 1 |
-/// | `set`, `delete` | 1 for every 5,000 items, or 4 MiB |
+/// | `set` | 1 for every 5,000 items, or 4 MiB |
+/// | `delete` | 1 for every 5,000 keys |
 /// | `purge_expired` | 1 for every 1,000 rows, and 1 |
 ///
 /// The first use of a statement on a connection takes one more, to prepare it. A page has up to 500
@@ -266,7 +267,8 @@ pub struct PostgresDb<T, C = Json> {
 /// The largest number of items in a page. A page also ends after a MiB of data.
 const PAGE_SIZE: usize = 500;
 
-/// The most rows, and bytes of keys and data, that `set` and `delete` send in one statement.
+/// The most rows that `set` and `delete` send in one statement, and the most bytes of keys and data that
+/// `set` does.
 const CHUNK_ROWS: usize = 5_000;
 const CHUNK_BYTES: usize = 4 << 20;
 

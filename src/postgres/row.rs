@@ -7,12 +7,12 @@ use tokio_postgres::types::{FromSql, Type};
 
 /// The row of an index has at most 2,704 bytes, of which some are its own. Compression lets some
 /// longer keys pass, but a limit that depends on the contents helps no caller.
-pub(super) const MAX_KEY_LEN: usize = 2_600;
+const MAX_KEY_LEN: usize = 2_600;
 
-pub(super) const MAX_DATA_LEN: usize = 16 << 20;
+const MAX_DATA_LEN: usize = 16 << 20;
 
 /// The largest size of what one statement is given. The server's own limit is 1 GiB.
-pub(super) const MAX_STATEMENT_BYTES: usize = 256 << 20;
+const MAX_STATEMENT_BYTES: usize = 256 << 20;
 
 /// Checks that `key` can be stored.
 ///

@@ -325,8 +325,8 @@ fn a_commit_whose_locks_were_changed_after_a_lost_answer_is_unknown() {
     db.commit(&locks(&["a"]).create(Item::new("pk", "new", 0)))
         .unwrap();
 
-    // Executes `batch`, does not return its answer, and calls `meanwhile` before the next attempt.
-    let lose_answer = |batch: &Batch<u64>, meanwhile: &(dyn Fn() + Sync)| {
+    // Executes `batch`, does not return its answer, and calls `before_retry` before the next attempt.
+    let lose_answer = |batch: &Batch<u64>, before_retry: &(dyn Fn() + Sync)| {
         // Prepares the statements on the only connection.
         db.commit(&Batch::new().set(Item::new("pk", "y", 0)))
             .unwrap();
@@ -336,7 +336,7 @@ fn a_commit_whose_locks_were_changed_after_a_lost_answer_is_unknown() {
         thread::scope(|scope| {
             let commit = scope.spawn(|| db.commit(batch));
             pause(200);
-            meanwhile();
+            before_retry();
             proxy.be_silent(false);
             commit.join().unwrap()
         })

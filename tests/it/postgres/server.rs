@@ -103,7 +103,7 @@ impl Server {
         &self.folder
     }
 
-    /// Makes `path` the server's own file, which nobody else can read.
+    /// Makes `path` the server's own file, which no other user can read.
     pub(crate) fn own(&self, path: &Path) {
         fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
         if let Some((uid, gid)) = self.user {

@@ -1,4 +1,4 @@
-//! Sessions of the server beside `PostgresDb`, by hand.
+//! Sessions of the server next to those of `PostgresDb`, by hand.
 
 use std::future::Future;
 use tokio::runtime::{Builder, Runtime};
