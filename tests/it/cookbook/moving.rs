@@ -114,10 +114,10 @@ fn the_new_database_takes_no_writes_before_the_copy_is_complete() {
     thread::scope(|scope| {
         let mover = scope.spawn(|| move_all(&paused, &to).unwrap());
         gate.wait_until_reached();
-        assert!(!write(&from, &item("new")).unwrap());
-        assert!(!write(&to, &item("new")).unwrap());
+        let written = [write(&from, &item("new")), write(&to, &item("new"))];
         gate.open();
         mover.join().unwrap();
+        assert_eq!(written.map(Result::unwrap), [false, false]);
     });
     assert!(write(&to, &item("new")).unwrap());
     assert_eq!(to.get(item("").key()).unwrap(), Some(item("new")));
