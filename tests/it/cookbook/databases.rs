@@ -28,7 +28,7 @@ impl<T> Database<T> {
     }
 }
 
-/// Creates one database of each kind. Without its server, `DynamoDb` is left out.
+/// Creates one database of each kind. `PostgresDb` and `DynamoDb` are left out without their servers.
 pub(super) fn databases<T>() -> Vec<Database<T>>
 where
     T: Serialize + DeserializeOwned + Send + Sync + 'static,
@@ -51,6 +51,18 @@ where
         let builder = RedbDb::builder().clock(clock);
         Temporary::open(builder.durability(Durability::Deferred))
     }));
+    #[cfg(feature = "postgres")]
+    if let Some(server) = crate::postgres::server::Server::shared() {
+        use crate::postgres::server::new_name;
+        use atomic_db::PostgresDb;
+
+        databases.push(Database::new("PostgresDb", |clock| {
+            let builder = PostgresDb::builder()
+                .table(new_name("cookbook"))
+                .clock(clock);
+            builder.connect(server.url()).unwrap()
+        }));
+    }
     #[cfg(feature = "dynamodb")]
     if let Some(endpoint) = crate::dynamodb::server::endpoint() {
         databases.push(Database::new("DynamoDb", |clock| {

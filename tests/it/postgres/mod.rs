@@ -7,7 +7,7 @@ mod opening;
 mod operations;
 mod proxy;
 mod runtimes;
-mod server;
+pub(crate) mod server;
 mod sql;
 mod tls;
 mod two_sessions;
