@@ -24,25 +24,21 @@ impl<T, C: Clock> MapDb<T, C> {
             retry_queue: RetryQueue::new(),
         }
     }
-
     /// The clock is user code, so it is read before the mutex is locked (guarantee 22).
     fn now_and_rows(&self) -> (u64, MutexGuard<'_, Rows<T>>) {
         let now = self.clock.epoch_seconds();
-        (
-            now,
-            self.rows.lock().unwrap_or_else(PoisonError::into_inner),
-        )
+        let rows = self.rows.lock();
+        (now, rows.unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 fn live_item<T>((items, _): &Rows<T>, key: Key<'_>, now: u64) -> Option<Item<T>> {
-    let item = items.get(&key.to_buf())?;
-    item.is_live(now).then(|| item.clone())
+    let item = items.get(&key.to_buf());
+    item.filter(|item| item.is_live(now)).cloned()
 }
-
 fn live_lock<T>((_, locks): &Rows<T>, key: Key<'_>, now: u64) -> Option<Lock> {
-    let lock = locks.get(&key.to_buf())?;
-    lock.is_live(now).then(|| lock.clone())
+    let lock = locks.get(&key.to_buf());
+    lock.filter(|lock| lock.is_live(now)).cloned()
 }
 
 impl<T, C: Clock> AtomicDb for MapDb<T, C> {
@@ -85,14 +81,13 @@ impl<T, C: Clock> AtomicDb for MapDb<T, C> {
         items.iter().try_for_each(set)
     }
     fn delete(&self, keys: &[Key<'_>]) -> Result<()> {
-        let delete = |key: &Key<'_>| self.commit(&Batch::new().delete(*key)).map(drop);
-        keys.iter().try_for_each(delete)
+        keys.iter()
+            .try_for_each(|key| self.commit(&Batch::new().delete(*key)).map(drop))
     }
     fn commit(&self, batch: &Batch<T>) -> Result<Version> {
         batch.validate()?;
         let version = self.versions.next(self.clock.now());
         let (now, mut rows) = self.now_and_rows();
-        // The locks first, and only if none has changed, the creations.
         let stored = |lock: &Lock| live_lock(&rows, lock.key(), now);
         let is_stale = |lock: &&Lock| stored(lock).map(|now| now.version()) != Some(lock.version());
         let stale = batch.locks().iter().chain(batch.checks()).filter(is_stale);
@@ -125,11 +120,9 @@ impl<T, C: Clock> AtomicDb for MapDb<T, C> {
         let (now, rows) = self.now_and_rows();
         let rest = after.map_or(query.clone(), |after| query.clone().after(after));
         let items = rows.0.range(KeyBuf::new(&query.pk, "")..).map(|row| row.1);
-        let items = items
-            .take_while(|item| item.pk() == query.pk)
-            .filter(|item| item.is_live(now));
+        let items = items.take_while(|item| item.pk() == query.pk);
         let selected = items.filter(|item| query.matches(*item) && rest.matches(*item));
-        let mut items: Vec<Item<T>> = selected.cloned().collect();
+        let mut items: Vec<_> = selected.filter(|item| item.is_live(now)).cloned().collect();
         if query.reverse {
             items.reverse();
         }
@@ -145,9 +138,7 @@ impl<T, C: Clock> AtomicDb for MapDb<T, C> {
 }
 
 fn main() -> Result<()> {
-    let db = MapDb::new(SystemClock);
-    db.update(("page", "visits"), ("page", "lock"), |_| Some(1))
-        .map(drop)
+    MapDb::new(SystemClock).create(Item::new("page", "title", "Home"))
 }
 
 #[cfg(test)]
@@ -155,6 +146,5 @@ atomic_db::testing::suite! { conformance: MapDb::new }
 
 #[test]
 fn histories_are_strictly_serializable() {
-    let workload = atomic_db::testing::Workload::new();
-    atomic_db::testing::check_history(MapDb::new, &workload).unwrap();
+    atomic_db::testing::check_history(MapDb::new, &atomic_db::testing::Workload::new()).unwrap();
 }
