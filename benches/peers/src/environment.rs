@@ -46,13 +46,14 @@ pub(crate) fn file_system(directory: &Path) -> Option<String> {
 
 /// Returns the versions of atomic-db and its peers.
 pub(crate) fn versions() -> String {
-    const NAMES: [&str; 14] = [
+    const NAMES: [&str; 15] = [
         "atomic-db",
         "dashmap",
         "papaya",
         "scc",
         "hashbrown",
         "parking_lot",
+        "txmap",
         "surrealmx",
         "redb",
         "fjall",

@@ -29,7 +29,7 @@ fn style(title: &str) -> (Better, usize) {
             (Better::More, 2)
         }
         hot_key::SHARE => (Better::More, 2),
-        hot_key::LATENCY | hot_key::ATTEMPTS => (Better::Less, 2),
+        hot_key::LATENCY | hot_key::ATTEMPTS => (Better::Less, 4),
         hot_key::RATE | durable::RATE => (Better::More, 0),
         _ => (Better::Less, 0),
     }
