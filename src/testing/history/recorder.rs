@@ -44,6 +44,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// - All writes are recorded, from the empty database on, and no handle bypasses the recorder.
 /// - A written value is unique for its key: the function given to [`new`](Recorder::new) returns a
 ///   number that no other item has that is written there. Put a counter or an identifier into the data.
+///   A transaction that runs again must write another value, because a rejected commit counts, too.
 /// - No key holds an item at one time and a lock at another. Items expire only at keys that are not
 ///   always written under the same lock, and only while no clock moves; locks do not expire.
 /// - A [`set`](AtomicDb::set) or [`delete`](AtomicDb::delete) of several keys is recorded as several

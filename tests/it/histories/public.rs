@@ -12,6 +12,7 @@ use atomic_db::{
     AtomicDb, AtomicDbExt, Error, Item, Key, LruCache, ManualClock, MemoryDb, Query, Scan,
 };
 use atomic_db_test_support::faulty_db::{Fault, FaultyCache, FaultyDb};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 #[test]
 fn histories_of_memory_are_strictly_serializable() {
@@ -250,10 +251,12 @@ fn scans_and_streams_are_recorded() {
 fn a_program_that_records_its_transactions_is_accepted() {
     let recorder = recorder();
     let db = recorder.record(MemoryDb::new());
-    run_concurrently(3, |thread| {
-        for round in 1..30 {
-            let value = (thread as u64) << 32 | round;
+    // A value for each attempt: a commit that failed also counts as a write of its value.
+    let next = AtomicU64::new(1);
+    run_concurrently(3, |_| {
+        for _ in 1..30 {
             db.transact(|tx| {
+                let value = next.fetch_add(1, Ordering::Relaxed);
                 tx.lock(("a", "lock"))?;
                 let items = tx.query(&Query::new("a"))?;
                 tx.set(Item::new("a", format!("{}", items.len() % 3), value))
