@@ -1,7 +1,7 @@
 //! Credentials: loaded before a request is sent, shared, and loaded again before they expire.
 //!
 //! The SDK would load them within a request: the time that it takes would be that of the attempt, a
-//! timeout of the attempt would abandon it, and a failure could not be told from a lost response. So a
+//! timeout of the attempt would abandon it, and a failure could not be distinguished from a lost response. So a
 //! request is sent only when its credentials are loaded, and the SDK is given those.
 //!
 //! The mutex is locked for a moment, and never while a provider runs: it is user code.

@@ -20,7 +20,7 @@ pub enum Durability {
     /// result of 4 % of random byte flips in such files. Where it matters, use
     /// [`QuickRepair`](Durability::QuickRepair) with
     /// [`check_on_open`](RedbDbBuilder::check_on_open). It commits in two phases, so that a damaged
-    /// commit can be told from an interrupted one, and the file is refused.
+    /// commit can be distinguished from an interrupted one, and the file is refused.
     #[default]
     Immediate,
     /// As [`Immediate`](Durability::Immediate), but each group of writes syncs the disk twice and

@@ -98,7 +98,7 @@ impl<T> Recorder<T> {
     }
 
     /// Returns a handle that records the calls of `db`. To record several handles of one database,
-    /// such as clones, call this for each: they are told apart by numbers in the history.
+    /// such as clones, call this for each: numbers distinguish them in the history.
     pub fn record<D: AtomicDb<Data = T>>(&self, db: D) -> Recorded<D> {
         self.record_shared(&Arc::new(db))
     }
