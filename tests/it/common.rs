@@ -1,10 +1,12 @@
 //! The test kit of the other modules: a database with hooks, a gate that stops a call, a clock that
 //! records pauses, and short forms for reading.
 
+use atomic_db::testing::run_concurrently;
 use atomic_db::{
     AtomicDb, Batch, Clock, Item, Key, Lock, ManualClock, Observer, Page, Query, Result,
     RetryQueue, Scan, Version,
 };
+use atomic_db_test_support::faulty_db::Fault;
 use std::collections::BTreeMap;
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
@@ -204,6 +206,22 @@ impl Clock for RecordingClock {
         self.pauses.lock().unwrap().push(duration);
         self.clock.sleep(duration);
     }
+}
+
+/// Asserts that each of these cases fails on a database with its fault.
+pub(crate) fn assert_all_found(
+    pairs: &[(Fault, &'static str)],
+    fails: impl Fn(Fault, &'static str) -> bool + Sync,
+) {
+    // Concurrently, because some faults make a call hang until the suite gives up on it.
+    let found = run_concurrently(pairs.len(), |number| {
+        let (fault, name) = pairs[number];
+        // A case with a race finds its fault with high probability only.
+        (0..5).any(|_| fails(fault, name))
+    });
+    let pairs = pairs.iter().zip(found);
+    let missed: Vec<_> = pairs.filter(|(_, found)| !found).collect();
+    assert!(missed.is_empty(), "not found: {missed:?}");
 }
 
 /// Returns the data at `key`, read with `get`.

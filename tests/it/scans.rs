@@ -1,8 +1,8 @@
 //! `Scan`: its conformance cases on every database and wrapper, their own tests on databases with
 //! seeded bugs, and errors of the backing database.
 
-use crate::common::HookedDb;
-use atomic_db::testing::{Capabilities, check, run_concurrently, scan_cases, scan_suite};
+use crate::common::{HookedDb, assert_all_found};
+use atomic_db::testing::{Capabilities, check, scan_cases, scan_suite};
 use atomic_db::{AtomicDb, Clock, Item, Key, LruCache, ManualClock, MemoryDb, Scan, SharedDb};
 use atomic_db_test_support::faulty_db::{Fault, FaultyDb};
 use std::collections::{BTreeSet, HashSet};
@@ -181,20 +181,11 @@ fn every_fault_of_a_scan_fails_the_case_that_covers_it() {
         .iter()
         .flat_map(|(fault, names)| names.iter().map(|name| (*fault, *name)))
         .collect();
-    let found = run_concurrently(pairs.len(), |number| {
-        let (fault, name) = pairs[number];
+    assert_all_found(&pairs, |fault, name| {
         let case = cases.iter().find(|case| case.name == name).unwrap();
         let make = move |clock| FaultyDb::new(fault, clock);
-        let fails = || catch_unwind(|| check(case.run, make, Capabilities::new())).is_err();
-        // A case with a race finds its fault with high probability only.
-        (0..5).any(|_| fails())
+        catch_unwind(|| check(case.run, make, Capabilities::new())).is_err()
     });
-    let missed: Vec<_> = pairs
-        .iter()
-        .zip(found)
-        .filter(|(_, found)| !found)
-        .collect();
-    assert!(missed.is_empty(), "not found: {missed:?}");
 }
 
 #[test]

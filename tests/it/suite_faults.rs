@@ -1,8 +1,8 @@
 //! Tests of the conformance suite: a database with one fault fails the case for the guarantee that
 //! the fault breaks, and passes the whole suite without it. Every case finds a fault.
 
-use crate::common::{Call, HookedDb, Moment};
-use atomic_db::testing::{Capabilities, cases, check, run_concurrently, suite};
+use crate::common::{Call, HookedDb, Moment, assert_all_found};
+use atomic_db::testing::{Capabilities, cases, check, suite};
 use atomic_db::{Error, ManualClock, MemoryDb};
 use atomic_db_test_support::faulty_db::{Fault, FaultyCache, FaultyDb};
 use std::collections::{HashMap, HashSet};
@@ -107,21 +107,11 @@ fn every_fault_fails_the_case_for_the_guarantee_that_it_breaks() {
     let pairs = FINDINGS
         .iter()
         .flat_map(|(fault, names)| names.iter().map(move |name| (*fault, *name)));
-    let pairs: Vec<(Fault, &str)> = pairs.collect();
-    // Concurrently, because some faults make a call hang until the suite gives up on it.
-    let found = run_concurrently(pairs.len(), |number| {
-        let (fault, name) = pairs[number];
+    let pairs: Vec<(Fault, &'static str)> = pairs.collect();
+    assert_all_found(&pairs, |fault, name| {
         let make = move |clock| FaultyCache::with_fault(fault, clock);
-        let fails = || catch_unwind(|| check(cases[name], make, Capabilities::new())).is_err();
-        // A case with a race finds its fault with high probability only.
-        (0..5).any(|_| fails())
+        catch_unwind(|| check(cases[name], make, Capabilities::new())).is_err()
     });
-    let missed: Vec<_> = pairs
-        .iter()
-        .zip(found)
-        .filter(|(_, found)| !found)
-        .collect();
-    assert!(missed.is_empty(), "not found: {missed:?}");
 }
 
 #[test]

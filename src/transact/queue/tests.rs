@@ -259,41 +259,27 @@ mod on_threads {
         with_timeout(LIMIT, |_| {
             let queue = RetryQueue::new();
             let mut turns = Turns::new(&queue);
-            lose(&mut turns, &[A]);
-            lose(&mut turns, &[A]);
-            thread::scope(|scope| {
-                let queue = &queue;
-                let waiter = || {
-                    let mut turns = Turns::new(queue);
-                    lose(&mut turns, &[A]);
-                    queue.is_closed(A)
-                };
-                let first = scope.spawn(waiter);
-                wait_until(|| waiters(queue, A) == 1);
-                // A long turn leaves the lock closed for the next one.
-                thread::sleep(SHORT_TURN);
-                turns.queue.end_turn(turns.ticket, A);
-                assert!(first.join().unwrap());
-            });
-            assert!(queue.is_idle());
-
-            lose(&mut turns, &[A]);
-            lose(&mut turns, &[A]);
-            thread::scope(|scope| {
-                let queue = &queue;
-                let waiter = || {
-                    let mut turns = Turns::new(queue);
-                    lose(&mut turns, &[A]);
-                    queue.is_closed(A)
-                };
-                let first = scope.spawn(waiter);
-                wait_until(|| waiters(queue, A) == 1);
-                prolong(queue, A);
-                queue.end_turn(turns.ticket, A);
-                assert!(!first.join().unwrap());
-            });
-            drop(turns);
-            assert!(queue.is_idle());
+            for is_short in [false, true] {
+                lose(&mut turns, &[A]);
+                lose(&mut turns, &[A]);
+                thread::scope(|scope| {
+                    let queue = &queue;
+                    let next = scope.spawn(|| {
+                        let mut turns = Turns::new(queue);
+                        lose(&mut turns, &[A]);
+                        queue.is_closed(A)
+                    });
+                    wait_until(|| waiters(queue, A) == 1);
+                    if is_short {
+                        prolong(queue, A);
+                    } else {
+                        thread::sleep(SHORT_TURN);
+                    }
+                    queue.end_turn(turns.ticket, A);
+                    assert_eq!(next.join().unwrap(), !is_short);
+                });
+                assert!(queue.is_idle());
+            }
         });
     }
 }
