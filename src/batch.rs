@@ -213,7 +213,7 @@ impl<'a, T> BatchRef<'a, T> {
     pub(crate) fn keys(&self) -> impl Iterator<Item = &'a KeyBuf> {
         let locks = self.locks.iter().chain(self.checks);
         let items = self.sets.iter().chain(self.creates);
-        let locks = locks.map(|lock| &**lock.key_buf());
+        let locks = locks.map(Lock::key_buf);
         locks.chain(items.map(Item::key_buf)).chain(self.deletes)
     }
 

@@ -25,9 +25,35 @@ use std::fmt;
 /// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct Lock {
-    key: Arc<KeyBuf>,
+    key: Arc<LockKey>,
     ttl: u64,
     version: Version,
+}
+
+/// The key of a lock, which the handles that are read from a database in memory share with the stored
+/// lock.
+pub(crate) struct LockKey {
+    key: KeyBuf,
+    row: Option<LockRow>,
+}
+
+impl PartialEq for LockKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.key == other.key
+    }
+}
+
+impl Eq for LockKey {}
+
+/// Where a database in memory stored a lock when it created it. A commit looks there first, and
+/// need not hash the key.
+#[derive(Clone, Copy)]
+pub(crate) struct LockRow {
+    /// The number of the database. The rest means nothing to another one.
+    pub(crate) database: u64,
+    pub(crate) stripe: u32,
+    pub(crate) hash: u32,
+    pub(crate) number: u32,
 }
 
 impl Lock {
@@ -43,8 +69,17 @@ impl Lock {
     /// [`get_lock`](crate::AtomicDb::get_lock).
     #[must_use]
     pub fn new(key: impl Into<KeyBuf>, version: Version, ttl: u64) -> Self {
+        Lock::with_row(key.into(), version, ttl, None)
+    }
+
+    /// Creates a lock that is stored in `row`.
+    pub(crate) fn in_row(key: Key<'_>, version: Version, ttl: u64, row: LockRow) -> Self {
+        Lock::with_row(key.to_buf(), version, ttl, Some(row))
+    }
+
+    fn with_row(key: KeyBuf, version: Version, ttl: u64, row: Option<LockRow>) -> Self {
         Lock {
-            key: Arc::new(key.into()),
+            key: Arc::new(LockKey { key, row }),
             ttl,
             version,
         }
@@ -53,7 +88,7 @@ impl Lock {
     /// Returns the lock's key.
     #[must_use]
     pub fn key(&self) -> Key<'_> {
-        self.key.as_key()
+        self.key.key.as_key()
     }
 
     /// Returns the version that the lock had when it was read.
@@ -102,13 +137,23 @@ impl Lock {
         }
     }
 
-    pub(crate) fn key_buf(&self) -> &Arc<KeyBuf> {
+    pub(crate) fn key_buf(&self) -> &KeyBuf {
+        &self.key.key
+    }
+
+    pub(crate) fn shared_key(&self) -> &Arc<LockKey> {
         &self.key
+    }
+
+    /// Returns the row that the database in memory with this number stored the lock in.
+    #[inline]
+    pub(crate) fn row_in(&self, database: u64) -> Option<LockRow> {
+        self.key.row.filter(|row| row.database == database)
     }
 
     #[inline]
     pub(crate) fn has_key(&self, bytes: (&[u8], &[u8])) -> bool {
-        self.key.has_bytes(bytes)
+        self.key.key.has_bytes(bytes)
     }
 
     pub(crate) fn set_version(&mut self, version: Version) {
@@ -129,8 +174,8 @@ impl<'a> From<&'a Lock> for Key<'a> {
 impl fmt::Debug for Lock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lock")
-            .field("pk", &self.key.pk())
-            .field("sk", &self.key.sk())
+            .field("pk", &self.key().pk)
+            .field("sk", &self.key().sk)
             .field("version", &self.version)
             .field("ttl", &self.ttl)
             .finish()

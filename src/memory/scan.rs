@@ -12,8 +12,8 @@ const ROWS_PER_PAGE: usize = 256;
 struct Position {
     stripe: usize,
     row: usize,
-    /// The number of rows that the stripe had at the beginning. Rows that were added later are not
-    /// read, so that the scan ends even if its loop body adds items. `None` before the first page.
+    /// The number of row numbers that the stripe had used at the beginning. Later ones are not read, so
+    /// that the scan ends even if its loop body adds items. `None` before the first page.
     end: Option<usize>,
 }
 
@@ -43,7 +43,7 @@ impl<T> MemoryDb<T> {
         let now = self.now();
         let mut removed = RemovedRows::new();
         let mut stripe = self.lock_stripe(position.stripe);
-        let end = position.end.unwrap_or_else(|| stripe.row_count());
+        let end = position.end.unwrap_or_else(|| stripe.row_numbers());
         let to = end.min(position.row + ROWS_PER_PAGE);
         let rows = stripe.live_items_of_rows(position.row..to, now, &mut removed);
         drop(stripe);

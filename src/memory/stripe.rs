@@ -4,8 +4,10 @@
 //! the caller as [`RemovedRows`], which drops them after unlocking.
 
 use super::row_index::{Position, SortedRows};
+use super::rows::{Row, Rows, widen_hash};
 use crate::deferred_drop::DeferredDrop;
 use crate::hash::KeyHasher;
+use crate::lock::LockRow;
 use crate::sync::Arc;
 use crate::{Item, Key, Lock, Query, Version};
 use hashbrown::HashTable;
@@ -14,14 +16,14 @@ use std::collections::BTreeSet;
 use std::ops::{Bound, Range};
 use std::{mem, slice};
 
-/// Replaced and removed rows, kept alive until no mutex is held.
-pub(super) type RemovedRows<T> = DeferredDrop<Row<T>>;
+/// The entries of replaced and removed rows, kept alive until no mutex is held.
+pub(super) type RemovedRows<T> = DeferredDrop<Entry<T>>;
 
 /// The stripe and the hashes of a key, computed once and outside the mutex.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Location {
     pub(super) stripe: u32,
-    partition_hash: u32,
+    pub(super) partition_hash: u32,
     pub(super) key_hash: u32,
 }
 
@@ -46,85 +48,51 @@ pub(super) fn stripe_of(partition_hash: u64, stripes: usize) -> usize {
     (partition_hash >> 32) as usize & (stripes - 1)
 }
 
-/// Widens a 32-bit hash for a table, which chooses the bucket by a hash's lowest bits and the tag by
-/// its highest seven. Duplicating 32 bits serves both, and halves the space per row.
-fn widen_hash(hash: u32) -> u64 {
-    u64::from(hash) * 0x1_0000_0001
-}
-
-/// A slot of the slab: an item, a lock, or a link of the free list. It takes at most 24 bytes,
-/// because there is one for every item.
+/// What is stored under a key.
 #[derive(Debug)]
-pub(super) enum Row<T> {
-    Item { hash: u32, item: Item<T> },
-    Lock { hash: u32, lock: Box<Lock> },
-    Vacant { next: u32 },
+pub(super) enum Entry<T> {
+    Item(Item<T>),
+    Lock(Box<Lock>),
 }
 
-impl<T> Row<T> {
+impl<T> Entry<T> {
     #[inline]
     fn has_key(&self, bytes: (&[u8], &[u8])) -> bool {
         match self {
-            Row::Item { item, .. } => item.has_key(bytes),
-            Row::Lock { lock, .. } => lock.has_key(bytes),
-            Row::Vacant { .. } => false,
-        }
-    }
-
-    fn hash(&self) -> u32 {
-        match self {
-            Row::Item { hash, .. } | Row::Lock { hash, .. } => *hash,
-            // Never used: vacant rows are not indexed. Returning `next` avoids a branch.
-            Row::Vacant { next } => *next,
+            Entry::Item(item) => item.has_key(bytes),
+            Entry::Lock(lock) => lock.has_key(bytes),
         }
     }
 
     fn item(&self) -> Option<&Item<T>> {
         match self {
-            Row::Item { item, .. } => Some(item),
-            _ => None,
+            Entry::Item(item) => Some(item),
+            Entry::Lock(_) => None,
         }
     }
 
     fn lock(&self) -> Option<&Lock> {
         match self {
-            Row::Lock { lock, .. } => Some(lock),
-            _ => None,
-        }
-    }
-
-    /// Returns whether this row has the key of `item`.
-    fn has_key_of(&self, item: &Item<T>) -> bool {
-        match self {
-            Row::Item { item: stored, .. } => stored.key_buf() == item.key_buf(),
-            Row::Lock { lock, .. } => **lock.key_buf() == *item.key_buf(),
-            Row::Vacant { .. } => false,
+            Entry::Item(_) => None,
+            Entry::Lock(lock) => Some(lock),
         }
     }
 
     /// Returns the bytes of the key.
     fn key(&self) -> (&[u8], &[u8]) {
         match self {
-            Row::Item { item, .. } => item.key_buf().bytes(),
-            Row::Lock { lock, .. } => lock.key_buf().bytes(),
-            Row::Vacant { .. } => (&[], &[]),
+            Entry::Item(item) => item.key_buf().bytes(),
+            Entry::Lock(lock) => lock.key_buf().bytes(),
         }
     }
 
     fn ttl(&self) -> Option<u64> {
         match self {
-            Row::Item { item, .. } => item.ttl(),
-            Row::Lock { lock, .. } => Some(lock.ttl()),
-            Row::Vacant { .. } => None,
+            Entry::Item(item) => item.ttl(),
+            Entry::Lock(lock) => Some(lock.ttl()),
         }
     }
 }
-
-/// The null link of the free list. It is never the number of a row.
-const NIL: u32 = u32::MAX;
-
-/// The largest number of rows in a stripe.
-pub(super) const MAX_ROWS: usize = NIL as usize;
 
 /// The items of one partition in sort-key order. The partition key itself is stored only in the rows.
 #[derive(Debug)]
@@ -136,10 +104,16 @@ struct Partition {
 impl Partition {
     /// Returns whether this is the partition of `pk` (invariant 3).
     #[inline]
-    fn has_key<T>(&self, rows: &[Row<T>], pk: &[u8]) -> bool {
+    fn has_key<T>(&self, rows: &Rows<Entry<T>>, pk: &[u8]) -> bool {
         let first = self.rows.first();
-        first.is_some_and(|row| rows[row as usize].key().0 == pk)
+        first.is_some_and(|row| key_of_row(rows, row).0 == pk)
     }
+}
+
+/// Returns the bytes of the key of the row with this number.
+#[inline]
+fn key_of_row<T>(rows: &Rows<Entry<T>>, number: u32) -> (&[u8], &[u8]) {
+    rows.get(number).map_or((&[], &[]), Entry::key)
 }
 
 /// The result of a search by hash alone.
@@ -161,10 +135,9 @@ pub(super) enum LockError {
     StripeFull,
 }
 
-/// Invariants between calls, which `validate` checks in tests:
+/// Invariants between calls, which `validate` checks in tests, besides those of [`Rows`]:
 ///
-/// 1. Every row that is not vacant is in `by_key` once, under its hash. Every vacant row is in the
-///    free list once.
+/// 1. Every row is stored under the hash of its key.
 /// 2. Every item is in the sorted rows of its partition once. Locks are not, so that a query does
 ///    not have to skip them.
 /// 3. No partition is empty, so that its first row has its partition key.
@@ -172,9 +145,7 @@ pub(super) enum LockError {
 /// 5. `item_count` is the number of items.
 #[derive(Debug)]
 pub(super) struct Stripe<T> {
-    rows: Vec<Row<T>>,
-    free_head: u32,
-    by_key: HashTable<u32>,
+    rows: Rows<Entry<T>>,
     partitions: HashTable<Partition>,
     expiries: BTreeSet<(u64, u32)>,
     item_count: usize,
@@ -186,16 +157,8 @@ impl<T> Stripe<T> {
     /// Creates an empty stripe that reserves memory for `capacity` rows and never holds more than
     /// `max_rows`.
     pub(super) fn new(hasher: KeyHasher, capacity: usize, max_rows: usize) -> Self {
-        let (mut rows, mut by_key) = (Vec::new(), HashTable::new());
-        // The capacity is a hint: an allocation failure is ignored.
-        let capacity = capacity.min(max_rows);
-        if rows.try_reserve(capacity).is_ok() {
-            let _ = by_key.try_reserve(capacity, |_| 0);
-        }
         Stripe {
-            rows,
-            free_head: NIL,
-            by_key,
+            rows: Rows::with_capacity(capacity.min(max_rows)),
             partitions: HashTable::new(),
             expiries: BTreeSet::new(),
             item_count: 0,
@@ -209,53 +172,35 @@ impl<T> Stripe<T> {
         self.item_count
     }
 
-    /// Returns the number of rows, including vacant ones.
-    pub(super) fn row_count(&self) -> usize {
-        self.rows.len()
+    /// Returns the number of row numbers in use so far: those of all rows are smaller.
+    pub(super) fn row_numbers(&self) -> usize {
+        self.rows.numbers()
     }
 
     /// Returns whether `additional` rows can be added.
     pub(super) fn has_capacity(&self, additional: usize) -> bool {
-        self.by_key.len().saturating_add(additional) <= self.max_rows
+        self.rows.len().saturating_add(additional) <= self.max_rows
     }
 
     #[inline]
-    fn find(&self, at: &Location, key: Key<'_>) -> Option<u32> {
-        let row = self.find_by_hash(at)?;
-        if self.rows[row as usize].has_key(key.bytes()) {
+    fn find(&self, at: &Location, key: Key<'_>) -> Option<&Row<Entry<T>>> {
+        let hash = at.key_hash;
+        let row = self.rows.find(hash)?;
+        if row.entry.has_key(key.bytes()) {
             Some(row)
         } else {
-            self.find_colliding(at, key.bytes())
+            let has_key = |entry: &Entry<T>| entry.has_key(key.bytes());
+            self.rows.find_colliding(hash, has_key)
         }
-    }
-
-    /// Returns the first row with this hash, which nearly always has the right key. Comparing only
-    /// hashes keeps the table's probe loop in registers.
-    #[inline]
-    fn find_by_hash(&self, at: &Location) -> Option<u32> {
-        let same_hash = |row: &u32| self.rows[*row as usize].hash() == at.key_hash;
-        self.by_key
-            .find(widen_hash(at.key_hash), same_hash)
-            .copied()
-    }
-
-    #[cold]
-    fn find_colliding(&self, at: &Location, bytes: (&[u8], &[u8])) -> Option<u32> {
-        let rows = &self.rows;
-        self.by_key
-            .find(widen_hash(at.key_hash), |row| {
-                rows[*row as usize].has_key(bytes)
-            })
-            .copied()
     }
 
     /// Searches by hash alone. The caller compares the key.
     #[inline]
     pub(super) fn probe(&self, at: &Location) -> Probe<T> {
-        match self.find_by_hash(at).map(|row| &self.rows[row as usize]) {
+        match self.rows.find(at.key_hash).map(|row| &row.entry) {
             None => Probe::Vacant,
-            Some(Row::Item { item, .. }) => Probe::Item(item.clone()),
-            Some(_) => Probe::Inconclusive,
+            Some(Entry::Item(item)) => Probe::Item(item.clone()),
+            Some(Entry::Lock(_)) => Probe::Inconclusive,
         }
     }
 
@@ -268,39 +213,46 @@ impl<T> Stripe<T> {
         removed: &mut RemovedRows<T>,
     ) -> Option<Item<T>> {
         let row = self.find(at, key)?;
-        let item = self.rows[row as usize].item()?;
+        let item = row.entry.item()?;
         if item.is_live(now) {
             return Some(item.clone());
         }
-        removed.push(self.remove_row(row));
+        let number = row.number();
+        removed.extend(self.remove_row(number));
         None
     }
 
     /// Returns whether `key` has a live item.
     pub(super) fn has_item(&self, at: &Location, key: Key<'_>, now: u64) -> bool {
-        let row = self.find(at, key);
-        let item = row.and_then(|row| self.rows[row as usize].item());
+        let item = self.find(at, key).and_then(|row| row.entry.item());
         item.is_some_and(|item| item.is_live(now))
     }
 
-    /// Returns the row of `lock` if the stored lock is live and has the same version.
-    pub(super) fn find_unchanged_lock(&self, at: &Location, lock: &Lock, now: u64) -> Option<u32> {
+    /// Returns the row of `lock` if the stored lock is live and has the same version. `expected` is
+    /// the row that had the lock when it was read, if that is known.
+    pub(super) fn find_unchanged_lock(
+        &self,
+        at: &Location,
+        expected: u32,
+        lock: &Lock,
+        now: u64,
+    ) -> Option<u32> {
         // A lock that was read from this database shares its key with the stored one.
-        let has_same_key = |stored: &Lock| {
-            Arc::ptr_eq(stored.key_buf(), lock.key_buf()) || stored.key_buf() == lock.key_buf()
+        let is_same = |stored: &&Lock| Arc::ptr_eq(stored.shared_key(), lock.shared_key());
+        let (number, stored) = match self.rows.get(expected).and_then(Entry::lock) {
+            Some(stored) if is_same(&stored) => (expected, stored),
+            _ => {
+                let row = self.find(at, lock.key())?;
+                (row.number(), row.entry.lock()?)
+            }
         };
-        let mut row = self.find_by_hash(at)?;
-        if !self.rows[row as usize].lock().is_some_and(has_same_key) {
-            row = self.find_colliding(at, lock.key_buf().bytes())?;
-        }
-        let stored = self.rows[row as usize].lock()?;
-        (stored.version() == lock.version() && stored.is_live(now)).then_some(row)
+        (stored.version() == lock.version() && stored.is_live(now)).then_some(number)
     }
 
     /// Sets the version of the lock in `row`, which
     /// [`find_unchanged_lock`](Stripe::find_unchanged_lock) found.
     pub(super) fn set_lock_version(&mut self, row: u32, version: Version) {
-        if let Row::Lock { lock, .. } = &mut self.rows[row as usize] {
+        if let Some(Entry::Lock(lock)) = self.rows.get_mut(row) {
             lock.set_version(version);
         }
     }
@@ -308,8 +260,8 @@ impl<T> Stripe<T> {
     /// Returns the lock at `key` if it is live and needs no refresh.
     #[inline]
     pub(super) fn get_lock_fast(&self, at: &Location, key: &Key<'_>, now: u64) -> Option<Lock> {
-        match &self.rows[self.find_by_hash(at)? as usize] {
-            Row::Lock { lock, .. }
+        match &self.rows.find(at.key_hash)?.entry {
+            Entry::Lock(lock)
                 if lock.is_live(now)
                     && lock.refreshed_ttl(now) == lock.ttl()
                     && lock.has_key(key.bytes()) =>
@@ -320,70 +272,75 @@ impl<T> Stripe<T> {
         }
     }
 
-    /// Returns the lock at `key`, created or refreshed where necessary.
+    /// Returns the lock at `key`, created or refreshed where necessary. `database` is the number of
+    /// the database that this stripe belongs to.
     pub(super) fn create_or_refresh_lock(
         &mut self,
         at: &Location,
         key: Key<'_>,
         now: u64,
+        database: u64,
         version: impl FnOnce() -> Version,
         removed: &mut RemovedRows<T>,
     ) -> Result<Lock, LockError> {
-        if let Some(row) = self.find(at, key) {
-            match &mut self.rows[row as usize] {
-                Row::Lock { lock, .. } if lock.is_live(now) => {
+        if let Some(number) = self.find(at, key).map(Row::number) {
+            match self.rows.get_mut(number) {
+                Some(Entry::Lock(lock)) if lock.is_live(now) => {
                     let (old, new) = (lock.ttl(), lock.refreshed_ttl(now));
                     lock.set_ttl(new);
                     let lock = Lock::clone(lock);
-                    self.update_expiry(row, Some(old), Some(new));
+                    update_expiry(&mut self.expiries, number, Some(old), Some(new));
                     return Ok(lock);
                 }
-                Row::Item { item, .. } if item.is_live(now) => return Err(LockError::ItemExists),
-                _ => removed.push(self.remove_row(row)),
+                Some(Entry::Item(item)) if item.is_live(now) => return Err(LockError::ItemExists),
+                _ => removed.extend(self.remove_row(number)),
             }
         }
         if !self.has_capacity(1) {
             return Err(LockError::StripeFull);
         }
-        let lock = Lock::new(key, version(), now.saturating_add(Lock::LIFETIME));
-        let hash = at.key_hash;
-        self.add(Row::Lock {
-            hash,
-            lock: Box::new(lock.clone()),
-        });
+        let row = LockRow {
+            database,
+            stripe: at.stripe,
+            hash: at.key_hash,
+            number: self.rows.next_number(),
+        };
+        let lock = Lock::in_row(key, version(), now.saturating_add(Lock::LIFETIME), row);
+        self.add(at.key_hash, Entry::Lock(Box::new(lock.clone())));
         Ok(lock)
     }
 
-    /// Writes `item`, and returns the row that it replaces. The stripe must have capacity for one more
-    /// row.
-    pub(super) fn put(&mut self, at: &Location, item: Item<T>) -> Option<Row<T>> {
-        let found = match self.find_by_hash(at) {
-            Some(row) if !self.rows[row as usize].has_key_of(&item) => {
-                self.find_colliding(at, item.key_buf().bytes())
+    /// Writes `item`, and returns the entry that it replaces. The stripe must have capacity for one
+    /// more row.
+    pub(super) fn put(&mut self, at: &Location, item: Item<T>) -> Option<Entry<T>> {
+        let hash = at.key_hash;
+        let bytes = item.key_buf().bytes();
+        let found = match self.rows.find_mut(hash) {
+            Some(row) if !row.entry.has_key(bytes) => {
+                let has_key = |entry: &Entry<T>| entry.has_key(bytes);
+                self.rows.find_colliding_mut(hash, has_key)
             }
             found => found,
         };
-        let hash = at.key_hash;
-        let new = Row::Item { hash, item };
         let Some(row) = found else {
-            let row = self.add(new);
-            self.index_row(at.partition_hash, row);
+            let number = self.add(hash, Entry::Item(item));
+            self.index_row(at.partition_hash, number);
             return None;
         };
-        let ttl = new.ttl();
-        let old = mem::replace(&mut self.rows[row as usize], new);
-        self.update_expiry(row, old.ttl(), ttl);
+        let (number, ttl) = (row.number(), item.ttl());
+        let old = mem::replace(&mut row.entry, Entry::Item(item));
+        update_expiry(&mut self.expiries, number, old.ttl(), ttl);
         if old.item().is_none() {
             self.item_count += 1;
-            self.index_row(at.partition_hash, row);
+            self.index_row(at.partition_hash, number);
         }
         Some(old)
     }
 
     /// Removes the item or lock at `key`, and returns it.
-    pub(super) fn remove(&mut self, at: &Location, key: Key<'_>) -> Option<Row<T>> {
-        let row = self.find(at, key)?;
-        Some(self.remove_row(row))
+    pub(super) fn remove(&mut self, at: &Location, key: Key<'_>) -> Option<Entry<T>> {
+        let number = self.find(at, key)?.number();
+        self.remove_row(number)
     }
 
     /// Removes at most `max` rows that have expired at `now`, and returns how many it removed. The
@@ -396,35 +353,35 @@ impl<T> Stripe<T> {
     ) -> usize {
         for count in 0..max {
             match self.expiries.first() {
-                Some(&(ttl, row)) if ttl < now => removed.push(self.remove_row(row)),
+                Some(&(ttl, row)) if ttl < now => removed.extend(self.remove_row(row)),
                 _ => return count,
             }
         }
         max
     }
 
-    /// Returns the live items in the given rows. Expired items and locks in them are removed.
+    /// Returns the live items in the rows with the given numbers. Expired items and locks in them are
+    /// removed.
     ///
-    /// A row keeps its number until it is removed, whatever happens to the tables and the sorted rows
-    /// of the partitions. So an item that is present throughout several calls, which together cover
-    /// all rows once, is returned by exactly one of them.
+    /// A row keeps its number until it is removed. So an item that is present throughout several
+    /// calls, which together cover all numbers once, is returned by exactly one of them.
     pub(super) fn live_items_of_rows(
         &mut self,
         numbers: Range<usize>,
         now: u64,
         removed: &mut RemovedRows<T>,
     ) -> Vec<Item<T>> {
-        let rows = self.rows.get(numbers.clone()).unwrap_or_default();
-        let mut items = Vec::with_capacity(rows.len());
+        let mut items = Vec::with_capacity(numbers.len());
         let mut expired: SmallVec<[u32; 8]> = SmallVec::new();
-        for (number, row) in numbers.zip(rows) {
-            if row.ttl().is_some_and(|ttl| ttl < now) {
-                expired.push(number as u32);
-            } else {
-                items.extend(row.item().cloned());
+        for number in numbers {
+            let number = number as u32;
+            match self.rows.get(number) {
+                Some(entry) if entry.ttl().is_some_and(|ttl| ttl < now) => expired.push(number),
+                Some(entry) => items.extend(entry.item().cloned()),
+                None => {}
             }
         }
-        removed.extend(expired.into_iter().map(|row| self.remove_row(row)));
+        removed.extend(expired.into_iter().filter_map(|row| self.remove_row(row)));
         items
     }
 
@@ -454,7 +411,7 @@ impl<T> Stripe<T> {
         } else {
             self.live_items(blocks.map(|rows| rows.iter()), max, now)
         };
-        removed.extend(expired.into_iter().map(|row| self.remove_row(row)));
+        removed.extend(expired.into_iter().filter_map(|row| self.remove_row(row)));
         (items, more)
     }
 
@@ -470,7 +427,7 @@ impl<T> Stripe<T> {
         let mut expired = SmallVec::new();
         for rows in blocks {
             for row in rows {
-                match self.rows[*row as usize].item() {
+                match self.rows.get(*row).and_then(Entry::item) {
                     Some(item) if !item.is_live(now) => expired.push(*row),
                     // `extend_from_slice` reserves before it clones. `push(item.clone())` needs
                     // cleanup code for the clone, which is a sixth of this loop's instructions.
@@ -526,37 +483,23 @@ impl<T> Stripe<T> {
     }
 
     fn sk(&self, row: u32) -> &[u8] {
-        self.rows[row as usize].key().1
+        key_of_row(&self.rows, row).1
     }
 
-    /// Adds `row` to the slab, the hash index, the expiries and the count, but not to the sorted rows
-    /// of a partition.
-    fn add(&mut self, row: Row<T>) -> u32 {
-        let (hash, ttl) = (row.hash(), row.ttl());
-        self.item_count += usize::from(row.item().is_some());
-        let number = match self.rows.get(self.free_head as usize) {
-            Some(&Row::Vacant { next }) => {
-                let number = mem::replace(&mut self.free_head, next);
-                self.rows[number as usize] = row;
-                number
-            }
-            _ => {
-                self.rows.push(row);
-                (self.rows.len() - 1) as u32
-            }
-        };
-        let rows = &self.rows;
-        self.by_key.insert_unique(widen_hash(hash), number, |row| {
-            widen_hash(rows[*row as usize].hash())
-        });
-        self.update_expiry(number, None, ttl);
+    /// Adds a row to the table, the expiries and the count, but not to the sorted rows of a
+    /// partition. Returns its number.
+    fn add(&mut self, hash: u32, entry: Entry<T>) -> u32 {
+        let ttl = entry.ttl();
+        self.item_count += usize::from(entry.item().is_some());
+        let number = self.rows.insert(hash, entry);
+        update_expiry(&mut self.expiries, number, None, ttl);
         number
     }
 
     /// Adds the item in `row` to the sorted rows of its partition.
     fn index_row(&mut self, hash: u32, row: u32) {
         let rows = &self.rows;
-        let (pk, sk) = rows[row as usize].key();
+        let (pk, sk) = key_of_row(rows, row);
         let entry = self.partitions.entry(
             widen_hash(hash),
             |partition| partition.has_key(rows, pk),
@@ -569,7 +512,7 @@ impl<T> Stripe<T> {
             }
             hashbrown::hash_table::Entry::Occupied(mut entry) => {
                 let sorted = &mut entry.get_mut().rows;
-                sorted.insert(row, |other| rows[other as usize].key().1.cmp(sk));
+                sorted.insert(row, |other| key_of_row(rows, other).1.cmp(sk));
             }
         }
     }
@@ -577,57 +520,51 @@ impl<T> Stripe<T> {
     /// Removes the item in `row` from the sorted rows of its partition.
     fn unindex_row(&mut self, row: u32) {
         let rows = &self.rows;
-        let (pk, sk) = rows[row as usize].key();
+        let (pk, sk) = key_of_row(rows, row);
         let hash = self.hasher.hash_partition(pk) as u32;
         let found = self
             .partitions
             .find_entry(widen_hash(hash), |partition| partition.has_key(rows, pk));
         if let Ok(mut entry) = found {
             let sorted = &mut entry.get_mut().rows;
-            sorted.remove(|other| rows[other as usize].key().1.cmp(sk));
+            sorted.remove(|other| key_of_row(rows, other).1.cmp(sk));
             if sorted.is_empty() {
                 entry.remove();
             }
         }
     }
 
-    /// Removes `row` from the slab and all indexes, and returns it.
-    fn remove_row(&mut self, row: u32) -> Row<T> {
-        if self.rows[row as usize].item().is_some() {
+    /// Removes a row from the table and all indexes, and returns its entry.
+    fn remove_row(&mut self, row: u32) -> Option<Entry<T>> {
+        if self.rows.get(row)?.item().is_some() {
             self.unindex_row(row);
             self.item_count -= 1;
         }
-        let hash = self.rows[row as usize].hash();
-        if let Ok(entry) = self
-            .by_key
-            .find_entry(widen_hash(hash), |other| *other == row)
-        {
-            entry.remove();
-        }
-        let vacant = Row::Vacant {
-            next: self.free_head,
-        };
-        let old = mem::replace(&mut self.rows[row as usize], vacant);
-        self.free_head = row;
-        self.update_expiry(row, old.ttl(), None);
-        old
+        let old = self.rows.remove(row)?;
+        update_expiry(&mut self.expiries, row, old.ttl(), None);
+        Some(old)
     }
+}
 
-    /// Moves `row` in the index of expiries.
-    #[inline]
-    fn update_expiry(&mut self, row: u32, old: Option<u64>, new: Option<u64>) {
-        if old != new {
-            self.move_expiry(row, old, new);
-        }
+/// Moves a row in the index of expiries.
+#[inline]
+fn update_expiry(
+    expiries: &mut BTreeSet<(u64, u32)>,
+    row: u32,
+    old: Option<u64>,
+    new: Option<u64>,
+) {
+    if old != new {
+        move_expiry(expiries, row, old, new);
     }
+}
 
-    fn move_expiry(&mut self, row: u32, old: Option<u64>, new: Option<u64>) {
-        if let Some(old) = old {
-            self.expiries.remove(&(old, row));
-        }
-        if let Some(new) = new {
-            self.expiries.insert((new, row));
-        }
+fn move_expiry(expiries: &mut BTreeSet<(u64, u32)>, row: u32, old: Option<u64>, new: Option<u64>) {
+    if let Some(old) = old {
+        expiries.remove(&(old, row));
+    }
+    if let Some(new) = new {
+        expiries.insert((new, row));
     }
 }
 

@@ -12,6 +12,7 @@ fn db_with_max_rows(stripes: usize, max_rows: usize) -> MemoryDb<u32> {
     let stripe = |_| CachePadded(Mutex::new(Stripe::new(hasher.clone(), 0, max_rows)));
     MemoryDb {
         shared: Arc::new(DbState {
+            number: random_u64(),
             stripes: (0..stripes).map(stripe).collect(),
             versions: VersionGenerator::new(),
             clock: Arc::new(ManualClock::new(1_000)),

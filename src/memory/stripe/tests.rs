@@ -1,33 +1,26 @@
 use super::*;
+use crate::memory::rows::{MAX_ROWS, NO_ROW};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 impl<T> Stripe<T> {
     /// Checks the invariants of a stripe, by their numbers.
     fn validate(&self) {
-        let occupied = |row: &u32| !matches!(self.rows[*row as usize], Row::Vacant { .. });
-        let numbers = || 0..self.rows.len() as u32;
+        self.rows.validate();
 
         // 1
-        let indexed: HashSet<u32> = self.by_key.iter().copied().collect();
-        assert_eq!(indexed.len(), self.by_key.len(), "a row is indexed twice");
-        assert_eq!(indexed, numbers().filter(occupied).collect());
-        for row in &indexed {
-            let hash = widen_hash(self.rows[*row as usize].hash());
-            let found = self.by_key.find(hash, |other| other == row);
-            assert!(found.is_some(), "row {row} is not under its hash");
+        for row in self.rows.iter() {
+            let hash = self.hasher.hash_parts(row.entry.key()).1 as u32;
+            let same_hash = [hash, hash % COLLIDING].map(|hash| {
+                let same = |entry: &Entry<T>| std::ptr::eq(entry, &row.entry);
+                self.rows.find_colliding(hash, same).is_some()
+            });
+            assert!(
+                same_hash.contains(&true),
+                "row {} is not under its hash",
+                row.number()
+            );
         }
-        let mut free = HashSet::new();
-        let mut next = self.free_head;
-        while let Some(row) = self.rows.get(next as usize) {
-            assert!(free.insert(next), "the free list has a cycle at {next}");
-            match row {
-                Row::Vacant { next: after } => next = *after,
-                _ => panic!("row {next} is in the free list and not vacant"),
-            }
-        }
-        assert_eq!(next, NIL);
-        assert_eq!(free, numbers().filter(|row| !occupied(row)).collect());
 
         // 2 and 3
         let mut indexed_items = HashSet::new();
@@ -35,7 +28,7 @@ impl<T> Stripe<T> {
             let sorted = &partition.rows;
             assert!(!sorted.is_empty(), "a partition is empty");
             let rows: Vec<u32> = sorted.range(sorted.start(), sorted.end()).collect();
-            let pk = self.rows[rows[0] as usize].key().0;
+            let pk = key_of_row(&self.rows, rows[0]).0;
             assert_eq!(partition.hash, self.hasher.hash_partition(pk) as u32);
             let same = |other: &Partition| std::ptr::eq(other, partition);
             let hash = widen_hash(partition.hash);
@@ -48,18 +41,19 @@ impl<T> Stripe<T> {
                 "the partition {pk:?} is out of order"
             );
             for row in rows {
-                let stored = &self.rows[row as usize];
-                assert!(stored.item().is_some(), "row {row} is not an item");
-                assert_eq!(stored.key().0, pk);
+                let stored = self.rows.get(row).and_then(Entry::item);
+                let item = stored.expect("a sorted row is an item");
+                assert_eq!(item.pk().as_bytes(), pk);
                 assert!(indexed_items.insert(row), "row {row} is indexed twice");
             }
         }
-        let is_item = |row: &u32| self.rows[*row as usize].item().is_some();
-        assert_eq!(indexed_items, numbers().filter(is_item).collect());
+        let items = self.rows.iter().filter(|row| row.entry.item().is_some());
+        assert_eq!(indexed_items, items.map(Row::number).collect());
 
         // 4
-        let expiries = numbers()
-            .filter_map(|row| self.rows[row as usize].ttl().map(|ttl| (ttl, row)))
+        let expiries = self.rows.iter();
+        let expiries = expiries
+            .filter_map(|row| row.entry.ttl().map(|ttl| (ttl, row.number())))
             .collect();
         assert_eq!(self.expiries, expiries);
 
@@ -79,10 +73,13 @@ fn key() -> impl Strategy<Value = (&'static str, &'static str)> {
     )
 }
 
-/// Returns the location of `key` with one of only four hashes, so that most keys collide.
+/// The number of hashes of [`colliding_location`].
+const COLLIDING: u32 = 4;
+
+/// Returns the location of `key` with one of only a few hashes, so that most keys collide.
 fn colliding_location(hasher: &KeyHasher, key: (&str, &str)) -> Location {
     let mut at = Location::new(hasher, Key::from(key).bytes(), 1);
-    at.key_hash %= 4;
+    at.key_hash %= COLLIDING;
     at
 }
 
@@ -196,10 +193,9 @@ fn selected(
 /// Removes the rows that the stripe removed from the model, which must have contained exactly these,
 /// and returns them.
 fn remove_from_model(model: &mut Model, removed: RemovedRows<usize>) -> Vec<Stored> {
-    let rows = removed.values().iter().map(|row| match row {
-        Row::Item { item, .. } => Stored::Item(item.clone()),
-        Row::Lock { lock, .. } => Stored::Lock(Lock::clone(lock)),
-        Row::Vacant { .. } => panic!("a vacant row was removed"),
+    let rows = removed.values().iter().map(|entry| match entry {
+        Entry::Item(item) => Stored::Item(item.clone()),
+        Entry::Lock(lock) => Stored::Lock(Lock::clone(lock)),
     });
     let rows: Vec<Stored> = rows.collect();
     for row in &rows {
@@ -256,8 +252,10 @@ proptest! {
                         version(number)
                     };
                     let fast = stripe.get_lock_fast(&at, &key.into(), now);
-                    let found =
-                        stripe.create_or_refresh_lock(&at, key.into(), now, generate, &mut removed);
+                    let key_of_lock = Key::from(key);
+                    let found = stripe.create_or_refresh_lock(
+                        &at, key_of_lock, now, 1, generate, &mut removed,
+                    );
                     if let Some(fast) = fast {
                         prop_assert_eq!(&found, &Ok(fast));
                         prop_assert!(!generated);
@@ -289,7 +287,9 @@ proptest! {
                         (Some(lock), true) => lock.clone(),
                         _ => Lock::new(key, version(usize::MAX), now),
                     };
-                    let found = stripe.find_unchanged_lock(&at, &lock, now);
+                    let expected = lock.row_in(1).map_or(NO_ROW, |row| row.number);
+                    let found = stripe.find_unchanged_lock(&at, expected, &lock, now);
+                    prop_assert_eq!(found, stripe.find_unchanged_lock(&at, NO_ROW, &lock, now));
                     let expected = current && stored.is_some_and(|stored| stored.is_live(now));
                     prop_assert_eq!(found.is_some(), expected);
                     if let Some(row) = found {
@@ -366,7 +366,7 @@ fn remove(stripe: &mut Stripe<u32>, key: Key<'_>) -> usize {
 fn get_lock(stripe: &mut Stripe<u32>, sk: &str) -> Result<Lock, LockError> {
     let key = Key::new("pk", sk);
     let at = locate(stripe, key);
-    stripe.create_or_refresh_lock(&at, key, 0, || version(1), &mut RemovedRows::new())
+    stripe.create_or_refresh_lock(&at, key, 0, 1, || version(1), &mut RemovedRows::new())
 }
 
 fn empty_stripe(max_rows: usize) -> Stripe<u32> {
@@ -542,17 +542,27 @@ fn a_lock_is_not_confused_with_another_of_the_same_hash_and_version() {
     // A commit gives all its locks the same version.
     let [lock_a, lock_b] = [a, b].map(|key| {
         let removed = &mut RemovedRows::new();
-        let lock = stripe.create_or_refresh_lock(&at, key, 0, || version(1), removed);
+        let lock = stripe.create_or_refresh_lock(&at, key, 0, 1, || version(1), removed);
         lock.expect("the stripe has capacity")
     });
-    assert_ne!(
-        stripe.find_unchanged_lock(&at, &lock_a, 0),
-        stripe.find_unchanged_lock(&at, &lock_b, 0)
-    );
+    let row = |lock: &Lock| lock.row_in(1).map_or(NO_ROW, |row| row.number);
+    let (row_a, row_b) = (row(&lock_a), row(&lock_b));
+    assert_ne!(row_a, row_b);
+    for expected in [row_a, row_b, NO_ROW] {
+        assert_eq!(
+            stripe.find_unchanged_lock(&at, expected, &lock_a, 0),
+            Some(row_a)
+        );
+        assert_eq!(
+            stripe.find_unchanged_lock(&at, expected, &lock_b, 0),
+            Some(row_b)
+        );
+    }
     for (key, deleted, left) in [(a, &lock_a, Some(&lock_b)), (b, &lock_b, None)] {
         assert!(stripe.remove(&at, key).is_some());
-        assert_eq!(stripe.find_unchanged_lock(&at, deleted, 0), None);
-        assert!(left.is_none_or(|left| stripe.find_unchanged_lock(&at, left, 0).is_some()));
+        let unchanged = |lock| stripe.find_unchanged_lock(&at, row(lock), lock, 0);
+        assert_eq!(unchanged(deleted), None);
+        assert!(left.is_none_or(|left| unchanged(left).is_some()));
     }
 }
 
@@ -577,24 +587,29 @@ fn partitions_with_colliding_tags_are_kept_apart() {
 }
 
 #[test]
-fn vacant_rows_are_reused() {
+fn a_lock_is_found_after_its_row_was_given_to_another_key() {
     let mut stripe = empty_stripe(MAX_ROWS);
-    for round in 0..100 {
-        for sk in ["a", "b", "c"] {
-            put(&mut stripe, Item::new(format!("{round}"), sk, 0));
-        }
-        get_lock(&mut stripe, "lock").expect("the stripe has capacity");
-        stripe.validate();
-        for sk in ["b", "a", "c"] {
-            let pk = format!("{round}");
-            assert_eq!(remove(&mut stripe, Key::new(&pk, sk)), 1);
-            assert_eq!(remove(&mut stripe, Key::new(&pk, sk)), 0);
-        }
-        remove(&mut stripe, Key::new("pk", "lock"));
-        stripe.validate();
-    }
-    assert_eq!(stripe.rows.len(), 4);
-    assert_eq!(stripe.by_key.len(), 0);
+    let first = get_lock(&mut stripe, "lock").expect("the stripe has capacity");
+    let row = |lock: &Lock| lock.row_in(1).map_or(NO_ROW, |row| row.number);
+    remove(&mut stripe, first.key());
+    put(&mut stripe, Item::new("pk", "item", 1));
+    let second = get_lock(&mut stripe, "lock").expect("the stripe has capacity");
+    assert_ne!(row(&first), row(&second), "the item has the row");
+    let at = locate(&stripe, first.key());
+    // Both have the same key and version, as two locks of a database never have.
+    assert_eq!(
+        stripe.find_unchanged_lock(&at, row(&first), &first, 0),
+        Some(row(&second))
+    );
+    remove(&mut stripe, second.key());
+    assert_eq!(
+        stripe.find_unchanged_lock(&at, row(&first), &first, 0),
+        None
+    );
+    assert_eq!(
+        stripe.find_unchanged_lock(&at, row(&second), &second, 0),
+        None
+    );
 }
 
 #[test]
@@ -613,9 +628,9 @@ fn the_first_item_of_a_partition_can_be_removed_before_the_others() {
 
 #[test]
 fn a_row_takes_24_bytes_whatever_the_data() {
-    assert!(size_of::<Row<Box<u64>>>() <= 24);
-    assert!(size_of::<Row<[u8; 4_096]>>() <= 24);
-    assert!(size_of::<Row<()>>() <= 24);
+    assert!(size_of::<Row<Entry<Box<u64>>>>() <= 24);
+    assert!(size_of::<Row<Entry<[u8; 4_096]>>>() <= 24);
+    assert!(size_of::<Row<Entry<()>>>() <= 24);
 }
 
 #[test]
@@ -653,12 +668,4 @@ fn partitions_are_distributed_over_all_stripes() {
     let hashers = (0..HASHERS).map(|_| KeyHasher::default());
     let even = hashers.filter(is_even).count();
     assert!(even >= HASHERS / 2, "{even} of {HASHERS} are even");
-}
-
-#[test]
-fn a_widened_hash_has_all_its_bits_in_each_half() {
-    for hash in [0, 1, 0x8000_0000, 0x1234_5678, u32::MAX] {
-        let wide = widen_hash(hash);
-        assert_eq!((wide as u32, (wide >> 32) as u32), (hash, hash));
-    }
 }
