@@ -52,7 +52,7 @@ impl<'a> Key<'a> {
     /// ```
     #[must_use]
     pub fn to_buf(self) -> KeyBuf {
-        KeyBuf::new(self.pk, self.sk)
+        KeyBuf::from_parts(self.pk, self.sk)
     }
 }
 
@@ -88,7 +88,7 @@ impl fmt::Debug for Key<'_> {
 
 /// An owned [`Key`].
 ///
-/// Both parts share one allocation.
+/// A key of at most 29 bytes is stored in place, a longer one in one allocation.
 ///
 /// ```
 /// use atomic_db::{Key, KeyBuf};
@@ -99,51 +99,91 @@ impl fmt::Debug for Key<'_> {
 /// assert_eq!(key, Key::new("user#123", "profile"));
 /// ```
 #[derive(Clone)]
-pub struct KeyBuf {
-    /// `pk` and `sk`, one after the other.
-    text: Box<str>,
-    /// The length of `pk` in bytes.
-    pk_len: usize,
+pub struct KeyBuf(Text);
+
+/// `pk` and `sk`, one after the other, in 32 bytes or behind them.
+#[derive(Clone)]
+enum Text {
+    InPlace {
+        pk_len: u8,
+        len: u8,
+        bytes: [u8; IN_PLACE],
+    },
+    Allocated {
+        pk_len: usize,
+        text: Box<str>,
+    },
 }
+
+const IN_PLACE: usize = 29;
 
 impl KeyBuf {
     /// Creates an owned key `(pk, sk)`.
     #[must_use]
     pub fn new(pk: impl AsRef<str>, sk: impl AsRef<str>) -> Self {
-        let (pk, sk) = (pk.as_ref(), sk.as_ref());
-        let mut text = String::with_capacity(pk.len() + sk.len());
-        text.push_str(pk);
-        text.push_str(sk);
-        KeyBuf {
-            text: text.into_boxed_str(),
-            pk_len: pk.len(),
+        KeyBuf::from_parts(pk.as_ref(), sk.as_ref())
+    }
+
+    #[inline]
+    fn from_parts(pk: &str, sk: &str) -> Self {
+        let (pk_len, len) = (pk.len(), pk.len() + sk.len());
+        if len > IN_PLACE {
+            let mut text = String::with_capacity(len);
+            text.push_str(pk);
+            text.push_str(sk);
+            let text = text.into_boxed_str();
+            return KeyBuf(Text::Allocated { pk_len, text });
         }
+        let mut bytes = [0; IN_PLACE];
+        bytes[..pk_len].copy_from_slice(pk.as_bytes());
+        bytes[pk_len..len].copy_from_slice(sk.as_bytes());
+        KeyBuf(Text::InPlace {
+            pk_len: pk_len as u8,
+            len: len as u8,
+            bytes,
+        })
     }
 
     /// Returns the partition key.
     #[must_use]
     pub fn pk(&self) -> &str {
-        &self.text[..self.pk_len]
+        match &self.0 {
+            Text::InPlace { .. } => validated(self.bytes().0),
+            Text::Allocated { pk_len, text } => &text[..*pk_len],
+        }
     }
 
     /// Returns the sort key.
     #[must_use]
     pub fn sk(&self) -> &str {
-        &self.text[self.pk_len..]
+        match &self.0 {
+            Text::InPlace { .. } => validated(self.bytes().1),
+            Text::Allocated { pk_len, text } => &text[*pk_len..],
+        }
     }
 
     /// Borrows this key.
     #[must_use]
     pub fn as_key(&self) -> Key<'_> {
-        let (pk, sk) = self.text.split_at(self.pk_len);
+        let (pk, sk) = match &self.0 {
+            Text::InPlace { .. } => {
+                let (pk, sk) = self.bytes();
+                (validated(pk), validated(sk))
+            }
+            Text::Allocated { pk_len, text } => text.split_at(*pk_len),
+        };
         Key { pk, sk }
     }
 
-    /// Returns the bytes of both parts. Unlike [`as_key`](KeyBuf::as_key), this does not check that
-    /// `sk` begins at a character boundary.
+    /// Returns the bytes of both parts. Unlike [`as_key`](KeyBuf::as_key), this validates nothing.
     #[inline]
     pub(crate) fn bytes(&self) -> (&[u8], &[u8]) {
-        self.text.as_bytes().split_at(self.pk_len)
+        match &self.0 {
+            Text::InPlace { pk_len, len, bytes } => {
+                bytes[..usize::from(*len)].split_at(usize::from(*pk_len))
+            }
+            Text::Allocated { pk_len, text } => text.as_bytes().split_at(*pk_len),
+        }
     }
 
     /// Returns `true` if this is the key with these [`bytes`](Key::bytes).
@@ -153,6 +193,12 @@ impl KeyBuf {
         // Keys of one partition differ in `sk` only.
         bytes_eq(own.1, sk) && bytes_eq(own.0, pk)
     }
+}
+
+/// Returns the text with these bytes, which are those of a `str`: only `unsafe` code could return it
+/// without validating it again, which is cheap for a short text.
+fn validated(bytes: &[u8]) -> &str {
+    str::from_utf8(bytes).unwrap_or_default()
 }
 
 /// Returns `true` if both slices are equal. Slices of up to 16 bytes, as in most keys, are compared
@@ -198,8 +244,22 @@ impl<P: AsRef<str>, S: AsRef<str>> From<(P, S)> for KeyBuf {
 }
 
 impl PartialEq for KeyBuf {
+    #[inline]
     fn eq(&self, other: &Self) -> bool {
-        self.pk_len == other.pk_len && self.text == other.text
+        // A key has one representation. The unused bytes of a short one are zero, so that all of them
+        // can be compared, which needs no loop.
+        match (&self.0, &other.0) {
+            (
+                Text::InPlace { pk_len, len, bytes },
+                Text::InPlace {
+                    pk_len: other_pk_len,
+                    len: other_len,
+                    bytes: other_bytes,
+                },
+            ) => bytes == other_bytes && pk_len == other_pk_len && len == other_len,
+            (Text::Allocated { .. }, Text::Allocated { .. }) => self.has_bytes(other.bytes()),
+            _ => false,
+        }
     }
 }
 
@@ -225,7 +285,8 @@ impl PartialOrd for KeyBuf {
 
 impl Ord for KeyBuf {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.as_key().cmp(&other.as_key())
+        // The order of strings is that of their bytes.
+        self.bytes().cmp(&other.bytes())
     }
 }
 
@@ -250,7 +311,42 @@ impl fmt::Debug for KeyBuf {
 
 #[cfg(test)]
 mod tests {
-    use super::bytes_eq;
+    use super::*;
+
+    #[test]
+    fn a_key_of_any_length_and_split_is_stored_and_compared_as_it_is() {
+        let text = "aä\u{10ffff}\0 of some forty bytes: 0123456789";
+        let cuts: Vec<usize> = (0..=text.len())
+            .filter(|cut| text.is_char_boundary(*cut))
+            .collect();
+        let mut keys = Vec::new();
+        for end in &cuts {
+            for split in cuts.iter().filter(|split| *split <= end) {
+                let key = Key::new(&text[..*split], &text[*split..*end]);
+                let owned = key.to_buf();
+                assert_eq!(owned.as_key(), key);
+                assert_eq!((owned.pk(), owned.sk()), (key.pk, key.sk));
+                assert_eq!(owned, owned.clone());
+                keys.push((key, owned));
+            }
+        }
+        for (key, owned) in &keys {
+            for (other_key, other) in &keys {
+                assert_eq!(owned == other, key == other_key, "{key} and {other_key}");
+                assert_eq!(
+                    owned.cmp(other),
+                    key.cmp(other_key),
+                    "{key} and {other_key}"
+                );
+            }
+        }
+        let in_place = keys
+            .iter()
+            .filter(|(_, key)| matches!(key.0, Text::InPlace { .. }));
+        let longest = in_place.map(|(key, _)| key.pk.len() + key.sk.len()).max();
+        assert_eq!(longest, Some(IN_PLACE));
+        assert_eq!(size_of::<KeyBuf>(), 32);
+    }
 
     #[test]
     fn slices_are_equal_only_if_all_bytes_are() {

@@ -171,7 +171,10 @@ impl VersionGenerator {
         let millis = u64::try_from(now.as_millis()).map_or(MILLIS_MAX, |now| now.min(MILLIS_MAX));
         // The two updates need not be one atomic step: both values only grow, and a call that begins
         // after another one has returned observes both of its updates.
-        let latest = self.latest_millis.fetch_max(millis, Ordering::Relaxed);
+        let mut latest = self.latest_millis.load(Ordering::Relaxed);
+        if latest < millis {
+            latest = self.latest_millis.fetch_max(millis, Ordering::Relaxed);
+        }
         let count = self.count.fetch_add(1, Ordering::Relaxed);
         let sequence = self.offset + u128::from(count);
         Version(u128::from(millis.max(latest)) << SEQUENCE_BITS | sequence)

@@ -294,15 +294,25 @@ impl<T> MemoryDb<T> {
 
     /// Validates and applies `writes` under the locks of all affected stripes.
     fn apply(&self, writes: &BatchRef<'_, T>) -> Result<Version> {
-        let mut targets = Targets::new();
-        // In the order in which they are divided below.
-        let locks = writes.locks.iter().chain(writes.checks);
-        locks.for_each(|lock| targets.push(self.lock_target(lock)));
-        let items = writes.sets.iter().chain(writes.creates);
-        items.for_each(|item| targets.push(self.target(item.key_buf().bytes())));
-        let deletes = writes.deletes.iter();
-        deletes.for_each(|key| targets.push(self.target(key.bytes())));
+        let mut targets = Targets::from_elem(Target::default(), writes.len());
         let targets = targets.as_mut_slice();
+        let (locks, rest) = targets.split_at_mut(writes.locks.len());
+        let (checks, rest) = rest.split_at_mut(writes.checks.len());
+        let (sets, rest) = rest.split_at_mut(writes.sets.len());
+        let (creates, deletes) = rest.split_at_mut(writes.creates.len());
+        for (targets, list) in [(locks, writes.locks), (checks, writes.checks)] {
+            for (target, lock) in targets.iter_mut().zip(list) {
+                *target = self.lock_target(lock);
+            }
+        }
+        for (targets, list) in [(sets, writes.sets), (creates, writes.creates)] {
+            for (target, item) in targets.iter_mut().zip(list) {
+                *target = self.target(item.key_buf().bytes());
+            }
+        }
+        for (target, key) in deletes.iter_mut().zip(writes.deletes) {
+            *target = self.target(key.bytes());
+        }
         let order = lock_order(targets);
         if may_have_duplicates(&order) {
             writes.validate()?;
@@ -326,20 +336,21 @@ impl<T> MemoryDb<T> {
         for (target, lock) in locks.iter_mut().zip(writes.locks) {
             match unchanged(target, lock) {
                 Some(row) => target.row = row,
-                None => conflicts.push(lock.key().to_buf()),
+                None => conflicts.push(lock.key_buf().clone()),
             }
         }
         for (target, lock) in checks.iter().zip(writes.checks) {
             if unchanged(target, lock).is_none() {
-                conflicts.push(lock.key().to_buf());
+                conflicts.push(lock.key_buf().clone());
             }
         }
         if !conflicts.is_empty() {
             return Err(Error::RaceCondition { keys: conflicts });
         }
         for (target, item) in creates.iter().zip(writes.creates) {
-            if stripes[target.guard as usize].has_item(&target.at, item.key(), seconds) {
-                let key = item.key().to_buf();
+            if stripes[target.guard as usize].has_item(&target.at, item.key_buf().bytes(), seconds)
+            {
+                let key = item.key_buf().clone();
                 return Err(Error::AlreadyExists { key });
             }
         }
@@ -363,7 +374,7 @@ impl<T> MemoryDb<T> {
             put(target, item);
         }
         for (target, key) in deletes.iter().zip(writes.deletes) {
-            removed.extend(stripes[target.guard as usize].remove(&target.at, key.as_key()));
+            removed.extend(stripes[target.guard as usize].remove(&target.at, key.bytes()));
         }
         Ok(version)
     }
@@ -393,6 +404,7 @@ impl<T> MemoryDb<T> {
 }
 
 /// One key of a call that has several.
+#[derive(Clone, Copy, Default)]
 struct Target {
     at: Location,
     /// The index of the guard of its stripe, once the stripes are locked.
@@ -438,19 +450,36 @@ impl OrderEntry {
     }
 }
 
+/// Returns the order of `targets`.
+#[inline]
 fn lock_order(targets: &[Target]) -> LockOrder {
-    let targets = targets.iter().enumerate();
-    let mut order: LockOrder = targets
-        .map(|(index, target)| OrderEntry::new(index, &target.at))
-        .collect();
-    order.sort_unstable();
+    let mut order = LockOrder::from_elem(OrderEntry(0), targets.len());
+    let entries = order.as_mut_slice();
+    for (index, target) in targets.iter().enumerate() {
+        entries[index] = OrderEntry::new(index, &target.at);
+        // For a few targets, inserting each in place is cheaper than a call of the general sort.
+        if targets.len() <= INSERTION_SORT_MAX {
+            let mut place = index;
+            while place > 0 && entries[place - 1] > entries[place] {
+                entries.swap(place - 1, place);
+                place -= 1;
+            }
+        }
+    }
+    if targets.len() > INSERTION_SORT_MAX {
+        entries.sort_unstable();
+    }
     order
 }
 
+const INSERTION_SORT_MAX: usize = 8;
+
 /// Returns whether two keys may be equal.
-fn may_have_duplicates(order: &LockOrder) -> bool {
-    let mut pairs = order.windows(2);
-    pairs.any(|pair| pair[0].of_key() == pair[1].of_key())
+#[inline]
+fn may_have_duplicates(order: &[OrderEntry]) -> bool {
+    order
+        .windows(2)
+        .any(|pair| pair[0].of_key() == pair[1].of_key())
 }
 
 /// # Errors
@@ -541,7 +570,9 @@ impl<T> AtomicDb for MemoryDb<T> {
     fn delete(&self, keys: &[Key<'_>]) -> Result<()> {
         for key in keys {
             let at = self.locate(key.bytes());
-            let old = self.lock_stripe(at.stripe as usize).remove(&at, *key);
+            let old = self
+                .lock_stripe(at.stripe as usize)
+                .remove(&at, key.bytes());
             drop(old);
         }
         Ok(())

@@ -9,7 +9,7 @@ use crate::deferred_drop::DeferredDrop;
 use crate::hash::KeyHasher;
 use crate::lock::LockRow;
 use crate::sync::Arc;
-use crate::{Item, Key, Lock, Query, Version};
+use crate::{Item, Key, KeyBuf, Lock, Query, Version};
 use hashbrown::HashTable;
 use smallvec::SmallVec;
 use std::collections::BTreeSet;
@@ -20,7 +20,7 @@ use std::{mem, slice};
 pub(super) type RemovedRows<T> = DeferredDrop<Entry<T>>;
 
 /// The stripe and the hashes of a key, computed once and outside the mutex.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Location {
     pub(super) stripe: u32,
     pub(super) partition_hash: u32,
@@ -58,10 +58,7 @@ pub(super) enum Entry<T> {
 impl<T> Entry<T> {
     #[inline]
     fn has_key(&self, bytes: (&[u8], &[u8])) -> bool {
-        match self {
-            Entry::Item(item) => item.has_key(bytes),
-            Entry::Lock(lock) => lock.has_key(bytes),
-        }
+        self.key_buf().has_bytes(bytes)
     }
 
     fn item(&self) -> Option<&Item<T>> {
@@ -78,11 +75,10 @@ impl<T> Entry<T> {
         }
     }
 
-    /// Returns the bytes of the key.
-    fn key(&self) -> (&[u8], &[u8]) {
+    fn key_buf(&self) -> &KeyBuf {
         match self {
-            Entry::Item(item) => item.key_buf().bytes(),
-            Entry::Lock(lock) => lock.key_buf().bytes(),
+            Entry::Item(item) => item.key_buf(),
+            Entry::Lock(lock) => lock.key_buf(),
         }
     }
 
@@ -113,7 +109,8 @@ impl Partition {
 /// Returns the bytes of the key of the row with this number.
 #[inline]
 fn key_of_row<T>(rows: &Rows<Entry<T>>, number: u32) -> (&[u8], &[u8]) {
-    rows.get(number).map_or((&[], &[]), Entry::key)
+    rows.get(number)
+        .map_or((&[], &[]), |entry| entry.key_buf().bytes())
 }
 
 /// The result of a search by hash alone.
@@ -183,13 +180,13 @@ impl<T> Stripe<T> {
     }
 
     #[inline]
-    fn find(&self, at: &Location, key: Key<'_>) -> Option<&Row<Entry<T>>> {
+    fn find(&self, at: &Location, key: (&[u8], &[u8])) -> Option<&Row<Entry<T>>> {
         let hash = at.key_hash;
         let row = self.rows.find(hash)?;
-        if row.entry.has_key(key.bytes()) {
+        if row.entry.has_key(key) {
             Some(row)
         } else {
-            let has_key = |entry: &Entry<T>| entry.has_key(key.bytes());
+            let has_key = |entry: &Entry<T>| entry.has_key(key);
             self.rows.find_colliding(hash, has_key)
         }
     }
@@ -212,7 +209,7 @@ impl<T> Stripe<T> {
         now: u64,
         removed: &mut RemovedRows<T>,
     ) -> Option<Item<T>> {
-        let row = self.find(at, key)?;
+        let row = self.find(at, key.bytes())?;
         let item = row.entry.item()?;
         if item.is_live(now) {
             return Some(item.clone());
@@ -223,7 +220,7 @@ impl<T> Stripe<T> {
     }
 
     /// Returns whether `key` has a live item.
-    pub(super) fn has_item(&self, at: &Location, key: Key<'_>, now: u64) -> bool {
+    pub(super) fn has_item(&self, at: &Location, key: (&[u8], &[u8]), now: u64) -> bool {
         let item = self.find(at, key).and_then(|row| row.entry.item());
         item.is_some_and(|item| item.is_live(now))
     }
@@ -242,7 +239,7 @@ impl<T> Stripe<T> {
         let (number, stored) = match self.rows.get(expected).and_then(Entry::lock) {
             Some(stored) if is_same(&stored) => (expected, stored),
             _ => {
-                let row = self.find(at, lock.key())?;
+                let row = self.find(at, lock.key_buf().bytes())?;
                 (row.number(), row.entry.lock()?)
             }
         };
@@ -283,7 +280,7 @@ impl<T> Stripe<T> {
         version: impl FnOnce() -> Version,
         removed: &mut RemovedRows<T>,
     ) -> Result<Lock, LockError> {
-        if let Some(number) = self.find(at, key).map(Row::number) {
+        if let Some(number) = self.find(at, key.bytes()).map(Row::number) {
             match self.rows.get_mut(number) {
                 Some(Entry::Lock(lock)) if lock.is_live(now) => {
                     let (old, new) = (lock.ttl(), lock.refreshed_ttl(now));
@@ -314,12 +311,9 @@ impl<T> Stripe<T> {
     /// more row.
     pub(super) fn put(&mut self, at: &Location, item: Item<T>) -> Option<Entry<T>> {
         let hash = at.key_hash;
-        let bytes = item.key_buf().bytes();
+        let has_key = |entry: &Entry<T>| entry.key_buf() == item.key_buf();
         let found = match self.rows.find_mut(hash) {
-            Some(row) if !row.entry.has_key(bytes) => {
-                let has_key = |entry: &Entry<T>| entry.has_key(bytes);
-                self.rows.find_colliding_mut(hash, has_key)
-            }
+            Some(row) if !has_key(&row.entry) => self.rows.find_colliding_mut(hash, has_key),
             found => found,
         };
         let Some(row) = found else {
@@ -338,7 +332,7 @@ impl<T> Stripe<T> {
     }
 
     /// Removes the item or lock at `key`, and returns it.
-    pub(super) fn remove(&mut self, at: &Location, key: Key<'_>) -> Option<Entry<T>> {
+    pub(super) fn remove(&mut self, at: &Location, key: (&[u8], &[u8])) -> Option<Entry<T>> {
         let number = self.find(at, key)?.number();
         self.remove_row(number)
     }

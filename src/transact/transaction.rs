@@ -303,7 +303,7 @@ impl<'a, D: AtomicDb + ?Sized> Transaction<'a, D> {
     ///
     /// [`InvalidInput`](Error::InvalidInput): the key is one of this transaction's locks.
     pub fn set(&mut self, item: Item<D::Data>) -> Result<()> {
-        match self.writes.find(item.key()) {
+        match self.writes.find_item(&item) {
             Some(Place::Lock(_) | Place::Check(_)) => {
                 return Err(lock_key_written_error(item.key()));
             }
@@ -323,7 +323,7 @@ impl<'a, D: AtomicDb + ?Sized> Transaction<'a, D> {
     /// - [`AlreadyExists`](Error::AlreadyExists): this transaction itself writes an item there.
     /// - [`InvalidInput`](Error::InvalidInput): the key is one of this transaction's locks.
     pub fn create(&mut self, item: Item<D::Data>) -> Result<()> {
-        match self.writes.find(item.key()) {
+        match self.writes.find_item(&item) {
             Some(Place::Lock(_) | Place::Check(_)) => {
                 return Err(lock_key_written_error(item.key()));
             }

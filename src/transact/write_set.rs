@@ -70,45 +70,64 @@ impl<T> WriteSet<T> {
     }
 
     /// Returns the place of the operation at `key`.
+    #[inline]
     pub(super) fn find(&self, key: Key<'_>) -> Option<Place> {
-        let bytes = key.bytes();
-        if let Some(index) = &self.index {
-            return index.find(&self.batch, key);
+        match &self.index {
+            Some(index) => index.find(&self.batch, key.bytes()),
+            None => self.scan(|other| other.has_bytes(key.bytes())),
         }
-        let Batch { locks, checks, .. } = &self.batch;
-        if let Some(position) = position(locks, bytes, |lock| lock.key_buf()) {
-            return Some(Place::Lock(position));
+    }
+
+    /// Returns the place of the operation at the key of `item`.
+    #[inline]
+    pub(super) fn find_item(&self, item: &Item<T>) -> Option<Place> {
+        let key = item.key_buf();
+        match &self.index {
+            Some(index) => index.find(&self.batch, key.bytes()),
+            // Cheaper than a comparison with a borrowed key.
+            None => self.scan(|other| other == key),
         }
-        if let Some(position) = position(checks, bytes, |lock| lock.key_buf()) {
-            return Some(Place::Check(position));
-        }
-        self.scan_writes(bytes)
     }
 
     /// Returns the place of the item that is written or deleted at `key`.
+    #[inline]
     pub(super) fn find_write(&self, key: Key<'_>) -> Option<Place> {
         let Some(index) = &self.index else {
-            return self.scan_writes(key.bytes());
+            return self.scan_writes(|other| other.has_bytes(key.bytes()));
         };
-        let place = index.find(&self.batch, key);
+        let place = index.find(&self.batch, key.bytes());
         place.filter(|place| !matches!(place, Place::Lock(_) | Place::Check(_)))
     }
 
     #[inline(always)]
-    fn scan_writes(&self, key: (&[u8], &[u8])) -> Option<Place> {
+    fn scan(&self, is_key: impl Fn(&KeyBuf) -> bool) -> Option<Place> {
+        let Batch { locks, checks, .. } = &self.batch;
+        let is_at_key = |lock: &Lock| is_key(lock.key_buf());
+        if let Some(position) = locks.iter().position(is_at_key) {
+            return Some(Place::Lock(position));
+        }
+        if let Some(position) = checks.iter().position(is_at_key) {
+            return Some(Place::Check(position));
+        }
+        self.scan_writes(is_key)
+    }
+
+    #[inline(always)]
+    fn scan_writes(&self, is_key: impl Fn(&KeyBuf) -> bool) -> Option<Place> {
         let Batch {
             sets,
             creates,
             deletes,
             ..
         } = &self.batch;
-        if let Some(position) = position(sets, key, Item::key_buf) {
+        let is_at_key = |item: &Item<T>| is_key(item.key_buf());
+        if let Some(position) = sets.iter().position(is_at_key) {
             return Some(Place::Set(position));
         }
-        if let Some(position) = position(creates, key, Item::key_buf) {
+        if let Some(position) = creates.iter().position(is_at_key) {
             return Some(Place::Create(position));
         }
-        let position = position(deletes, key, |key| key)?;
+        let position = deletes.iter().position(is_key)?;
         Some(Place::Delete(position))
     }
 
@@ -194,16 +213,15 @@ impl Index {
         index
     }
 
-    fn find<T>(&self, batch: &Batch<T>, key: Key<'_>) -> Option<Place> {
-        let has_key = |place: &Place| key_at(batch, *place).has_bytes(key.bytes());
-        self.places
-            .find(self.hasher.hash_key(key), has_key)
-            .copied()
+    fn find<T>(&self, batch: &Batch<T>, key: (&[u8], &[u8])) -> Option<Place> {
+        let has_key = |place: &Place| key_at(batch, *place).has_bytes(key);
+        let hash = self.hasher.hash_parts(key).1;
+        self.places.find(hash, has_key).copied()
     }
 
     fn insert<T>(&mut self, batch: &Batch<T>, place: Place) {
         let Index { hasher, places } = self;
-        let hash = |place: &Place| hasher.hash_key(key_at(batch, *place).as_key());
+        let hash = |place: &Place| hasher.hash_parts(key_at(batch, *place).bytes()).1;
         places.insert_unique(hash(&place), place, hash);
     }
 
@@ -211,7 +229,7 @@ impl Index {
     /// its list.
     fn remove<T>(&mut self, batch: &Batch<T>, place: Place) {
         let Index { hasher, places } = self;
-        let hash = |place: Place| hasher.hash_key(key_at(batch, place).as_key());
+        let hash = |place: Place| hasher.hash_parts(key_at(batch, place).bytes()).1;
         if let Ok(entry) = places.find_entry(hash(place), |other| *other == place) {
             entry.remove();
         }
@@ -226,21 +244,6 @@ impl Index {
             *moved = place;
         }
     }
-}
-
-/// Returns the position of the element with this key. Inlined, because the lists are short.
-#[inline(always)]
-fn position<'a, E: 'a>(
-    list: &'a [E],
-    key: (&[u8], &[u8]),
-    key_of: impl Fn(&'a E) -> &'a KeyBuf,
-) -> Option<usize> {
-    for (position, element) in list.iter().enumerate() {
-        if key_of(element).has_bytes(key) {
-            return Some(position);
-        }
-    }
-    None
 }
 
 /// Adds `op` to the list of its kind, and returns its place.
