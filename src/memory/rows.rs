@@ -16,9 +16,17 @@ use std::mem;
 #[derive(Debug)]
 pub(super) struct Rows<E> {
     table: HashTable<Row<E>>,
-    /// By row number: the bucket of the row, or the next vacant number.
-    slots: Vec<u32>,
+    /// By row number.
+    slots: Vec<Slot>,
     first_vacant: u32,
+}
+
+#[derive(Debug)]
+struct Slot {
+    /// The bucket of the row, or the next vacant number.
+    bucket: u32,
+    /// See [`Rows::block`].
+    block: u32,
 }
 
 /// What is stored under a key, with the hash of the key. There is one for every item, so it takes at
@@ -109,7 +117,7 @@ impl<E> Rows<E> {
     /// Returns the entry of the row with this number, if there is one.
     #[inline]
     pub(super) fn get(&self, number: u32) -> Option<&E> {
-        let bucket = *self.slots.get(number as usize)?;
+        let bucket = self.slots.get(number as usize)?.bucket;
         let row = self.table.get_bucket(bucket as usize)?;
         // A vacant slot has the number of another one, which may be the bucket of some row.
         (row.number == number).then_some(&row.entry)
@@ -117,9 +125,21 @@ impl<E> Rows<E> {
 
     #[inline]
     pub(super) fn get_mut(&mut self, number: u32) -> Option<&mut E> {
-        let bucket = *self.slots.get(number as usize)?;
+        let bucket = self.slots.get(number as usize)?.bucket;
         let row = self.table.get_bucket_mut(bucket as usize)?;
         (row.number == number).then_some(&mut row.entry)
+    }
+
+    /// Returns the block of sorted rows that was set last for the row with this number; zero for a new
+    /// row.
+    pub(super) fn block(&self, number: u32) -> u32 {
+        self.slots.get(number as usize).map_or(0, |slot| slot.block)
+    }
+
+    pub(super) fn set_block(&mut self, number: u32, block: u32) {
+        if let Some(slot) = self.slots.get_mut(number as usize) {
+            slot.block = block;
+        }
     }
 
     /// Returns the number that the next inserted row will have.
@@ -138,8 +158,11 @@ impl<E> Rows<E> {
         }
         let number = self.next_number();
         match self.slots.get(number as usize) {
-            Some(next) => self.first_vacant = *next,
-            None => self.slots.push(0),
+            Some(slot) => self.first_vacant = slot.bucket,
+            None => self.slots.push(Slot {
+                bucket: 0,
+                block: 0,
+            }),
         }
         let row = Row {
             entry,
@@ -149,7 +172,10 @@ impl<E> Rows<E> {
         let row = self
             .table
             .insert_unique(widen_hash(hash), row, |row| widen_hash(row.hash));
-        self.slots[number as usize] = row.bucket_index() as u32;
+        self.slots[number as usize] = Slot {
+            bucket: row.bucket_index() as u32,
+            block: 0,
+        };
         number
     }
 
@@ -159,7 +185,7 @@ impl<E> Rows<E> {
         self.table.reserve(1, |row| widen_hash(row.hash));
         for bucket in self.table.iter_buckets() {
             if let Some(row) = self.table.get_bucket(bucket) {
-                self.slots[row.number as usize] = bucket as u32;
+                self.slots[row.number as usize].bucket = bucket as u32;
             }
         }
     }
@@ -167,11 +193,11 @@ impl<E> Rows<E> {
     /// Removes the row with this number, if there is one, and returns its entry.
     pub(super) fn remove(&mut self, number: u32) -> Option<E> {
         let slot = self.slots.get_mut(number as usize)?;
-        let row = self.table.get_bucket_entry(*slot as usize).ok()?;
+        let row = self.table.get_bucket_entry(slot.bucket as usize).ok()?;
         if row.get().number != number {
             return None;
         }
-        *slot = mem::replace(&mut self.first_vacant, number);
+        slot.bucket = mem::replace(&mut self.first_vacant, number);
         Some(row.remove().0.entry)
     }
 }
@@ -188,7 +214,7 @@ mod tests {
             for bucket in self.table.iter_buckets() {
                 let row = self.table.get_bucket(bucket).unwrap();
                 assert!(numbers.insert(row.number), "two rows have one number");
-                assert_eq!(self.slots[row.number as usize], bucket as u32);
+                assert_eq!(self.slots[row.number as usize].bucket, bucket as u32);
                 let same = |other: &Row<E>| std::ptr::eq(other, row);
                 let found = self.table.find(widen_hash(row.hash), same);
                 assert!(found.is_some(), "row {} is not under its hash", row.number);
@@ -196,7 +222,7 @@ mod tests {
             let mut next = self.first_vacant;
             while next != NO_ROW {
                 assert!(numbers.insert(next), "{next} is vacant twice, or has a row");
-                next = self.slots[next as usize];
+                next = self.slots[next as usize].bucket;
             }
             assert_eq!(numbers.len(), self.slots.len(), "a number is lost");
         }

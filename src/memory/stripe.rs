@@ -506,7 +506,8 @@ impl<T> Stripe<T> {
             }
             hashbrown::hash_table::Entry::Occupied(mut entry) => {
                 let sorted = &mut entry.get_mut().rows;
-                sorted.insert(row, |other| key_of_row(rows, other).1.cmp(sk));
+                let position = sorted.position_of_new(|other| key_of_row(rows, other).1.cmp(sk));
+                sorted.insert(position, row, |row, block| self.rows.set_block(row, block));
             }
         }
     }
@@ -514,14 +515,15 @@ impl<T> Stripe<T> {
     /// Removes the item in `row` from the sorted rows of its partition.
     fn unindex_row(&mut self, row: u32) {
         let rows = &self.rows;
-        let (pk, sk) = key_of_row(rows, row);
+        let pk = key_of_row(rows, row).0;
         let hash = self.hasher.hash_partition(pk) as u32;
         let found = self
             .partitions
             .find_entry(widen_hash(hash), |partition| partition.has_key(rows, pk));
         if let Ok(mut entry) = found {
+            let block = rows.block(row);
             let sorted = &mut entry.get_mut().rows;
-            sorted.remove(|other| key_of_row(rows, other).1.cmp(sk));
+            sorted.remove(row, block, |row, block| self.rows.set_block(row, block));
             if sorted.is_empty() {
                 entry.remove();
             }

@@ -40,6 +40,9 @@ impl<T> Stripe<T> {
                 rows.is_sorted_by(|a, b| self.sk(*a) < self.sk(*b)),
                 "the partition {pk:?} is out of order"
             );
+            for (row, block) in sorted.with_blocks() {
+                assert_eq!(self.rows.block(row), block, "the block of row {row}");
+            }
             for row in rows {
                 let stored = self.rows.get(row).and_then(Entry::item);
                 let item = stored.expect("a sorted row is an item");
