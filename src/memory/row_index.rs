@@ -103,6 +103,24 @@ impl SortedRows {
         Position { block, index }
     }
 
+    /// Returns what [`partition_point`](SortedRows::partition_point) returns, which must not be less
+    /// than `from`. Cheaper if it is in the same block, as the end of a short range often is.
+    pub(super) fn partition_point_after(
+        &self,
+        from: Position,
+        before: impl Fn(u32) -> bool,
+    ) -> Position {
+        let rows = self.block(from.block);
+        let rest = rows.get(from.index..).unwrap_or_default();
+        match rest.last() {
+            Some(last) if !before(*last) => Position {
+                block: from.block,
+                index: from.index + rest.partition_point(|row| before(*row)),
+            },
+            _ => self.partition_point(before),
+        }
+    }
+
     pub(super) fn start(&self) -> Position {
         Position { block: 0, index: 0 }
     }
@@ -513,6 +531,11 @@ mod tests {
             (700, 300),
         ] {
             let position = |bound: u32| rows.partition_point(|row| row < bound);
+            let after = |start| rows.partition_point_after(start, |row| row < to);
+            if from <= to {
+                assert_eq!(after(position(from)), position(to), "{from}..{to}");
+                assert_eq!(after(rows.start()), position(to), "..{to}");
+            }
             let range: Vec<u32> = rows.range(position(from), position(to)).collect();
             let expected: Vec<u32> = (from..to.min(6_000)).filter(|row| row % 2 == 0).collect();
             assert_eq!(range, expected, "{from}..{to}");

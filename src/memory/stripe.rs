@@ -445,15 +445,14 @@ impl<T> Stripe<T> {
     ) -> (Position, Position) {
         let prefix = query.prefix.as_bytes();
         let after = after.map(str::as_bytes);
-        let (mut from, mut to) = match prefix {
-            [] => (rows.start(), rows.end()),
-            _ => (
-                rows.partition_point(|row| self.sk(row) < prefix),
-                // Truncated to the prefix's length, a sort key that begins with the prefix is equal
-                // to it. So no upper bound has to be computed from the prefix.
-                rows.partition_point(|row| truncated(self.sk(row), prefix.len()) <= prefix),
-            ),
-        };
+        let (mut from, mut to) = (rows.start(), rows.end());
+        if !prefix.is_empty() {
+            from = rows.partition_point(|row| self.sk(row) < prefix);
+            // Truncated to the prefix's length, a sort key that begins with the prefix is equal to
+            // it. So no upper bound has to be computed from the prefix.
+            let up_to_prefix = |row| truncated(self.sk(row), prefix.len()) <= prefix;
+            to = rows.partition_point_after(from, up_to_prefix);
+        }
         let below = |sk: &[u8]| rows.partition_point(|row| self.sk(row) < sk);
         let up_to = |sk: &[u8]| rows.partition_point(|row| self.sk(row) <= sk);
         match &query.range.0 {
