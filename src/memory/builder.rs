@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 ///
 /// # Defaults
 ///
-/// Eight stripes per core, no reserved capacity, the [`SystemClock`].
+/// 32 stripes per core and at most 1,024, no reserved capacity, the [`SystemClock`].
 ///
 /// ```
 /// use atomic_db::{ManualClock, MemoryDb};
@@ -37,7 +37,7 @@ impl<T> MemoryDbBuilder<T> {
     }
 
     /// Sets the number of stripes. It is rounded up to a power of two, and is at least one and at
-    /// most 65,536. More stripes reduce contention between threads; each takes about 400 bytes.
+    /// most 65,536. More stripes reduce contention between threads; an empty one takes 256 bytes.
     #[must_use]
     pub fn stripes(mut self, stripes: usize) -> Self {
         self.stripes = Some(stripes);

@@ -617,11 +617,16 @@ impl<T> fmt::Debug for MemoryDb<T> {
     }
 }
 
+fn default_stripes() -> usize {
+    // With fewer, threads wait for each other; more of them only take memory.
+    (32 * available_cores()).min(1_024)
+}
+
 impl<T> MemoryDbBuilder<T> {
     /// Creates the database.
     #[must_use]
     pub fn build(self) -> MemoryDb<T> {
-        let stripes = self.stripes.unwrap_or_else(|| 8 * available_cores());
+        let stripes = self.stripes.unwrap_or_else(default_stripes);
         let stripes = stripes.clamp(1, MAX_SHARDS).next_power_of_two();
         let hasher = KeyHasher::default();
         let capacity = self.capacity.div_ceil(stripes);

@@ -27,10 +27,12 @@ fn is_full(result: &Result<impl Sized>) -> bool {
 }
 
 #[test]
-fn default_stripe_count_is_eight_per_core() {
-    let cores = available_cores();
+fn the_default_is_32_stripes_per_core_and_at_most_1024() {
+    let expected = (32 * available_cores()).next_power_of_two().min(1_024);
     let db = MemoryDb::<u32>::new();
-    assert_eq!(db.shared.stripes.len(), (8 * cores).next_power_of_two());
+    assert_eq!(db.shared.stripes.len(), expected);
+    let stripe = size_of::<CachePadded<Mutex<Stripe<u32>>>>();
+    assert_eq!(stripe, 256, "as the builder documents");
     for (asked, stripes) in [(0, 1), (1, 1), (5, 8), (64, 64), (usize::MAX, 1 << 16)] {
         let db = MemoryDb::<u32>::builder().stripes(asked).build();
         assert_eq!(db.shared.stripes.len(), stripes, "{asked} asked for");

@@ -13,6 +13,7 @@ mod instructions;
 mod keys;
 mod memory;
 mod report;
+mod scale;
 mod stores;
 mod table;
 mod throughput;
@@ -35,7 +36,8 @@ cp -r target/bench/. benches/
 Parts:
   instructions  instructions per operation, under valgrind's callgrind
   throughput    time per operation, as ratios, with 1, 2 and all hardware threads
-  memory        bytes per stored item
+  scale         time per point read, of up to 10 M items (some 12 GB of memory)
+  memory        bytes per stored item, of up to 10 M items
   cache         hits and time of the caches on a trace
   durable       commits per second that survive a power failure, with 1, 2, 8 and 32 threads, and reads
   hot-key       transactions per second, and their durations, of up to 64 threads on one item
@@ -168,6 +170,7 @@ fn measure(plan: &Plan) -> io::Result<()> {
                 }
             },
             "throughput" => Some(throughput::measure(plan.rounds)),
+            "scale" => Some(scale::measure(plan.rounds)),
             "memory" => Some(memory::measure()),
             "cache" => Some(cache_trace::measure(plan.rounds, plan.trace.as_deref())?),
             "hot-key" => Some(hot_key::measure(plan.rounds, &plan.directory)?),

@@ -9,9 +9,12 @@ use crate::stores::{
 };
 
 pub(crate) const TABLE: &str = "bytes per item";
-pub(crate) const SHAPES: [Shape; 2] = [
+pub(crate) const SHAPES: [Shape; 5] = [
+    Shape::new(10_000, 1),
+    Shape::new(100_000, 1),
     Shape::new(1_000_000, 1_000),
     Shape::new(1_000_000, 1_000_000),
+    Shape::new(10_000_000, 1),
 ];
 
 pub(crate) fn measure() -> Figures {

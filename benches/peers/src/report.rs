@@ -3,15 +3,16 @@
 
 use crate::figures::Figures;
 use crate::table::{Better, Table};
-use crate::{cache_trace, chart, durable, hot_key, throughput};
+use crate::{cache_trace, chart, durable, hot_key, scale, throughput};
 use std::fmt::Write as _;
 use std::path::Path;
 use std::{fs, io};
 
 /// The parts of the bench, by which their figures are stored and the template refers to them.
-pub(crate) const PARTS: [&str; 6] = [
+pub(crate) const PARTS: [&str; 7] = [
     "instructions",
     "throughput",
+    "scale",
     "memory",
     "cache",
     "durable",
@@ -24,7 +25,7 @@ const TEMPLATE: &str = include_str!("BENCHMARKS.template.md");
 /// Returns whether less or more is better in the table of this title, and its number of decimals.
 fn style(title: &str) -> (Better, usize) {
     match title {
-        throughput::RATIO | cache_trace::TIME => (Better::Less, 2),
+        throughput::RATIO | scale::RATIO | cache_trace::TIME => (Better::Less, 2),
         throughput::SPEEDUP | cache_trace::HITS | durable::SHARE | durable::SPEEDUP => {
             (Better::More, 2)
         }
@@ -55,7 +56,12 @@ pub(crate) fn write(out: &Path, recorded: &Path) -> io::Result<()> {
         text = text.replace(&format!("{{{{{part}}}}}"), section.trim_end());
         // The ratios say the same as the absolute numbers that they are computed from.
         let tables = Table::all(&figures, style).into_iter();
-        let absolute = [throughput::NANOS, durable::RATE, hot_key::RATE];
+        let absolute = [
+            throughput::NANOS,
+            scale::NANOS,
+            durable::RATE,
+            hot_key::RATE,
+        ];
         let tables = tables.filter(|table| !absolute.contains(&&*table.title));
         behind.extend(tables.flat_map(|table| table.rows_behind()));
     }

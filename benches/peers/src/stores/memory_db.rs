@@ -20,10 +20,19 @@ fn item(pair: &Pair, value: u64) -> Item<u64> {
     Item::new(&pair.pk, &pair.sk, value)
 }
 
+/// Returns `item` with `by` added to its value.
+fn added(item: Option<Item<u64>>, key: &Pair, by: u64) -> Item<u64> {
+    match item {
+        Some(item) => item.with_data(item.data().map_or(by, |value| value.wrapping_add(by))),
+        None => Item::at(at(key), by),
+    }
+}
+
 impl MemoryDbStore {
-    fn value(&self, key: &Pair) -> u64 {
+    /// Returns the stored item with `by` added to its value.
+    fn added(&self, key: &Pair, by: u64) -> Item<u64> {
         let item = self.0.get_fresh(at(key)).expect("a read succeeds");
-        item.and_then(|item| item.data().copied()).unwrap_or(0)
+        added(item, key, by)
     }
 }
 
@@ -96,8 +105,8 @@ impl Store for MemoryDbStore {
         loop {
             let locks = [self.get_lock(from), self.get_lock(to)];
             let items = [
-                item(&from.balance, self.value(&from.balance).wrapping_sub(1)),
-                item(&to.balance, self.value(&to.balance).wrapping_add(1)),
+                self.added(&from.balance, u64::MAX),
+                self.added(&to.balance, 1),
             ];
             if committed(self.0.set_atomic(&items, &locks)) {
                 return;
@@ -110,9 +119,8 @@ impl Store for MemoryDbStore {
             tx.lock(at(&from.lock))?;
             tx.lock(at(&to.lock))?;
             for (account, by) in [(from, u64::MAX), (to, 1)] {
-                let balance = tx.get(at(&account.balance))?;
-                let balance = balance.and_then(|item| item.data().copied()).unwrap_or(0);
-                tx.set(item(&account.balance, balance.wrapping_add(by)))?;
+                let item = tx.get(at(&account.balance))?;
+                tx.set(added(item, &account.balance, by))?;
             }
             Ok(())
         });
@@ -131,15 +139,15 @@ impl Store for MemoryDbStore {
             Operation::AddByTransact => {
                 let added = self.0.transact(|tx| {
                     tx.lock(lock)?;
-                    let old = tx.get(key)?.and_then(|item| item.data().copied());
-                    tx.set(Item::at(key, old.unwrap_or(0).wrapping_add(1)))
+                    let item = tx.get(key)?;
+                    tx.set(added(item, &account.balance, 1))
                 });
                 added.expect("the transaction succeeds");
             }
             _ => loop {
                 let locks = [self.get_lock(account)];
-                let new = self.value(&account.balance).wrapping_add(1);
-                if committed(self.0.set_atomic(&[Item::at(key, new)], &locks)) {
+                let items = [self.added(&account.balance, 1)];
+                if committed(self.0.set_atomic(&items, &locks)) {
                     return;
                 }
             },
