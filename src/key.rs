@@ -244,7 +244,7 @@ impl<P: AsRef<str>, S: AsRef<str>> From<(P, S)> for KeyBuf {
 }
 
 impl PartialEq for KeyBuf {
-    #[inline]
+    #[inline(always)]
     fn eq(&self, other: &Self) -> bool {
         // A key has one representation. The unused bytes of a short one are zero, so that all of them
         // can be compared, which needs no loop.
@@ -266,6 +266,7 @@ impl PartialEq for KeyBuf {
 impl Eq for KeyBuf {}
 
 impl PartialEq<Key<'_>> for KeyBuf {
+    #[inline(always)]
     fn eq(&self, other: &Key<'_>) -> bool {
         self.has_bytes(other.bytes())
     }

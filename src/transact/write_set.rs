@@ -74,7 +74,7 @@ impl<T> WriteSet<T> {
     pub(super) fn find(&self, key: Key<'_>) -> Option<Place> {
         match &self.index {
             Some(index) => index.find(&self.batch, key.bytes()),
-            None => self.scan(|other| other.has_bytes(key.bytes())),
+            None => self.scan(&key),
         }
     }
 
@@ -85,7 +85,7 @@ impl<T> WriteSet<T> {
         match &self.index {
             Some(index) => index.find(&self.batch, key.bytes()),
             // Cheaper than a comparison with a borrowed key.
-            None => self.scan(|other| other == key),
+            None => self.scan(key),
         }
     }
 
@@ -93,41 +93,45 @@ impl<T> WriteSet<T> {
     #[inline]
     pub(super) fn find_write(&self, key: Key<'_>) -> Option<Place> {
         let Some(index) = &self.index else {
-            return self.scan_writes(|other| other.has_bytes(key.bytes()));
+            return self.scan_writes(&key);
         };
         let place = index.find(&self.batch, key.bytes());
         place.filter(|place| !matches!(place, Place::Lock(_) | Place::Check(_)))
     }
 
     #[inline(always)]
-    fn scan(&self, is_key: impl Fn(&KeyBuf) -> bool) -> Option<Place> {
+    fn scan<K>(&self, key: &K) -> Option<Place>
+    where
+        KeyBuf: PartialEq<K>,
+    {
         let Batch { locks, checks, .. } = &self.batch;
-        let is_at_key = |lock: &Lock| is_key(lock.key_buf());
-        if let Some(position) = locks.iter().position(is_at_key) {
+        if let Some(position) = position(locks, key, Lock::key_buf) {
             return Some(Place::Lock(position));
         }
-        if let Some(position) = checks.iter().position(is_at_key) {
+        if let Some(position) = position(checks, key, Lock::key_buf) {
             return Some(Place::Check(position));
         }
-        self.scan_writes(is_key)
+        self.scan_writes(key)
     }
 
     #[inline(always)]
-    fn scan_writes(&self, is_key: impl Fn(&KeyBuf) -> bool) -> Option<Place> {
+    fn scan_writes<K>(&self, key: &K) -> Option<Place>
+    where
+        KeyBuf: PartialEq<K>,
+    {
         let Batch {
             sets,
             creates,
             deletes,
             ..
         } = &self.batch;
-        let is_at_key = |item: &Item<T>| is_key(item.key_buf());
-        if let Some(position) = sets.iter().position(is_at_key) {
+        if let Some(position) = position(sets, key, Item::key_buf) {
             return Some(Place::Set(position));
         }
-        if let Some(position) = creates.iter().position(is_at_key) {
+        if let Some(position) = position(creates, key, Item::key_buf) {
             return Some(Place::Create(position));
         }
-        let position = deletes.iter().position(is_key)?;
+        let position = position(deletes, key, |key| key)?;
         Some(Place::Delete(position))
     }
 
@@ -244,6 +248,20 @@ impl Index {
             *moved = place;
         }
     }
+}
+
+/// Returns the position of the element with this key. Inlined, because the lists are short.
+#[inline(always)]
+fn position<E, K>(list: &[E], key: &K, key_of: impl Fn(&E) -> &KeyBuf) -> Option<usize>
+where
+    KeyBuf: PartialEq<K>,
+{
+    for (position, element) in list.iter().enumerate() {
+        if key_of(element) == key {
+            return Some(position);
+        }
+    }
+    None
 }
 
 /// Adds `op` to the list of its kind, and returns its place.
