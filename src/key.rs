@@ -198,7 +198,7 @@ impl KeyBuf {
 /// Returns the text with these bytes, which are those of a `str`: only `unsafe` code could return it
 /// without validating it again, which is cheap for a short text.
 fn validated(bytes: &[u8]) -> &str {
-    str::from_utf8(bytes).unwrap_or_default()
+    std::str::from_utf8(bytes).unwrap_or_default()
 }
 
 /// Returns `true` if both slices are equal. Slices of up to 16 bytes, as in most keys, are compared

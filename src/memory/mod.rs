@@ -38,8 +38,8 @@ use crate::random::random_u64;
 use crate::sharding::{MAX_SHARDS, available_cores};
 use crate::sync::{Arc, Mutex, MutexGuard};
 use crate::{
-    AtomicDb, Batch, Clock, Error, Item, Key, Lock, Page, Query, Result, RetryQueue, Version,
-    VersionGenerator,
+    AtomicDb, Batch, Clock, Error, Item, Key, KeyBuf, Lock, Page, Query, Result, RetryQueue,
+    Version, VersionGenerator,
 };
 use rows::{MAX_ROWS, NO_ROW};
 use smallvec::SmallVec;
@@ -193,27 +193,32 @@ impl<T> MemoryDb<T> {
     }
 
     #[inline]
-    fn target(&self, bytes: (&[u8], &[u8])) -> Target {
+    fn target<O>(&self, op: O, bytes: (&[u8], &[u8])) -> Target<O> {
+        let at = self.locate(bytes);
         Target {
-            at: self.locate(bytes),
+            op,
+            at,
             guard: 0,
             row: NO_ROW,
         }
     }
 
-    /// Returns the target of a lock. The key of one that was read from this database is not hashed.
+    /// Returns the target of an operation on `lock`. The key of a lock that was read from this
+    /// database is not hashed.
     #[inline]
-    fn lock_target(&self, lock: &Lock) -> Target {
+    fn lock_target<O>(&self, op: O, lock: &Lock) -> Target<O> {
         let Some(row) = lock.row_in(self.shared.number) else {
-            return self.target(lock.key_buf().bytes());
+            return self.target(op, lock.key_buf().bytes());
+        };
+        let at = Location {
+            stripe: row.stripe,
+            // Only an item is indexed by it.
+            partition_hash: 0,
+            key_hash: row.hash,
         };
         Target {
-            at: Location {
-                stripe: row.stripe,
-                // Only an item is indexed by it.
-                partition_hash: 0,
-                key_hash: row.hash,
-            },
+            op,
+            at,
             guard: 0,
             row: row.number,
         }
@@ -278,7 +283,8 @@ impl<T> MemoryDb<T> {
     }
 
     /// Locks the stripes of all `targets`, each once, in ascending order.
-    fn lock_stripes(&self, targets: &mut [Target], order: &LockOrder) -> Guards<'_, T> {
+    #[inline]
+    fn lock_stripes<O>(&self, targets: &mut [Target<O>], order: &LockOrder) -> Guards<'_, T> {
         let mut guards = Guards::new();
         let mut latest = None;
         for entry in order {
@@ -294,25 +300,23 @@ impl<T> MemoryDb<T> {
 
     /// Validates and applies `writes` under the locks of all affected stripes.
     fn apply(&self, writes: &BatchRef<'_, T>) -> Result<Version> {
-        let mut targets = Targets::from_elem(Target::default(), writes.len());
+        let mut targets: SmallVec<[Target<Op<'_, T>>; 8]> = SmallVec::new();
+        for lock in writes.locks {
+            targets.push(self.lock_target(Op::Lock(lock), lock));
+        }
+        for lock in writes.checks {
+            targets.push(self.lock_target(Op::Check(lock), lock));
+        }
+        for item in writes.sets {
+            targets.push(self.target(Op::Set(item), item.key_buf().bytes()));
+        }
+        for item in writes.creates {
+            targets.push(self.target(Op::Create(item), item.key_buf().bytes()));
+        }
+        for key in writes.deletes {
+            targets.push(self.target(Op::Delete(key), key.bytes()));
+        }
         let targets = targets.as_mut_slice();
-        let (locks, rest) = targets.split_at_mut(writes.locks.len());
-        let (checks, rest) = rest.split_at_mut(writes.checks.len());
-        let (sets, rest) = rest.split_at_mut(writes.sets.len());
-        let (creates, deletes) = rest.split_at_mut(writes.creates.len());
-        for (targets, list) in [(locks, writes.locks), (checks, writes.checks)] {
-            for (target, lock) in targets.iter_mut().zip(list) {
-                *target = self.lock_target(lock);
-            }
-        }
-        for (targets, list) in [(sets, writes.sets), (creates, writes.creates)] {
-            for (target, item) in targets.iter_mut().zip(list) {
-                *target = self.target(item.key_buf().bytes());
-            }
-        }
-        for (target, key) in deletes.iter_mut().zip(writes.deletes) {
-            *target = self.target(key.bytes());
-        }
         let order = lock_order(targets);
         if may_have_duplicates(&order) {
             writes.validate()?;
@@ -323,58 +327,49 @@ impl<T> MemoryDb<T> {
         let mut removed = RemovedRows::new();
         let mut guards = self.lock_stripes(targets, &order);
         let stripes = guards.as_mut_slice();
-        let (locks, rest) = targets.split_at_mut(writes.locks.len());
-        let (checks, rest) = rest.split_at(writes.checks.len());
-        let (sets, rest) = rest.split_at(writes.sets.len());
-        let (creates, deletes) = rest.split_at(writes.creates.len());
 
         let mut conflicts = Vec::new();
-        let unchanged = |target: &Target, lock: &Lock| {
-            stripes[target.guard as usize]
-                .find_unchanged_lock(&target.at, target.row, lock, seconds)
-        };
-        for (target, lock) in locks.iter_mut().zip(writes.locks) {
-            match unchanged(target, lock) {
-                Some(row) => target.row = row,
-                None => conflicts.push(lock.key_buf().clone()),
-            }
-        }
-        for (target, lock) in checks.iter().zip(writes.checks) {
-            if unchanged(target, lock).is_none() {
-                conflicts.push(lock.key_buf().clone());
+        let mut existing = None;
+        for Target { op, at, guard, row } in &mut *targets {
+            let stripe = &stripes[*guard as usize];
+            match op {
+                Op::Lock(lock) | Op::Check(lock) => {
+                    match stripe.find_unchanged_lock(at, *row, lock, seconds) {
+                        Some(found) => *row = found,
+                        None => conflicts.push(lock.key_buf().clone()),
+                    }
+                }
+                Op::Create(item) if stripe.has_item(at, item.key_buf().bytes(), seconds) => {
+                    existing.get_or_insert(item.key_buf());
+                }
+                _ => {}
             }
         }
         if !conflicts.is_empty() {
             return Err(Error::RaceCondition { keys: conflicts });
         }
-        for (target, item) in creates.iter().zip(writes.creates) {
-            if stripes[target.guard as usize].has_item(&target.at, item.key_buf().bytes(), seconds)
-            {
-                let key = item.key_buf().clone();
-                return Err(Error::AlreadyExists { key });
-            }
+        if let Some(key) = existing {
+            return Err(Error::AlreadyExists { key: key.clone() });
         }
         for stripe in &*stripes {
-            check_capacity(stripe, sets.len() + creates.len())?;
+            check_capacity(stripe, writes.sets.len() + writes.creates.len())?;
         }
 
         let version = self.shared.versions.next(now);
-        for target in &*locks {
-            stripes[target.guard as usize].set_lock_version(target.row, version);
-        }
-        let mut put = |target: &Target, item: &Item<T>| {
-            if let Some(old) = stripes[target.guard as usize].put(&target.at, item.clone()) {
+        for Target { op, at, guard, row } in targets {
+            let stripe = &mut stripes[*guard as usize];
+            let old = match op {
+                Op::Lock(_) => {
+                    stripe.set_lock_version(*row, version);
+                    None
+                }
+                Op::Check(_) => None,
+                Op::Set(item) | Op::Create(item) => stripe.put(at, item.clone()),
+                Op::Delete(key) => stripe.remove(at, key.bytes()),
+            };
+            if let Some(old) = old {
                 removed.push(old);
             }
-        };
-        for (target, item) in sets.iter().zip(writes.sets) {
-            put(target, item);
-        }
-        for (target, item) in creates.iter().zip(writes.creates) {
-            put(target, item);
-        }
-        for (target, key) in deletes.iter().zip(writes.deletes) {
-            removed.extend(stripes[target.guard as usize].remove(&target.at, key.bytes()));
         }
         Ok(version)
     }
@@ -403,9 +398,9 @@ impl<T> MemoryDb<T> {
     }
 }
 
-/// One key of a call that has several.
-#[derive(Clone, Copy, Default)]
-struct Target {
+/// One operation of a call that has several.
+struct Target<O> {
+    op: O,
     at: Location,
     /// The index of the guard of its stripe, once the stripes are locked.
     guard: u32,
@@ -413,7 +408,14 @@ struct Target {
     row: u32,
 }
 
-type Targets = SmallVec<[Target; 8]>;
+/// An operation of a commit.
+enum Op<'a, T> {
+    Lock(&'a Lock),
+    Check(&'a Lock),
+    Set(&'a Item<T>),
+    Create(&'a Item<T>),
+    Delete(&'a KeyBuf),
+}
 
 /// The guards of locked stripes, in ascending order.
 type Guards<'a, T> = SmallVec<[Guard<'a, T>; 8]>;
@@ -452,7 +454,7 @@ impl OrderEntry {
 
 /// Returns the order of `targets`.
 #[inline]
-fn lock_order(targets: &[Target]) -> LockOrder {
+fn lock_order<O>(targets: &[Target<O>]) -> LockOrder {
     let mut order = LockOrder::from_elem(OrderEntry(0), targets.len());
     let entries = order.as_mut_slice();
     for (index, target) in targets.iter().enumerate() {
@@ -521,15 +523,16 @@ impl<T> AtomicDb for MemoryDb<T> {
 
     fn get_many(&self, keys: &[Key<'_>]) -> Result<Vec<Option<Item<T>>>> {
         let now = self.now();
-        let mut targets: Targets = keys.iter().map(|key| self.target(key.bytes())).collect();
+        let targets = keys.iter().map(|key| self.target(key, key.bytes()));
+        let mut targets: SmallVec<[Target<&Key<'_>>; 8]> = targets.collect();
         let order = lock_order(&targets);
         let mut removed = RemovedRows::new();
         let mut stripes = self.lock_stripes(&mut targets, &order);
-        let targets = targets.iter().zip(keys);
+        let targets = targets.iter();
         Ok(targets
-            .map(|(target, key)| {
+            .map(|target| {
                 let stripe = &mut stripes[target.guard as usize];
-                stripe.live_item(&target.at, *key, now, &mut removed)
+                stripe.live_item(&target.at, *target.op, now, &mut removed)
             })
             .collect())
     }
