@@ -192,35 +192,21 @@ impl<T> MemoryDb<T> {
         Location::new(&self.shared.hasher, bytes, self.shared.stripes.len())
     }
 
-    #[inline]
-    fn target<O>(&self, op: O, bytes: (&[u8], &[u8])) -> Target<O> {
-        let at = self.locate(bytes);
-        Target {
-            op,
-            at,
-            guard: 0,
-            row: NO_ROW,
-        }
-    }
-
     /// Returns the target of an operation on `lock`. The key of a lock that was read from this
     /// database is not hashed.
-    #[inline]
+    #[inline(always)]
     fn lock_target<O>(&self, op: O, lock: &Lock) -> Target<O> {
-        let Some(row) = lock.row_in(self.shared.number) else {
-            return self.target(op, lock.key_buf().bytes());
-        };
-        let at = Location {
-            stripe: row.stripe,
-            // Only an item is indexed by it.
-            partition_hash: 0,
-            key_hash: row.hash,
-        };
-        Target {
-            op,
-            at,
-            guard: 0,
-            row: row.number,
+        match lock.row_in(self.shared.number) {
+            Some(row) => {
+                let at = Location {
+                    stripe: row.stripe,
+                    // Only an item is indexed by it.
+                    partition_hash: 0,
+                    key_hash: row.hash,
+                };
+                Target::new(op, at, row.number)
+            }
+            None => Target::new(op, self.locate(lock.key_buf().bytes()), NO_ROW),
         }
     }
 
@@ -283,9 +269,15 @@ impl<T> MemoryDb<T> {
     }
 
     /// Locks the stripes of all `targets`, each once, in ascending order.
+    ///
+    /// Lists are passed to be filled: returning them by value would copy them.
     #[inline]
-    fn lock_stripes<O>(&self, targets: &mut [Target<O>], order: &LockOrder) -> Guards<'_, T> {
-        let mut guards = Guards::new();
+    fn lock_stripes<'a, O>(
+        &'a self,
+        targets: &mut [Target<O>],
+        order: &[OrderEntry],
+        guards: &mut Guards<'a, T>,
+    ) {
         let mut latest = None;
         for entry in order {
             let stripe = entry.stripe();
@@ -295,7 +287,6 @@ impl<T> MemoryDb<T> {
             }
             targets[entry.index()].guard = guards.len() as u32 - 1;
         }
-        guards
     }
 
     /// Validates and applies `writes` under the locks of all affected stripes.
@@ -308,16 +299,20 @@ impl<T> MemoryDb<T> {
             targets.push(self.lock_target(Op::Check(lock), lock));
         }
         for item in writes.sets {
-            targets.push(self.target(Op::Set(item), item.key_buf().bytes()));
+            let at = self.locate(item.key_buf().bytes());
+            targets.push(Target::new(Op::Set(item), at, NO_ROW));
         }
         for item in writes.creates {
-            targets.push(self.target(Op::Create(item), item.key_buf().bytes()));
+            let at = self.locate(item.key_buf().bytes());
+            targets.push(Target::new(Op::Create(item), at, NO_ROW));
         }
         for key in writes.deletes {
-            targets.push(self.target(Op::Delete(key), key.bytes()));
+            let at = self.locate(key.bytes());
+            targets.push(Target::new(Op::Delete(key), at, NO_ROW));
         }
         let targets = targets.as_mut_slice();
-        let order = lock_order(targets);
+        let mut order = LockOrder::new();
+        sort_by_stripe(targets, &mut order);
         if may_have_duplicates(&order) {
             writes.validate()?;
         }
@@ -325,7 +320,8 @@ impl<T> MemoryDb<T> {
         let seconds = now.as_secs();
 
         let mut removed = RemovedRows::new();
-        let mut guards = self.lock_stripes(targets, &order);
+        let mut guards = Guards::new();
+        self.lock_stripes(targets, &order, &mut guards);
         let stripes = guards.as_mut_slice();
 
         let mut conflicts = Vec::new();
@@ -408,6 +404,18 @@ struct Target<O> {
     row: u32,
 }
 
+impl<O> Target<O> {
+    #[inline]
+    fn new(op: O, at: Location, row: u32) -> Self {
+        Target {
+            op,
+            at,
+            guard: 0,
+            row,
+        }
+    }
+}
+
 /// An operation of a commit.
 enum Op<'a, T> {
     Lock(&'a Lock),
@@ -452,26 +460,23 @@ impl OrderEntry {
     }
 }
 
-/// Returns the order of `targets`.
+/// Fills `order`, which is empty, with the order of `targets`.
 #[inline]
-fn lock_order<O>(targets: &[Target<O>]) -> LockOrder {
-    let mut order = LockOrder::from_elem(OrderEntry(0), targets.len());
-    let entries = order.as_mut_slice();
+fn sort_by_stripe<O>(targets: &[Target<O>], order: &mut LockOrder) {
     for (index, target) in targets.iter().enumerate() {
-        entries[index] = OrderEntry::new(index, &target.at);
+        order.push(OrderEntry::new(index, &target.at));
         // For a few targets, inserting each in place is cheaper than a call of the general sort.
         if targets.len() <= INSERTION_SORT_MAX {
             let mut place = index;
-            while place > 0 && entries[place - 1] > entries[place] {
-                entries.swap(place - 1, place);
+            while place > 0 && order[place - 1] > order[place] {
+                order.swap(place - 1, place);
                 place -= 1;
             }
         }
     }
     if targets.len() > INSERTION_SORT_MAX {
-        entries.sort_unstable();
+        order.sort_unstable();
     }
-    order
 }
 
 const INSERTION_SORT_MAX: usize = 8;
@@ -523,11 +528,14 @@ impl<T> AtomicDb for MemoryDb<T> {
 
     fn get_many(&self, keys: &[Key<'_>]) -> Result<Vec<Option<Item<T>>>> {
         let now = self.now();
-        let targets = keys.iter().map(|key| self.target(key, key.bytes()));
+        let targets = keys.iter();
+        let targets = targets.map(|key| Target::new(key, self.locate(key.bytes()), NO_ROW));
         let mut targets: SmallVec<[Target<&Key<'_>>; 8]> = targets.collect();
-        let order = lock_order(&targets);
+        let mut order = LockOrder::new();
+        sort_by_stripe(&targets, &mut order);
         let mut removed = RemovedRows::new();
-        let mut stripes = self.lock_stripes(&mut targets, &order);
+        let mut stripes = Guards::new();
+        self.lock_stripes(&mut targets, &order, &mut stripes);
         let targets = targets.iter();
         Ok(targets
             .map(|target| {
