@@ -84,9 +84,10 @@ impl<'a, D: AtomicDb + ?Sized> Transaction<'a, D> {
     /// - [`InvalidInput`](Error::InvalidInput): data was read before, or this transaction writes an
     ///   item at `key`.
     /// - Those of [`get_lock`](AtomicDb::get_lock).
+    #[inline]
     pub fn lock<'k>(&mut self, key: impl Into<Key<'k>>) -> Result<Lock> {
-        let key = key.into();
-        self.noting_failure(|tx| tx.read_lock(key, LockMode::Lock))
+        let Key { pk, sk } = key.into();
+        self.read_lock_noting_failure(pk, sk, LockMode::Lock)
     }
 
     /// Reads the lock at `key`, and creates it if it does not exist. The commit requires it to be
@@ -96,9 +97,15 @@ impl<'a, D: AtomicDb + ?Sized> Transaction<'a, D> {
     /// # Errors
     ///
     /// Those of [`lock`](Transaction::lock).
+    #[inline]
     pub fn check<'k>(&mut self, key: impl Into<Key<'k>>) -> Result<Lock> {
-        let key = key.into();
-        self.noting_failure(|tx| tx.read_lock(key, LockMode::Check))
+        let Key { pk, sk } = key.into();
+        self.read_lock_noting_failure(pk, sk, LockMode::Check)
+    }
+
+    /// Takes the parts of a key, which are passed in registers, and not the key, which is not.
+    fn read_lock_noting_failure(&mut self, pk: &str, sk: &str, mode: LockMode) -> Result<Lock> {
+        self.noting_failure(|tx| tx.read_lock(Key { pk, sk }, mode))
     }
 
     /// Locks all `keys` as [`lock`](Transaction::lock) does, with one call of
@@ -135,6 +142,7 @@ impl<'a, D: AtomicDb + ?Sized> Transaction<'a, D> {
     ///
     /// [`Error::InvalidInput`] if the transaction writes an item at `key`, or if it may not read
     /// another lock.
+    #[cold]
     fn held_lock(&mut self, key: Key<'_>, mode: LockMode) -> Result<Option<Lock>> {
         let batch = self.writes.batch();
         match self.writes.find(key) {
@@ -156,15 +164,17 @@ impl<'a, D: AtomicDb + ?Sized> Transaction<'a, D> {
     }
 
     fn add_lock(&mut self, lock: &Lock, mode: LockMode) {
-        self.writes.add(match mode {
-            LockMode::Lock => Op::Lock(lock.clone()),
-            LockMode::Check => Op::Check(lock.clone()),
-        });
+        match mode {
+            LockMode::Lock => self.writes.add(Op::Lock(lock.clone())),
+            LockMode::Check => self.writes.add(Op::Check(lock.clone())),
+        }
     }
 
     fn read_lock(&mut self, key: Key<'_>, mode: LockMode) -> Result<Lock> {
-        if let Some(lock) = self.held_lock(key, mode)? {
-            return Ok(lock);
+        if self.has_read || self.writes.find(key).is_some() {
+            if let Some(lock) = self.held_lock(key, mode)? {
+                return Ok(lock);
+            }
         }
         if let LockMode::Lock = mode {
             self.attempts.wait_if_closed(key);
@@ -207,8 +217,15 @@ impl<'a, D: AtomicDb + ?Sized> Transaction<'a, D> {
     /// # Errors
     ///
     /// Those of [`get_fresh`](AtomicDb::get_fresh).
+    #[inline]
     pub fn get<'k>(&mut self, key: impl Into<Key<'k>>) -> Result<Option<Item<D::Data>>> {
-        let key = key.into();
+        let Key { pk, sk } = key.into();
+        self.get_parts(pk, sk)
+    }
+
+    /// Takes the parts of a key, which are passed in registers, and not the key, which is not.
+    fn get_parts(&mut self, pk: &str, sk: &str) -> Result<Option<Item<D::Data>>> {
+        let key = Key { pk, sk };
         self.has_read = true;
         if let Some(own) = self.own_item(key) {
             return Ok(own);
