@@ -22,7 +22,8 @@ pub(super) struct SortedRows(Repr);
 enum Repr {
     /// The block number [`ONLY_BLOCK`].
     OneBlock(SmallVec<[u32; 4]>),
-    Blocks(Blocks),
+    /// Boxed, because most partitions are small and this enum is stored for each.
+    Blocks(Box<Blocks>),
 }
 
 /// At least one block, and no block in the sequence is empty.
@@ -151,11 +152,11 @@ impl SortedRows {
                 moved(row, ONLY_BLOCK);
             }
             Repr::OneBlock(rows) => {
-                let mut blocks = Blocks {
+                let mut blocks = Box::new(Blocks {
                     sequence: vec![ONLY_BLOCK],
                     rows: vec![std::mem::take(rows).into_vec()],
                     vacant: Vec::new(),
-                };
+                });
                 blocks.insert(position, row, moved);
                 self.0 = Repr::Blocks(blocks);
             }
@@ -478,6 +479,11 @@ mod tests {
             }
             assert_eq!(rows.validate(), [0]);
         }
+    }
+
+    #[test]
+    fn a_small_partition_takes_32_bytes() {
+        assert!(size_of::<SortedRows>() <= 32, "{}", size_of::<SortedRows>());
     }
 
     #[test]
