@@ -25,7 +25,9 @@ const TEMPLATE: &str = include_str!("BENCHMARKS.template.md");
 /// Returns whether less or more is better in the table of this title, and its number of decimals.
 fn style(title: &str) -> (Better, usize) {
     match title {
-        throughput::RATIO | scale::RATIO | cache_trace::TIME => (Better::Less, 2),
+        throughput::RATIO | scale::RATIO | scale::LARGE_RATIO | cache_trace::TIME => {
+            (Better::Less, 2)
+        }
         throughput::SPEEDUP | cache_trace::HITS | durable::SHARE | durable::SPEEDUP => {
             (Better::More, 2)
         }
@@ -59,6 +61,7 @@ pub(crate) fn write(out: &Path, recorded: &Path) -> io::Result<()> {
         let absolute = [
             throughput::NANOS,
             scale::NANOS,
+            scale::LARGE_NANOS,
             durable::RATE,
             hot_key::RATE,
         ];

@@ -1,18 +1,28 @@
-//! How the time of a point read depends on the number of items and on the size of a partition.
+//! How the time of a point read depends on the number of items and on the size of a partition, and
+//! what calls on a large partition take.
 
 use crate::environment;
 use crate::figures::Figures;
-use crate::keys::{Random, Shape};
+use crate::keys::{QUERIED, Random, Shape};
 use crate::stores::{
-    DashMapStore, MemoryDbStore, MutexHashMap, PapayaStore, SccStore, Store, TxMapStore,
+    DashMapStore, MemoryDbStore, MutexBTreeMap, MutexHashMap, Operation, PapayaStore, SccStore,
+    Store, TreeIndexStore, TxMapStore,
 };
 use crate::throughput::{nanos, ratios};
 use std::hint::black_box;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub(crate) const NANOS: &str = "nanoseconds per get hit, by number of items";
 pub(crate) const RATIO: &str = "time per get hit, by number of items, against MemoryDb";
+
+pub(crate) const LARGE_NANOS: &str = "nanoseconds per call, one partition of 1 M items";
+pub(crate) const LARGE_RATIO: &str = "time per call, one partition of 1 M items, against MemoryDb";
+
+const LARGE: Shape = Shape::new(1_000_000, 1);
+
+/// Each round fills every store.
+const LARGE_ROUNDS_MAX: usize = 5;
 
 const SHAPES: [Shape; 5] = [
     Shape::new(1_000, 1),
@@ -109,5 +119,81 @@ pub(crate) fn measure(rounds: usize) -> Figures {
         }
         eprintln!("{NANOS}, {row}: done");
     }
+    measure_large(rounds.min(LARGE_ROUNDS_MAX), &mut figures);
     figures
+}
+
+/// The calls on a large partition, in the order in which they are made.
+const CALLS: [&str; 3] = [
+    "insert in random order",
+    "query of 100 items",
+    "delete in random order",
+];
+
+fn measure_large(rounds: usize, figures: &mut Figures) {
+    type Large = (&'static str, fn() -> [f64; 3]);
+    let contenders: [Large; 4] = [
+        (MemoryDbStore::NAME, time_large::<MemoryDbStore>),
+        (MutexBTreeMap::NAME, time_large::<MutexBTreeMap>),
+        (TreeIndexStore::NAME, time_large::<TreeIndexStore>),
+        (MutexHashMap::NAME, time_large::<MutexHashMap>),
+    ];
+    // Indexed by call, contender and round.
+    let mut nanos = vec![vec![Vec::new(); contenders.len()]; CALLS.len()];
+    for _ in 0..rounds {
+        for (contender, (_, time)) in contenders.iter().enumerate() {
+            for (call, each) in time().into_iter().enumerate() {
+                nanos[call][contender].push(each);
+            }
+        }
+    }
+    for (call, by_contender) in CALLS.into_iter().zip(&nanos) {
+        for ((name, _), by_round) in contenders.iter().zip(by_contender) {
+            // A store without queries has no time for them.
+            if by_round.iter().all(|each| *each > 0.0) {
+                figures.add_samples(LARGE_NANOS, call, name, by_round);
+                figures.add_samples(LARGE_RATIO, call, name, &ratios(by_round, &by_contender[0]));
+            }
+        }
+    }
+    eprintln!("{LARGE_NANOS}: done");
+}
+
+/// Returns the nanoseconds of each of the [`CALLS`], or zero where there is none.
+fn time_large<S: Store>() -> [f64; 3] {
+    let store = S::new();
+    let key = |number: usize| {
+        let pair = LARGE.item(number);
+        S::key(&pair.pk, &pair.sk)
+    };
+    let keys: Vec<S::Key> = (0..LARGE.items).map(key).collect();
+    let order = Random::new(8).choose(LARGE.items, LARGE.items);
+    let insert = each(order.len(), || {
+        order.iter().for_each(|number| store.set(&keys[*number], 1));
+    });
+    let order = Random::new(9).choose(LARGE.items / 10, LARGE.items);
+    let ranges = order.iter().take(LARGE.items / 100);
+    let ranges: Vec<S::Range> = ranges
+        .map(|number| S::range(&LARGE.span(*number)))
+        .collect();
+    let query = if S::OPERATIONS.contains(&Operation::Query) {
+        each(ranges.len(), || {
+            for range in &ranges {
+                assert_eq!(black_box(store.query(black_box(range))), QUERIED);
+            }
+        })
+    } else {
+        0.0
+    };
+    let delete = each(order.len(), || {
+        order.iter().for_each(|number| store.delete(&keys[*number]));
+    });
+    [insert, query, delete]
+}
+
+/// Returns the nanoseconds of each of the `count` calls that `work` makes.
+fn each(count: usize, work: impl FnOnce()) -> f64 {
+    let began = Instant::now();
+    work();
+    began.elapsed().as_nanos() as f64 / count as f64
 }
