@@ -3,7 +3,7 @@
 //! Plain `&mut self` code that never sees a mutex, a clock or user code. Removed rows are handed to
 //! the caller as [`RemovedRows`], which drops them after unlocking.
 
-use super::row_index::{Position, SortedRows};
+use super::row_index::{Cut, IndexedRows, Position, SortedRows};
 use super::rows::{Row, Rows, widen_hash};
 use crate::deferred_drop::DeferredDrop;
 use crate::hash::KeyHasher;
@@ -447,14 +447,11 @@ impl<T> Stripe<T> {
         let after = after.map(str::as_bytes);
         let (mut from, mut to) = (rows.start(), rows.end());
         if !prefix.is_empty() {
-            from = rows.partition_point(|row| self.sk(row) < prefix);
-            // Truncated to the prefix's length, a sort key that begins with the prefix is equal to
-            // it. So no upper bound has to be computed from the prefix.
-            let up_to_prefix = |row| truncated(self.sk(row), prefix.len()) <= prefix;
-            to = rows.partition_point_after(from, up_to_prefix);
+            from = rows.position(Cut::Before(prefix), &self.rows);
+            to = rows.position_from(from, Cut::AfterPrefix(prefix), &self.rows);
         }
-        let below = |sk: &[u8]| rows.partition_point(|row| self.sk(row) < sk);
-        let up_to = |sk: &[u8]| rows.partition_point(|row| self.sk(row) <= sk);
+        let below = |sk: &[u8]| rows.position(Cut::Before(sk), &self.rows);
+        let up_to = |sk: &[u8]| rows.position(Cut::After(sk), &self.rows);
         match &query.range.0 {
             Bound::Included(start) => from = from.max(below(start.as_bytes())),
             Bound::Excluded(start) => from = from.max(up_to(start.as_bytes())),
@@ -475,10 +472,6 @@ impl<T> Stripe<T> {
         (from, to)
     }
 
-    fn sk(&self, row: u32) -> &[u8] {
-        key_of_row(&self.rows, row).1
-    }
-
     /// Adds a row to the table, the expiries and the count, but not to the sorted rows of a
     /// partition. Returns its number.
     fn add(&mut self, hash: u32, entry: Entry<T>) -> u32 {
@@ -492,7 +485,7 @@ impl<T> Stripe<T> {
     /// Adds the item in `row` to the sorted rows of its partition.
     fn index_row(&mut self, hash: u32, row: u32) {
         let rows = &self.rows;
-        let (pk, sk) = key_of_row(rows, row);
+        let pk = key_of_row(rows, row).0;
         let entry = self.partitions.entry(
             widen_hash(hash),
             |partition| partition.has_key(rows, pk),
@@ -505,8 +498,7 @@ impl<T> Stripe<T> {
             }
             hashbrown::hash_table::Entry::Occupied(mut entry) => {
                 let sorted = &mut entry.get_mut().rows;
-                let position = sorted.position_of_new(|other| key_of_row(rows, other).1.cmp(sk));
-                sorted.insert(position, row, |row, block| self.rows.set_block(row, block));
+                sorted.insert(row, &mut self.rows);
             }
         }
     }
@@ -522,7 +514,7 @@ impl<T> Stripe<T> {
         if let Ok(mut entry) = found {
             let block = rows.block(row);
             let sorted = &mut entry.get_mut().rows;
-            sorted.remove(row, block, |row, block| self.rows.set_block(row, block));
+            sorted.remove(row, block, &mut self.rows);
             if sorted.is_empty() {
                 entry.remove();
             }
@@ -563,8 +555,15 @@ fn move_expiry(expiries: &mut BTreeSet<(u64, u32)>, row: u32, old: Option<u64>, 
     }
 }
 
-fn truncated(bytes: &[u8], len: usize) -> &[u8] {
-    bytes.get(..len).unwrap_or(bytes)
+impl<T> IndexedRows for Rows<Entry<T>> {
+    #[inline]
+    fn sk(&self, row: u32) -> &[u8] {
+        key_of_row(self, row).1
+    }
+
+    fn set_block(&mut self, row: u32, block: u32) {
+        Rows::set_block(self, row, block);
+    }
 }
 
 #[cfg(test)]

@@ -37,9 +37,10 @@ impl<T> Stripe<T> {
                 "the partition {pk:?} is not under its hash"
             );
             assert!(
-                rows.is_sorted_by(|a, b| self.sk(*a) < self.sk(*b)),
+                rows.is_sorted_by(|a, b| self.rows.sk(*a) < self.rows.sk(*b)),
                 "the partition {pk:?} is out of order"
             );
+            sorted.validate(&self.rows);
             for (row, block) in sorted.with_blocks() {
                 assert_eq!(self.rows.block(row), block, "the block of row {row}");
             }
