@@ -4,7 +4,7 @@
 //! - `builder.rs`: the options.
 //! - `stripe.rs`: the items and locks of one stripe. It never sees a mutex, a clock or user code.
 //! - `rows.rs`: the table of a stripe's rows, by hash and by number.
-//! - `row_index.rs`: the rows of one partition in sort-key order.
+//! - `row_index`: the rows of one partition in sort-key order.
 //! - `scan.rs`: reads all items.
 //! - `sweeper.rs`: the thread that purges expired items.
 //!
