@@ -40,7 +40,9 @@ findings! {
     StreamHoldsMutex: "the_loop_body_of_a_stream_may_call_any_method";
     StaleGetFresh: "transactions_read_fresh_data_and_commit_all_or_nothing";
     TornGetMany: "get_many_is_a_snapshot";
+    ChunkedGetMany: "get_many_is_a_snapshot";
     TornQuery: "a_query_is_a_snapshot";
+    PagedQuery: "a_query_is_a_snapshot";
     FirstRepeatWins: "set_replaces_items_and_the_last_of_a_repeated_key_wins";
     DeleteLeavesLocks:
         "delete_removes_items_and_locks",

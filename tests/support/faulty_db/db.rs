@@ -523,6 +523,12 @@ impl<T: Clone> AtomicDb for FaultyDb<T> {
             };
             return keys.iter().map(get).collect();
         }
+        if self.has(Fault::ChunkedGetMany) && keys.len() > 100 {
+            let chunks = keys.chunks(100).map(|chunk| self.get_many(chunk));
+            return chunks
+                .collect::<Result<Vec<_>>>()
+                .map(|chunks| chunks.concat());
+        }
         let section = self.section(keys.iter().copied());
         let mut seen = HashSet::new();
         let items = keys.iter().enumerate().map(|(place, key)| {
@@ -720,6 +726,9 @@ impl<T: Clone> AtomicDb for FaultyDb<T> {
     }
 
     fn query(&self, query: &Query) -> Result<Vec<Item<T>>> {
+        if self.has(Fault::PagedQuery) {
+            return self.stream(query.clone()).collect();
+        }
         let hits = self.select(query, None, self.has(Fault::TornQuery));
         Ok(self.paginate(hits, query, None, usize::MAX).items)
     }

@@ -111,8 +111,12 @@ pub enum Fault {
     StaleStream,
     /// `get_many` reads each key in a critical section of its own (7).
     TornGetMany,
+    /// `get_many` reads every hundred keys in a critical section of their own (7).
+    ChunkedGetMany,
     /// `query` reads in two critical sections (7).
     TornQuery,
+    /// `query` reads page by page, as the trait's default implementation does (7).
+    PagedQuery,
     /// `page` reads in two critical sections (11).
     TornPage,
 
