@@ -223,7 +223,8 @@ impl<T, C: Codec<T>> RedbDbBuilder<T, C> {
     ///   a format that this version does not support, or its data has another codec; or it is opened
     ///   read-only and has to be repaired first; or it cannot be [shared](RedbDbBuilder::shared).
     /// - [`Error::Backend`]: the file is damaged; or it could not be opened, created or written,
-    ///   because of permissions, a read-only or full disk, or a missing directory.
+    ///   because of permissions, a read-only or full disk, or a missing directory. The cause is then a
+    ///   [`std::io::Error`], as one of its [sources](Error#causes).
     pub fn open(self, path: impl AsRef<Path>) -> Result<RedbDb<T, C>> {
         let file = File::open(path.as_ref(), C::NAME, self.options)?;
         RedbDb::from_file(file, self.clock, self.codec)

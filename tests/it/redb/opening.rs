@@ -92,7 +92,25 @@ fn a_directory_a_device_and_a_missing_directory_are_refused() {
     let error = open(&directory.path().join("none").join("db.redb")).unwrap_err();
     assert!(matches!(error, Error::Backend(_)), "{error:?}");
     assert!(source(&error).contains("none"), "{error:?}");
+    let cause = error.source().and_then(|cause| cause.source());
+    let cause = cause.and_then(|cause| cause.downcast_ref::<std::io::Error>());
+    assert_eq!(
+        cause.map(std::io::Error::kind),
+        Some(std::io::ErrorKind::NotFound)
+    );
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_missing_file_is_not_created_when_it_is_opened_read_only() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("db.redb");
+    let options = || RedbDb::<String>::builder().read_only(true);
+    for options in [options(), options().shared()] {
+        let error = options.open(&path).unwrap_err();
+        assert!(matches!(error, Error::Backend(_)), "{error:?}");
+        assert!(!path.exists());
+    }
 }
 
 #[test]
