@@ -21,6 +21,33 @@ use std::hash::{Hash, Hasher};
 /// assert_eq!(key, Key::from((&user, "profile")));
 /// assert_ne!(Key::new("a:b", "c"), Key::new("a", "b:c"));
 /// ```
+///
+/// # Passing keys
+///
+/// The methods of [`AtomicDb`](crate::AtomicDb) take a `Key`. Those of
+/// [`Transaction`](crate::Transaction) and [`AtomicDbExt`](crate::AtomicDbExt) take anything that
+/// converts into one: a pair of references to strings, and a reference to a [`KeyBuf`], an item or a
+/// lock. A pair with an owned `String` in it does not convert, so a function that computes a key returns
+/// a `KeyBuf`:
+///
+/// ```
+/// use atomic_db::{AtomicDb, AtomicDbExt, Item, KeyBuf, MemoryDb};
+///
+/// fn lock_of(user: &str) -> KeyBuf {
+///     KeyBuf::new(format!("user#{user}"), "lock")
+/// }
+///
+/// let db = MemoryDb::new();
+/// db.get_lock(lock_of("Ada").as_key())?;
+///
+/// let locks: Vec<KeyBuf> = ["Ada", "Bob"].map(lock_of).into();
+/// db.transact(|tx| {
+///     tx.lock(&lock_of("Eve"))?;
+///     tx.lock_all(&locks.iter().collect::<Vec<_>>())?; // of an array: `&locks.each_ref()`
+///     tx.set(Item::new("team", "size", 3))
+/// })?;
+/// # Ok::<(), atomic_db::Error>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key<'a> {
     /// The partition key.
