@@ -36,6 +36,33 @@ use std::time::Duration;
 /// assert!(db.contains(("user#1", "order#1"))?);
 /// # Ok::<(), atomic_db::Error>(())
 /// ```
+///
+/// A function that takes part in a transaction gets it by `&mut`. It reads each item just before it
+/// writes it, so that it sees its own earlier writes: here, a transfer from an account to itself is
+/// correct, too.
+///
+/// ```
+/// use atomic_db::{AtomicDb, AtomicDbExt, Item, Key, MemoryDb, Result, Transaction};
+///
+/// fn add<D>(tx: &mut Transaction<'_, D>, account: &str, change: i64) -> Result<()>
+/// where
+///     D: AtomicDb<Data = i64> + ?Sized,
+/// {
+///     let key = Key::new(account, "balance");
+///     let balance = tx.get(key)?.and_then(Item::into_data).unwrap_or(0);
+///     tx.set(Item::at(key, balance + change))
+/// }
+///
+/// let db = MemoryDb::new();
+/// let (from, to) = ("account#1", "account#1");
+/// db.transact(|tx| {
+///     tx.lock_all(&[(from, "lock"), (to, "lock")])?;
+///     add(tx, from, -10)?;
+///     add(tx, to, 10)
+/// })?;
+/// assert_eq!(db.get(Key::new(from, "balance"))?.and_then(Item::into_data), Some(0));
+/// # Ok::<(), atomic_db::Error>(())
+/// ```
 pub struct Transaction<'a, D: AtomicDb + ?Sized> {
     db: &'a D,
     writes: WriteSet<D::Data>,
