@@ -125,6 +125,14 @@ use crate::{Batch, Item, Key, Lock, Observer, Page, Query, Result, RetryQueue, V
 /// # Ok::<(), atomic_db::Error>(())
 /// ```
 ///
+/// # Implementing
+///
+/// [Adding a backend](crate::_documentation::contributing) has the steps, and `examples/custom_backend.rs`
+/// is a whole one. The default of [`query`] reads a page at a time, so a backend whose queries are
+/// snapshots (guarantee 7) has its own, and one that returns a [`retry_queue`](AtomicDb::retry_queue) lets
+/// transactions take turns. The conformance suite and the history checker are in the module `testing`,
+/// with the feature of that name.
+///
 /// # Wrappers
 ///
 /// `set_atomic`, `query`, `stream`, `retry_queue` and `transaction_observer` have default
@@ -132,6 +140,7 @@ use crate::{Batch, Item, Key, Lock, Observer, Page, Query, Result, RetryQueue, V
 /// consistent implementation of the inner database. Put `#[deny(clippy::missing_trait_methods)]` on its
 /// `impl`.
 ///
+/// [`query`]: AtomicDb::query
 /// [`stream`]: AtomicDb::stream
 pub trait AtomicDb {
     /// The type of the data in items.
@@ -285,8 +294,9 @@ pub trait AtomicDb {
 
     /// Returns all items that `query` selects.
     ///
-    /// Whether the result is a snapshot depends on the database (guarantee 7). If it may not fit in
-    /// memory, use [`stream`](AtomicDb::stream).
+    /// Whether the result is a snapshot depends on the database (guarantee 7); that of the default
+    /// implementation, which reads a page at a time, is not. If it may not fit in memory, use
+    /// [`stream`](AtomicDb::stream).
     ///
     /// # Errors
     ///
@@ -344,6 +354,29 @@ pub trait AtomicDb {
 /// app.db.set(&[Item::new("user#1", "name", "Ada".to_string())])?;
 /// # Ok::<(), atomic_db::Error>(())
 /// ```
+///
+/// A program that chooses its backend when it starts, with the features `redb` and `postgres`:
+///
+#[cfg_attr(all(feature = "redb", feature = "postgres"), doc = "```")]
+#[cfg_attr(not(all(feature = "redb", feature = "postgres")), doc = "```ignore")]
+/// use atomic_db::{Error, LruCache, MemoryDb, PostgresDb, RedbDb, Result, SharedDb};
+/// use std::sync::Arc;
+///
+/// fn open(url: &str) -> Result<SharedDb<String>> {
+///     let db: SharedDb<String> = match url.split_once(':') {
+///         Some(("memory", _)) => Arc::new(MemoryDb::new()),
+///         Some(("file", path)) => Arc::new(LruCache::new(RedbDb::open(path)?, 10_000)),
+///         Some(("postgresql", _)) => Arc::new(PostgresDb::connect(url)?),
+///         _ => return Err(Error::InvalidInput(format!("unknown database: {url}"))),
+///     };
+///     Ok(db)
+/// }
+/// assert!(open("memory:").is_ok());
+/// ```
+///
+/// Methods that a single backend has, such as `purge_expired`, are not in the trait: keep a handle of
+/// that type next to this one. A program that also scans shares an `Arc<dyn Scan<Data = T> + Send + Sync>`
+/// instead (see [`Scan`](crate::Scan)).
 pub type SharedDb<T> = Arc<dyn AtomicDb<Data = T> + Send + Sync>;
 
 macro_rules! forward {

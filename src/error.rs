@@ -10,7 +10,33 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 ///
 /// On any error but [`OutcomeUnknown`](Error::OutcomeUnknown), a commit wrote nothing (guarantee 11).
 ///
-/// `Display` does not include the source; [`source`](std::error::Error::source) returns it.
+/// | error | was anything written? | what to do |
+/// | --- | --- | --- |
+/// | [`RaceCondition`](Error::RaceCondition), [`RetriesExhausted`](Error::RetriesExhausted) | no | read again, then retry; [`transact`](crate::AtomicDbExt::transact) and [`update`](crate::AtomicDbExt::update) do it until their deadline |
+/// | [`Unavailable`](Error::Unavailable) | by `set` and `delete`: some keys, perhaps; otherwise no | retry later |
+/// | [`OutcomeUnknown`](Error::OutcomeUnknown) | all, or nothing; by `set` and `delete`, each key on its own | read to find out, or make the write safe to repeat: the [cookbook](crate::_documentation::cookbook#after-an-unknown-outcome) has recipes |
+/// | [`Backend`](Error::Backend) | as after `Unavailable` | report it |
+/// | [`AlreadyExists`](Error::AlreadyExists), [`InvalidInput`](Error::InvalidInput), [`LimitExceeded`](Error::LimitExceeded), [`Codec`](Error::Codec) | no | correct the call |
+///
+/// # Causes
+///
+/// `Display` is one sentence without the cause, which may name hosts and paths and is not meant for the
+/// clients of a service. A log or a command-line tool needs the cause as well: it is in
+/// [`source`](std::error::Error::source), and that error may have a source of its own.
+///
+/// ```
+/// use std::error::Error;
+///
+/// fn chain(error: &dyn Error) -> String {
+///     let cause = error.source().map(|cause| format!(": {}", chain(cause)));
+///     format!("{error}{}", cause.unwrap_or_default())
+/// }
+///
+/// let error = atomic_db::Error::Unavailable("connection refused".into());
+/// assert_eq!(chain(&error), "the database is unavailable: connection refused");
+/// ```
+///
+/// # Examples
 ///
 /// ```
 /// use atomic_db::{AtomicDb, Item, Key, MemoryDb};
