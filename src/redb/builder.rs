@@ -217,14 +217,11 @@ impl<T, C> RedbDbBuilder<T, C> {
     ///
     /// One process that keeps the file open to itself is much faster, and command-line tools that open
     /// it for some milliseconds can [`wait`](RedbDbBuilder::wait) for each other. Share the file if a
-    /// long-running process and others need it at the same time. Measured on two cores:
+    /// long-running process and others need it at the same time.
     ///
-    /// | | exclusive | shared |
-    /// | --- | --- | --- |
-    /// | commits per second, one process with 8 threads | 8,650 | 2,800 to 3,300 |
-    /// | commits per second, 8 processes together | | 350 |
-    /// | one `get` | 2.1 µs | 14.7 µs |
-    ///
+    /// - In one measurement on two cores, which no bench of the repository repeats, eight threads of one
+    ///   process made about a third of the commits a second that they make on a file of their own, and
+    ///   eight processes together a twentieth. A `get` took seven times as long, 15 microseconds.
     /// - Each commit syncs the disk several times, and empties the page cache of the other processes.
     /// - Which of the waiting processes is next is left to chance: under constant load, some calls
     ///   wait for seconds.
@@ -267,9 +264,9 @@ impl<T, C> RedbDbBuilder<T, C> {
     /// Sets whether opening verifies the checksums of the whole file. By default, this is done for files
     /// of up to 8 MiB. It has no effect if the file is opened read-only.
     ///
-    /// The check takes time in proportion to the size of the file: 0.6 ms at 1 MiB, 3 ms at 8 MiB, and
-    /// 25 ms at 70 MiB were measured with the file in the page cache of the system. A damaged file is
-    /// then refused with [`Backend`](crate::Error::Backend), or repaired.
+    /// The check takes time in proportion to the size of the file: about 0.35
+    /// milliseconds for each MiB were measured on a file in the page cache of the system. A damaged file is then
+    /// refused with [`Backend`](crate::Error::Backend), or repaired.
     ///
     /// Without the check, opening reads no more than it must. Damage from outside is found when the
     /// damaged part is read, by [`check_integrity`](crate::RedbDb::check_integrity), or never: a call
