@@ -221,7 +221,7 @@ impl<T, C> RedbDbBuilder<T, C> {
     ///
     /// - In one measurement on two cores, which no bench of the repository repeats, eight threads of one
     ///   process made about a third of the commits a second that they make on a file of their own, and
-    ///   eight processes together a twentieth. A `get` took seven times as long, 15 microseconds.
+    ///   eight processes together 4 percent. A `get` took seven times as long, 15 microseconds.
     /// - Each commit syncs the disk several times, and empties the page cache of the other processes.
     /// - Which of the waiting processes is next is left to chance: under constant load, some calls
     ///   wait for seconds.
@@ -264,9 +264,9 @@ impl<T, C> RedbDbBuilder<T, C> {
     /// Sets whether opening verifies the checksums of the whole file. By default, this is done for files
     /// of up to 8 MiB. It has no effect if the file is opened read-only.
     ///
-    /// The check takes time in proportion to the size of the file: about 0.35
-    /// milliseconds for each MiB were measured on a file in the page cache of the system. A damaged file is then
-    /// refused with [`Backend`](crate::Error::Backend), or repaired.
+    /// The check takes time in proportion to the size of the file: about 0.35 milliseconds for each MiB
+    /// were measured on a file in the page cache of the system. A damaged file is then refused with
+    /// [`Backend`](crate::Error::Backend), or repaired.
     ///
     /// Without the check, opening reads no more than it must. Damage from outside is found when the
     /// damaged part is read, by [`check_integrity`](crate::RedbDb::check_integrity), or never: a call
