@@ -37,7 +37,7 @@ pub enum PostgresDbError {
     /// The server cannot be reached, the connection broke, or no response arrived in time.
     #[error("no response from the server: {detail}")]
     NoResponse {
-        /// What happened.
+        /// What happened, without the text of `source`.
         detail: String,
         /// The error of the connection, if there is one.
         source: Option<BoxError>,
@@ -49,7 +49,7 @@ pub enum PostgresDbError {
     /// Returned at once, as `Backend`.
     #[error("no encrypted connection to the server: {detail}")]
     Tls {
-        /// What happened.
+        /// What happened, without the text of `source`.
         detail: String,
         /// The error of TLS, if there is one.
         source: Option<BoxError>,

@@ -81,9 +81,9 @@ impl Failure {
             // The connection was closed, or the time was up.
             return Failure::new(FailureKind::Transient, no_response(error));
         };
-        if let Some(tls) = tls_error(source) {
+        if is_tls_error(source) {
             let error = PostgresDbError::Tls {
-                detail: tls,
+                detail: "the handshake failed".to_owned(),
                 source: Some(error.into()),
             };
             return Failure::new(FailureKind::Permanent, error);
@@ -126,26 +126,20 @@ fn without_answer(stage: Stage) -> FailureKind {
 }
 
 fn no_response(error: tokio_postgres::Error) -> PostgresDbError {
-    let detail = match error.source() {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
-    };
     PostgresDbError::NoResponse {
-        detail,
+        detail: "the connection failed".to_owned(),
         source: Some(error.into()),
     }
 }
 
-/// Returns the description of `error` if it is one of TLS.
-fn tls_error(error: &(dyn std::error::Error + 'static)) -> Option<String> {
-    // The text of tokio-postgres, which has no type for it.
-    if error.to_string().contains("TLS") && !error.is::<io::Error>() {
-        return Some(error.to_string());
+fn is_tls_error(error: &(dyn std::error::Error + 'static)) -> bool {
+    match error.downcast_ref::<io::Error>() {
+        Some(error) => error.get_ref().is_some_and(|inner| {
+            inner.is::<rustls::Error>() || inner.is::<rustls::pki_types::InvalidDnsNameError>()
+        }),
+        // The text of tokio-postgres, which has no type for it.
+        None => error.to_string().contains("TLS"),
     }
-    let inner = error.downcast_ref::<io::Error>()?.get_ref()?;
-    let is_tls =
-        inner.is::<rustls::Error>() || inner.is::<rustls::pki_types::InvalidDnsNameError>();
-    is_tls.then(|| inner.to_string())
 }
 
 /// Returns the meaning of an error that the server reported.

@@ -246,3 +246,15 @@ pub(crate) fn contents<T>(db: &impl Scan<Data = T>) -> BTreeMap<(String, String)
     let keyed = items.map(|item| ((item.pk().to_owned(), item.sk().to_owned()), item));
     keyed.collect()
 }
+
+/// Asserts that the text of an error does not contain that of one of its causes, so that a text of all of
+/// them does not repeat itself.
+#[cfg(any(feature = "postgres", feature = "redb"))]
+pub(crate) fn assert_causes_are_not_repeated(error: &(dyn std::error::Error + 'static)) {
+    let chain = std::iter::successors(Some(error), |error| error.source());
+    let texts: Vec<String> = chain.map(ToString::to_string).collect();
+    for (index, cause) in texts.iter().enumerate() {
+        let repeated = texts[..index].iter().any(|text| text.contains(cause));
+        assert!(!repeated, "{texts:?}");
+    }
+}

@@ -2,11 +2,13 @@
 
 use super::server::{Server, new_name, try_sql};
 use super::sql::Session;
+use crate::common::assert_causes_are_not_repeated;
 use atomic_db::testing::run_concurrently;
 use atomic_db::{
     AtomicDb, AtomicDbExt, Bytes, Error, Item, Key, PostgresDb, PostgresDbBuilder, PostgresDbError,
     Result,
 };
+use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 fn builder(table: &str) -> PostgresDbBuilder<String> {
@@ -23,6 +25,17 @@ fn postgres_error<R>(result: Result<R>) -> PostgresDbError {
 
 const GOOD: &str = "pk text COLLATE \"C\" NOT NULL, sk text COLLATE \"C\" NOT NULL, data text, \
     version text COLLATE \"C\", ttl bigint, PRIMARY KEY (pk, sk)";
+
+#[test]
+fn the_error_for_a_server_that_cannot_be_reached_names_each_cause_once() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    drop(listener);
+    let url = format!("postgresql://shop@127.0.0.1:{port}/shop");
+    let error = builder("closed").connect(url).unwrap_err();
+    assert!(matches!(error, Error::Unavailable(_)), "{error:?}");
+    assert_causes_are_not_repeated(&error);
+}
 
 #[test]
 fn a_table_that_does_not_fit_is_refused_with_the_difference() {

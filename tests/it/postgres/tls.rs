@@ -1,6 +1,7 @@
 //! Encrypted connections and passwords.
 
 use super::server::{Server, new_name};
+use crate::common::assert_causes_are_not_repeated;
 use atomic_db::{AtomicDb, Error, Item, Key, PostgresDb, PostgresDbError, Result};
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
@@ -99,6 +100,7 @@ fn certificates_and_passwords_are_verified() {
             matches!(error, PostgresDbError::Tls { .. }),
             "{options}: {error:?}"
         );
+        assert_causes_are_not_repeated(&error);
     }
     // The authorities of the builder take precedence.
     let builder = PostgresDb::<String>::builder().table(new_name("tls"));
