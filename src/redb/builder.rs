@@ -174,7 +174,8 @@ impl<T, C> RedbDbBuilder<T, C> {
     ///
     /// On a read-only handle every write, and every [`get_lock`](crate::AtomicDb::get_lock) that would
     /// have to write, is [`InvalidInput`](crate::Error::InvalidInput). The file is not changed,
-    /// and a missing one is not created: a tool that only lists a file should open it like this.
+    /// and a missing one is not created: a tool that only lists a file may open it like this.
+    /// The file is not checked for damage (see [`check_on_open`](RedbDbBuilder::check_on_open)).
     #[must_use]
     pub fn read_only(mut self, read_only: bool) -> Self {
         self.options.read_only = read_only;

@@ -157,11 +157,11 @@ pub(super) fn open_error(name: &str, shared: bool, error: DatabaseError) -> Erro
 }
 
 /// Returns the error for a file that cannot be opened, or in which way else `verb` says.
-pub(super) fn cannot_open(name: &str, verb: &'static str, source: io::Error) -> Error {
+pub(super) fn cannot_open(name: &str, verb: &'static str, source: impl Into<BoxError>) -> Error {
     Error::Backend(Box::new(CannotOpen {
         name: name.to_owned(),
         verb,
-        source,
+        source: source.into(),
     }))
 }
 
@@ -170,5 +170,5 @@ pub(super) fn cannot_open(name: &str, verb: &'static str, source: io::Error) -> 
 struct CannotOpen {
     name: String,
     verb: &'static str,
-    source: io::Error,
+    source: BoxError,
 }

@@ -140,8 +140,11 @@ impl Settings {
                 builder.create_with_backend(storage).map(Handle::Writable)
             };
             let handle = opened.map_err(|error| self.open_error(error))?;
-            format::create_or_check(&handle, &self.name, self.codec)?;
-            Ok(handle)
+            match format::create_or_check(&handle, &self.name, self.codec) {
+                Ok(()) => Ok(handle),
+                Err(Error::Backend(source)) => Err(cannot_open(&self.name, "read", source)),
+                Err(error) => Err(error),
+            }
         })
     }
 

@@ -71,7 +71,7 @@ const WRITER: Bound<u64> = Bound::Included(1 << 62);
 /// How long to wait at most for a write transaction of another process before a lock is read.
 const MAX_WAIT_FOR_WRITER: Duration = Duration::from_millis(10);
 
-/// Tells whether another process is writing to a shared file.
+/// Returns whether another process is writing to a shared file.
 ///
 /// A commit under a lock that was read while another process was about to change it fails. Where many
 /// processes change one lock, one of them is always writing, so that a process that reads at any time

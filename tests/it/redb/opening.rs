@@ -1,7 +1,7 @@
 //! Opening and closing a file, files that cannot be opened, and damaged files.
 
 use super::storage::Disk;
-use crate::common::{data, sks};
+use crate::common::{assert_causes_are_not_repeated, data, sks};
 use atomic_db::testing::run_concurrently;
 use atomic_db::{
     AtomicDb, Batch, Error, Item, Key, Lock, ManualClock, Query, RedbDb, Result, Version,
@@ -32,6 +32,11 @@ fn assert_invalid<T>(result: Result<T>, expected: &str) {
         Err(other) => panic!("{other:?}"),
         Ok(_) => panic!("the call succeeded"),
     }
+}
+
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let cause = error.source().map(with_causes).unwrap_or_default();
+    format!("{error}: {cause}")
 }
 
 fn source(error: &Error) -> String {
@@ -92,6 +97,7 @@ fn a_directory_a_device_and_a_missing_directory_are_refused() {
     let error = open(&directory.path().join("none").join("db.redb")).unwrap_err();
     assert!(matches!(error, Error::Backend(_)), "{error:?}");
     assert!(source(&error).contains("none"), "{error:?}");
+    assert_causes_are_not_repeated(&error);
     let cause = error.source().and_then(|cause| cause.source());
     let cause = cause.and_then(|cause| cause.downcast_ref::<std::io::Error>());
     assert_eq!(
@@ -327,7 +333,7 @@ fn the_error_for_a_file_of_the_wrong_length_says_so() {
     let path = directory.path().join("db.redb");
     write_file(&path);
     let image = fs::read(&path).unwrap();
-    let read_only = || RedbDb::<String>::builder().read_only(true).open(&path);
+    let read_only = || RedbDb::<String>::builder().read_only(true);
     for cut in [
         100,
         400,
@@ -342,10 +348,21 @@ fn the_error_for_a_file_of_the_wrong_length_says_so() {
         let problem = source(&error);
         assert!(problem.contains("truncated"), "cut at {cut}: {problem}");
         fs::write(&path, &image[..cut]).unwrap();
-        match read_only().unwrap_err() {
-            Error::Backend(problem) => assert!(problem.to_string().contains("truncated")),
-            Error::InvalidInput(problem) => assert!(problem.contains("its length was changed")),
-            other => panic!("{other:?}"),
+        for (options, shared) in [(read_only(), false), (read_only().shared(), true)] {
+            match options.open(&path) {
+                // The missing part is found when it is read.
+                Ok(_) => assert!(shared && cut > 4_096, "cut at {cut}"),
+                Err(error @ Error::Backend(_)) => {
+                    let problem = with_causes(&error);
+                    assert!(problem.contains("truncated"), "cut at {cut}: {problem}");
+                    assert!(problem.contains("db.redb"), "cut at {cut}: {problem}");
+                    assert_causes_are_not_repeated(&error);
+                }
+                Err(Error::InvalidInput(problem)) => {
+                    assert!(problem.contains("its length was changed"), "{problem}");
+                }
+                Err(other) => panic!("{other:?}"),
+            }
         }
     }
     for grown in [1, 5_000] {
@@ -357,7 +374,7 @@ fn the_error_for_a_file_of_the_wrong_length_says_so() {
             source(&error).contains("length"),
             "grown by {grown}: {error:?}"
         );
-        assert_invalid(read_only(), "its length was changed");
+        assert_invalid(read_only().open(&path), "its length was changed");
     }
 }
 
