@@ -5,10 +5,11 @@ use super::fixture::{Database, Fixture};
 use super::support::{Must, item, key};
 use super::threads::{run_concurrently, with_timeout};
 use crate::sync::Arc;
-use crate::{Batch, Clock, Item, Key, KeyBuf, Query, Result, Scan};
+use crate::{Batch, Clock, Item, Key, KeyBuf, Query, Scan};
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// Returns the items of a scan, in the order of their keys.
 fn scanned<D: Database + Scan>(db: &D) -> Vec<Item<String>> {
@@ -246,6 +247,15 @@ pub fn a_scan_yields_items_present_throughout_exactly_once<D: Database + Scan>(
     assert_seen_once(seen);
 }
 
+/// Ends the threads that wait for it, even if the one that sets it panics.
+struct SetOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// As [`a_scan_yields_items_present_throughout_exactly_once`], while other threads write.
 pub fn concurrent_writes_do_not_hide_or_repeat_items_in_a_scan<D: Database + Scan>(
     fixture: &Fixture<D>,
@@ -253,13 +263,27 @@ pub fn concurrent_writes_do_not_hide_or_repeat_items_in_a_scan<D: Database + Sca
     let db = &*fixture.db;
     let lasting = lasting_items();
     db.set(&lasting).must("set");
-    let done = AtomicBool::new(false);
+    let (done, turns) = (AtomicBool::new(false), AtomicU64::new(0));
+    let wait_for_turn = || {
+        let turn = turns.load(Ordering::Relaxed);
+        let end = Instant::now() + Duration::from_millis(200);
+        while turns.load(Ordering::Relaxed) == turn && Instant::now() < end {
+            thread::yield_now();
+        }
+    };
     run_concurrently(3, |thread| {
         if thread == 0 {
-            let key = |item: Result<Item<String>>| item.must("a scan").key().to_buf();
-            let scans: Vec<Vec<_>> = (0..5).map(|_| db.scan().map(key).collect()).collect();
-            done.store(true, Ordering::Relaxed);
-            scans.into_iter().for_each(assert_seen_once);
+            let _done = SetOnDrop(&done);
+            for _ in 0..5 {
+                let keys = db.scan().enumerate().map(|(index, item)| {
+                    // On a busy machine, a scan could end before another thread writes.
+                    if index % 40 == 39 {
+                        wait_for_turn();
+                    }
+                    item.must("a scan").key().to_buf()
+                });
+                assert_seen_once(keys.collect());
+            }
             return;
         }
         let mut added: Vec<Item<String>> = Vec::new();
@@ -279,6 +303,7 @@ pub fn concurrent_writes_do_not_hide_or_repeat_items_in_a_scan<D: Database + Sca
                 db.delete(&removed.iter().map(Item::key).collect::<Vec<_>>())
                     .must("delete");
             }
+            turns.fetch_add(1, Ordering::Relaxed);
         }
     });
 }
