@@ -95,12 +95,13 @@ struct DbState<T> {
     /// Their number is a power of two.
     stripes: Box<[CachePadded<Mutex<Stripe<T>>>]>,
     hasher: KeyHasher,
-    versions: VersionGenerator,
+    /// Every commit writes to it, and every call reads the other fields.
+    versions: CachePadded<VersionGenerator>,
     clock: Arc<dyn Clock>,
     retry_queue: RetryQueue,
 }
 
-/// Padded to avoid false sharing between stripes. 128 bytes, because some processors prefetch cache
+/// Padded to avoid false sharing with what lies next to it. 128 bytes, because some processors prefetch cache
 /// lines in pairs.
 #[repr(align(128))]
 struct CachePadded<M>(M);
@@ -257,7 +258,7 @@ impl<T> MemoryDb<T> {
     /// Slow path of `get_lock`: returns the lock at `key`, created or refreshed where necessary.
     #[cold]
     fn create_or_refresh_lock(&self, at: &Location, key: Key<'_>, now: Duration) -> Result<Lock> {
-        let version = || self.shared.versions.next(now);
+        let version = || self.shared.versions.0.next(now);
         let mut removed = RemovedRows::new();
         let mut stripe = self.lock_stripe(at.stripe as usize);
         let (seconds, database) = (now.as_secs(), self.shared.number);
@@ -351,7 +352,7 @@ impl<T> MemoryDb<T> {
             check_capacity(stripe, writes.sets.len() + writes.creates.len())?;
         }
 
-        let version = self.shared.versions.next(now);
+        let version = self.shared.versions.0.next(now);
         for Target { op, at, guard, row } in targets {
             let stripe = &mut stripes[*guard as usize];
             let old = match op {
@@ -648,7 +649,7 @@ impl<T> MemoryDbBuilder<T> {
                 stripes: (0..stripes)
                     .map(|_| CachePadded(Mutex::new(stripe())))
                     .collect(),
-                versions: VersionGenerator::new(),
+                versions: CachePadded(VersionGenerator::new()),
                 clock: self.clock,
                 hasher,
                 retry_queue: RetryQueue::new(),

@@ -14,7 +14,7 @@ fn db_with_max_rows(stripes: usize, max_rows: usize) -> MemoryDb<u32> {
         shared: Arc::new(DbState {
             number: random_u64(),
             stripes: (0..stripes).map(stripe).collect(),
-            versions: VersionGenerator::new(),
+            versions: CachePadded(VersionGenerator::new()),
             clock: Arc::new(ManualClock::new(1_000)),
             hasher,
             retry_queue: RetryQueue::new(),
