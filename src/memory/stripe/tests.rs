@@ -617,6 +617,24 @@ fn a_lock_is_found_after_its_row_was_given_to_another_key() {
 }
 
 #[test]
+fn a_row_that_was_in_a_late_block_of_one_partition_can_be_the_first_of_another() {
+    const ITEMS: u32 = 2_000;
+    let mut stripe = empty_stripe(MAX_ROWS);
+    let sk = |number: u32| format!("{number:04}");
+    for number in 0..ITEMS {
+        put(&mut stripe, Item::new("large", sk(number), number));
+    }
+    remove(&mut stripe, Key::new("large", &sk(ITEMS - 1)));
+    // The first of these has its row.
+    for number in 0..ITEMS {
+        put(&mut stripe, Item::new("other", sk(number), number));
+    }
+    stripe.validate();
+    assert_eq!(remove(&mut stripe, Key::new("other", &sk(0))), 1);
+    stripe.validate();
+}
+
+#[test]
 fn the_first_item_of_a_partition_can_be_removed_before_the_others() {
     let mut stripe = empty_stripe(MAX_ROWS);
     let numbers: HashMap<&str, u32> = [("a", 1), ("b", 2), ("c", 3)].into();
