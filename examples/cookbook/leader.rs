@@ -48,15 +48,8 @@ pub fn main() -> Result<()> {
     let ada = campaign(&db, &clock, "ada")?.expect("there is no other leader");
     assert!(campaign(&db, &clock, "bob")?.is_none());
     let next = campaign(&db, &clock, "ada")?.expect("the leader begins another term");
-    assert!(write(
-        &db,
-        &next,
-        Item::new("plan", "1", "from the second term".to_owned())
-    )?);
-    assert!(!write(
-        &db,
-        &ada,
-        Item::new("plan", "1", "from the first term".to_owned())
-    )?);
+    let plan = |text: &str| Item::new("plan", "1", text.to_owned());
+    assert!(write(&db, &next, plan("from the second term"))?);
+    assert!(!write(&db, &ada, plan("from the first term"))?);
     Ok(())
 }

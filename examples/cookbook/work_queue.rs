@@ -1,6 +1,4 @@
-use atomic_db::{
-    AtomicDb, Batch, Clock, Error, Item, Key, Lock, MemoryDb, Query, Result, SystemClock,
-};
+use atomic_db::{AtomicDb, Batch, Error, Item, Key, Lock, MemoryDb, Query, Result, Version};
 
 /// How long a claimed job is invisible to other workers, in seconds.
 pub const VISIBILITY_TIMEOUT: u64 = 60;
@@ -12,54 +10,33 @@ pub struct Claim {
 }
 
 fn entry(visible_from: u64, job: &str) -> Item<String> {
-    Item::without_data("queue", format!("{visible_from:020}#{job}"))
+    let sk = format!("{visible_from:020}#{job}");
+    Item::new("queue", sk, job.to_owned())
 }
 
-/// Adds a job. A repeated call adds nothing.
-pub fn push(
-    db: &impl AtomicDb<Data = String>,
-    clock: &dyn Clock,
-    job: &str,
-    task: &str,
-) -> Result<()> {
+/// Adds a job at `now`, in epoch seconds. A repeated call adds nothing.
+pub fn push(db: &impl AtomicDb<Data = String>, now: u64, job: &str, task: &str) -> Result<()> {
     let task = Item::new(job, "task", task.to_owned());
-    let batch = Batch::new()
-        .create(task)
-        .set(entry(clock.epoch_seconds(), job));
-    match db.commit(&batch) {
+    match db.commit(&Batch::new().create(task).set(entry(now, job))) {
         Err(Error::AlreadyExists { .. }) => Ok(()),
         outcome => outcome.map(drop),
     }
 }
 
-/// Claims a visible job, and hides it from other workers until the timeout.
-pub fn claim(db: &impl AtomicDb<Data = String>, clock: &dyn Clock) -> Result<Option<Claim>> {
-    let now = clock.epoch_seconds();
-    let visible = Query::new("queue")
-        .range(..format!("{:020}", now + 1))
-        .limit(10);
-    for old in db.query(&visible.fresh())? {
-        let Some((_, job)) = old.sk().split_once('#') else {
-            continue;
-        };
+/// Claims a job that is visible at `now`, and hides it from other workers until the timeout.
+pub fn claim(db: &impl AtomicDb<Data = String>, now: u64) -> Result<Option<Claim>> {
+    let visible = Query::new("queue").range(..format!("{:020}", now + 1));
+    for old in db.query(&visible.limit(10).fresh())? {
+        let Some(job) = old.data() else { continue };
         let lock = db.get_lock(Key::new(job, "lock"))?;
         if db.get_fresh(old.key())?.is_none() {
             continue; // claimed or finished by another worker
         }
-        let new = entry(now + VISIBILITY_TIMEOUT, job);
-        let batch = Batch::new()
-            .lock(lock.clone())
-            .delete(old.key())
-            .set(new.clone());
-        match db.commit(&batch) {
-            Ok(version) => {
-                return Ok(Some(Claim {
-                    entry: new,
-                    lock: lock.with_version(version),
-                }));
-            }
-            Err(error) if error.is_race_condition() => continue,
-            Err(error) => return Err(error),
+        let entry = entry(now + VISIBILITY_TIMEOUT, job);
+        let batch = Batch::new().lock(lock.clone()).delete(old.key());
+        if let Some(version) = try_commit(db, batch.set(entry.clone()))? {
+            let lock = lock.with_version(version);
+            return Ok(Some(Claim { entry, lock }));
         }
     }
     Ok(None)
@@ -69,22 +46,23 @@ pub fn claim(db: &impl AtomicDb<Data = String>, clock: &dyn Clock) -> Result<Opt
 /// claimed the job since, or if an earlier call has finished it.
 pub fn finish(db: &impl AtomicDb<Data = String>, claim: &Claim, result: &str) -> Result<bool> {
     let result = Item::new(claim.lock.key().pk, "result", result.to_owned());
-    let batch = Batch::new()
-        .lock(claim.lock.clone())
-        .delete(claim.entry.key())
-        .set(result);
+    let batch = Batch::new().lock(claim.lock.clone()).set(result);
+    let version = try_commit(db, batch.delete(claim.entry.key()))?;
+    Ok(version.is_some())
+}
+
+fn try_commit(db: &impl AtomicDb<Data = String>, batch: Batch<String>) -> Result<Option<Version>> {
     match db.commit(&batch) {
-        Ok(_) => Ok(true),
-        Err(error) if error.is_race_condition() => Ok(false),
-        Err(error) => Err(error),
+        Err(error) if error.is_race_condition() => Ok(None),
+        outcome => outcome.map(Some),
     }
 }
 
 pub fn main() -> Result<()> {
-    let (db, clock) = (MemoryDb::new(), SystemClock);
-    push(&db, &clock, "job#1", "resize the image")?;
-    let job = claim(&db, &clock)?.expect("a visible job");
-    assert!(claim(&db, &clock)?.is_none());
+    let (db, now) = (MemoryDb::new(), 1_000);
+    push(&db, now, "job#1", "resize the image")?;
+    let job = claim(&db, now)?.expect("a visible job");
+    assert!(claim(&db, now + 59)?.is_none());
     assert!(finish(&db, &job, "resized")?);
     assert!(!finish(&db, &job, "resized again")?);
     Ok(())

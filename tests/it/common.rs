@@ -61,11 +61,6 @@ impl<D> HookedDb<D> {
         }
     }
 
-    /// Runs the hook alone, for another database with the same faults.
-    pub(crate) fn run_hook(&self, call: Call, moment: Moment) -> Result<()> {
-        (self.hook)(call, moment)
-    }
-
     fn call<R>(&self, call: Call, op: impl FnOnce(&D) -> Result<R>) -> Result<R> {
         (self.hook)(call, Moment::Before)?;
         let result = op(&self.inner)?;

@@ -1,6 +1,6 @@
-use super::bench::{on_each_database, on_threads, repeat};
+use super::bench::{Tally, on_each_database, on_threads, repeat};
 use super::recipes::leader::{TERM, campaign, write};
-use atomic_db::{AtomicDb, Error, Item, Key};
+use atomic_db::{AtomicDb, Item, Key};
 use std::time::Duration;
 
 const STATE: Key<'static> = Key::new("state", "count");
@@ -10,9 +10,9 @@ const STATE: Key<'static> = Key::new("state", "count");
 #[test]
 fn a_leader_that_was_replaced_cannot_write() {
     on_each_database::<String>(|bench| {
-        let counts = on_threads(|thread| {
+        let tallies = on_threads(|thread| {
             let name = format!("candidate {thread}");
-            let (mut done, mut unknown) = (0, 0);
+            let mut tally = Tally::default();
             for _ in 0..25 {
                 let Ok(Some(leader)) = campaign(&bench.db, &bench.clock, &name) else {
                     bench.clock.advance(Duration::from_secs(5));
@@ -26,32 +26,22 @@ fn a_leader_that_was_replaced_cannot_write() {
                         std::thread::yield_now();
                     }
                     count += 1;
-                    match write(&bench.db, &leader, Item::at(STATE, count.to_string())) {
-                        Ok(true) => done += 1,
-                        Err(Error::OutcomeUnknown(_)) => {
-                            unknown += 1;
-                            break;
-                        }
-                        Ok(false) | Err(_) => break,
+                    let written = write(&bench.db, &leader, Item::at(STATE, count.to_string()));
+                    let is_leader = matches!(written, Ok(true));
+                    if !matches!(written, Ok(false)) {
+                        tally.count(written.map(drop));
+                    }
+                    if !is_leader {
+                        break;
                     }
                 }
             }
-            (done, unknown)
+            tally
         });
-        let done: u64 = counts.iter().map(|(done, _)| done).sum();
-        let unknown: u64 = counts.iter().map(|(_, unknown)| unknown).sum();
-        let state = bench
-            .plain()
-            .get_fresh(STATE)
-            .unwrap()
-            .and_then(Item::into_data);
-        let count: u64 = state.unwrap().parse().unwrap();
-        let possible = done..=done + unknown;
-        assert!(
-            possible.contains(&count),
-            "{}: {count} of {possible:?}",
-            bench.name
-        );
+        let state = bench.plain().get_fresh(STATE).unwrap();
+        let count = state.and_then(Item::into_data).unwrap().parse().unwrap();
+        let tally: Tally = tallies.into_iter().sum();
+        tally.assert_possible(count, &bench.name);
     });
 }
 

@@ -1,7 +1,7 @@
 use super::bench::{on_each_database, repeat};
 use super::databases::databases;
 use super::recipes::moving::{move_all, write};
-use crate::common::{Call, Gate, HookedDb, Moment, contents};
+use crate::common::{Call, Gate, Moment, contents};
 use atomic_db::{AtomicDb, Error, Item, MemoryDb, Result, TransferError};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -24,8 +24,7 @@ fn no_acknowledged_write_is_lost_while_the_database_moves() {
         let mut databases = databases::<String>();
         let to = databases.remove(bench.run % databases.len());
         let names = format!("from {} to {}", bench.name, to.name);
-        let hook = bench.db.clone();
-        let to = HookedDb::new(to.db, move |call, moment| hook.run_hook(call, moment));
+        let to = bench.with_faults(to);
         let from = &bench.db;
         let acknowledged = AtomicU64::new(0);
         thread::scope(|scope| {
@@ -46,7 +45,7 @@ fn no_acknowledged_write_is_lost_while_the_database_moves() {
                         while !repeat(|| write(to, &item(number))) {
                             thread::yield_now();
                         }
-                        let stored = to.inner.get_fresh(item(number).key());
+                        let stored = to.inner().get_fresh(item(number).key());
                         assert_eq!(stored.unwrap(), Some(item(number)), "{names}");
                     }
                 });
@@ -57,9 +56,9 @@ fn no_acknowledged_write_is_lost_while_the_database_moves() {
             repeat_move(|| move_all(from, &to));
         });
         // A call whose response was lost is repeated.
-        let before = contents(&to.inner);
+        let before = contents(to.inner());
         repeat_move(|| move_all(from, &to));
-        assert_eq!(contents(&to.inner), before, "{names}");
+        assert_eq!(contents(to.inner()), before, "{names}");
         for (key, item) in contents(bench.plain()) {
             let moved = before.get(&key).map(|moved| moved.data() >= item.data());
             let expected = (key.0 != "moved").then_some(true);

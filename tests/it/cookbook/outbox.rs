@@ -1,4 +1,4 @@
-use super::bench::{Ending, on_each_database, repeat};
+use super::bench::{Ending, is_injected, on_each_database, repeat};
 use super::recipes::outbox::{deliver, place};
 use atomic_db::{Error, Item, Result};
 use std::collections::BTreeSet;
@@ -61,8 +61,7 @@ fn another_order_under_the_same_key_is_refused() {
         let other = loop {
             match place(&bench.db, "order#1", "coffee") {
                 Err(Error::AlreadyExists { key }) => break key,
-                Err(Error::Unavailable(_) | Error::OutcomeUnknown(_)) => {}
-                Err(error) if error.is_race_condition() => {}
+                Err(error) if is_injected(&error) => {}
                 outcome => panic!("{}: {outcome:?}", bench.name),
             }
         };

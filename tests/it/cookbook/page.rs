@@ -4,8 +4,10 @@ use super::recipes::{
     counter, data_type, idempotency_key, leader, locks_found_by_reading, moving, outbox,
     pagination, range, secondary_index, session, unique_value, unknown_outcome, work_queue,
 };
-use crate::common::{Call, HookedDb, Moment};
-use atomic_db::{AtomicDb, Clock, Item, ManualClock, MemoryDb, Result};
+use atomic_db::{
+    AtomicDb, CallEvent, Clock, Item, Key, ManualClock, MemoryDb, Observed, Observer, Operation,
+    Result,
+};
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex};
 
@@ -58,6 +60,17 @@ fn the_page_shows_the_code_of_the_example() {
     assert_eq!(PAGE.matches("\n```rust").count(), RECIPES.len());
 }
 
+/// Without comments and blank lines.
+#[test]
+fn the_code_of_a_recipe_is_at_most_a_screen() {
+    for (heading, code) in RECIPES {
+        let lines = code.lines().map(str::trim_start);
+        let lines = lines.filter(|line| !line.is_empty() && !line.starts_with("//"));
+        let count = lines.count();
+        assert!(count <= 55, "{heading:?} has {count} lines of code");
+    }
+}
+
 #[test]
 fn every_recipe_has_the_same_parts_and_is_listed() {
     for (heading, _) in RECIPES {
@@ -73,33 +86,37 @@ fn every_recipe_has_the_same_parts_and_is_listed() {
     }
 }
 
+/// The names of the calls of a database, in their order.
+#[derive(Clone, Default)]
+struct Calls(Arc<Mutex<Vec<String>>>);
+
+impl Observer for Calls {
+    fn on_call(&self, call: &CallEvent<'_>) {
+        // A scan is named in the text.
+        let name = match call.operation {
+            Operation::Scan => return,
+            // It is implemented by a commit.
+            Operation::SetAtomic => Operation::Commit,
+            operation => operation,
+        };
+        self.0.lock().unwrap().push(format!("`{name}`"));
+    }
+}
+
+type RecordedDb<T> = Observed<MemoryDb<T>, Calls>;
+
 /// A database that records its calls.
 struct Recorder<T> {
-    db: HookedDb<MemoryDb<T>>,
+    db: RecordedDb<T>,
     clock: ManualClock,
-    calls: Arc<Mutex<Vec<String>>>,
+    calls: Calls,
 }
 
 impl<T: 'static> Recorder<T> {
     fn new() -> Self {
-        let clock = ManualClock::new(2_000_000_000);
-        let calls = Arc::new(Mutex::new(Vec::new()));
-        let recorded = Arc::clone(&calls);
+        let (clock, calls) = (ManualClock::new(2_000_000_000), Calls::default());
         let db = MemoryDb::builder().clock(clock.clone()).build();
-        let db = HookedDb::new(db, move |call, moment| {
-            // A scan is named in the text, without the number of its items.
-            if moment == Moment::Before && call != Call::ScannedItem {
-                let mut name = String::new();
-                for letter in format!("{call:?}").chars() {
-                    if letter.is_uppercase() && !name.is_empty() {
-                        name.push('_');
-                    }
-                    name.extend(letter.to_lowercase());
-                }
-                recorded.lock().unwrap().push(format!("`{name}`"));
-            }
-            Ok(())
-        });
+        let db = Observed::new(db, calls.clone());
         Recorder { db, clock, calls }
     }
 
@@ -108,11 +125,11 @@ impl<T: 'static> Recorder<T> {
         &self,
         heading: &str,
         name: &str,
-        call: impl FnOnce(&HookedDb<MemoryDb<T>>, &dyn Clock) -> Result<R, E>,
+        call: impl FnOnce(&RecordedDb<T>, &dyn Clock) -> Result<R, E>,
     ) -> R {
-        self.calls.lock().unwrap().clear();
+        self.calls.0.lock().unwrap().clear();
         let result = call(&self.db, &self.clock).unwrap();
-        let calls = self.calls.lock().unwrap().join(", ");
+        let calls = self.calls.0.lock().unwrap().join(", ");
         let cost = section(heading).split("\n**Cost.** ").nth(1).unwrap();
         let cost = cost.split("\n\n").next().unwrap().replace('\n', " ");
         let is_named = cost.contains(&format!("{name}: {calls}."));
@@ -153,9 +170,11 @@ fn the_page_states_the_calls_of_recipes_that_write_items() {
 
     let heading = "A work queue";
     text.assert_cost(heading, "`push`", |db, clock| {
-        work_queue::push(db, clock, "job#1", "task")
+        work_queue::push(db, clock.epoch_seconds(), "job#1", "task")
     });
-    let claim = text.assert_cost(heading, "`claim`", |db, clock| work_queue::claim(db, clock));
+    let claim = text.assert_cost(heading, "`claim`", |db, clock| {
+        work_queue::claim(db, clock.epoch_seconds())
+    });
     text.assert_cost(heading, "`finish`", |db, _| {
         work_queue::finish(db, &claim.unwrap(), "done")
     });
@@ -231,12 +250,8 @@ fn the_page_states_the_calls_of_the_other_recipes() {
 
     let users = Recorder::new();
     let heading = "Changing a data type";
-    let name = "Ada Lovelace".to_owned();
-    let old = Item::new(
-        "user#1",
-        "profile",
-        data_type::Stored::Old { name, visits: 0 },
-    );
+    let name = data_type::Stored::Old("Ada".to_owned());
+    let old = Item::new("user#1", "profile", name);
     users.db.set(&[old.clone()]).unwrap();
     users.assert_cost(heading, "`visit`", |db, _| data_type::visit(db, "user#1"));
     users.db.set(&[old]).unwrap();
@@ -249,11 +264,12 @@ fn the_page_states_the_calls_of_the_other_recipes() {
     let money = Recorder::<i64>::new();
     let heading = "After an unknown outcome";
     let balance = Item::new("account#1", "balance", 10);
+    let mark = Key::new("account#1", "a");
     money.db.set(&[balance]).unwrap();
     money.assert_cost(heading, "`withdraw`", |db, clock| {
-        unknown_outcome::withdraw(db, clock, "account#1", "a", 5)
+        unknown_outcome::withdraw(db, clock, mark, 5)
     });
     money.assert_cost(heading, "`settle`", |db, clock| {
-        unknown_outcome::settle(db, clock, "account#1", "a")
+        unknown_outcome::settle(db, clock, mark)
     });
 }

@@ -39,7 +39,7 @@ fn not_modified_means_that_the_client_has_the_latest_page() {
                     let (version, _) = repeat(|| list(&bench.db, 1, None, None)).unwrap();
                     match put(&bench.db, "1", &revision.to_string(), version) {
                         Ok(Some(_)) => break,
-                        Ok(None) => assert!(bench.has_faults, "there is only one writer"),
+                        Ok(None) => assert!(bench.has_faults(), "there is only one writer"),
                         Err(_) => {}
                     }
                 }
@@ -77,7 +77,7 @@ fn an_edit_of_an_outdated_version_is_refused() {
         let stored = stored.data().unwrap().split_whitespace().count();
         let acknowledged: usize = edits.iter().sum();
         // Of the edits without a response, some were applied.
-        let is_right = if bench.has_faults {
+        let is_right = if bench.has_faults() {
             stored >= acknowledged
         } else {
             stored == acknowledged

@@ -1,6 +1,6 @@
-use super::bench::{on_each_database, on_threads, repeat};
+use super::bench::{is_injected, on_each_database, on_threads, repeat};
 use super::recipes::unknown_outcome::{settle, withdraw};
-use atomic_db::{AtomicDb, Batch, Error, Item, Key};
+use atomic_db::{AtomicDb, Batch, Item, Key};
 
 const BALANCE: Key<'static> = Key::new("account#1", "balance");
 
@@ -12,14 +12,15 @@ fn an_outcome_that_is_determined_later_is_the_right_one() {
         let taken = on_threads(|thread| {
             let mut taken = 0;
             for number in 0..12 {
-                let operation = format!("withdrawal#{thread}.{number}");
-                // A write that was refused or not applied is not tried again.
-                match withdraw(&bench.db, &bench.clock, "account#1", &operation, 3) {
-                    Ok(true) => taken += 3,
-                    Ok(false) => {}
-                    Err(Error::Unavailable(_)) => {}
-                    Err(error) => panic!("{}: {error:?}", bench.name),
-                }
+                let name = format!("withdrawal#{thread}.{number}");
+                let mark = Key::new("account#1", &name);
+                // After an error, the outcome is determined later.
+                let outcome = withdraw(&bench.db, &bench.clock, mark, 3);
+                let is_applied = outcome.unwrap_or_else(|error| {
+                    assert!(is_injected(&error), "{}: {error:?}", bench.name);
+                    repeat(|| settle(&bench.db, &bench.clock, mark))
+                });
+                taken += 3 * i64::from(is_applied);
             }
             taken
         });
@@ -48,7 +49,13 @@ fn a_commit_that_arrives_after_it_was_settled_is_refused() {
             .unwrap();
         let late = Batch::new().lock(lock).set(Item::at(BALANCE, 87));
         let late = late.create(Item::without_data("account#1", "withdrawal#1"));
-        let is_applied = repeat(|| settle(&bench.db, &bench.clock, "account#1", "withdrawal#1"));
+        let is_applied = repeat(|| {
+            settle(
+                &bench.db,
+                &bench.clock,
+                Key::new("account#1", "withdrawal#1"),
+            )
+        });
         assert!(!is_applied, "{}", bench.name);
         let arrived = bench.plain().commit(&late);
         assert!(

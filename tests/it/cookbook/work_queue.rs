@@ -1,7 +1,7 @@
 use super::bench::{on_each_database, on_threads, repeat};
 use super::recipes::work_queue::{VISIBILITY_TIMEOUT, claim, finish, push};
 use crate::common::{Call, Gate, Moment};
-use atomic_db::{AtomicDb, Key, ManualClock, MemoryDb, Query};
+use atomic_db::{AtomicDb, Clock, Key, ManualClock, MemoryDb, Query};
 use std::collections::BTreeMap;
 use std::thread;
 use std::time::Duration;
@@ -12,13 +12,13 @@ const JOBS: u64 = 10;
 fn each_job_is_finished_exactly_once_even_if_it_is_processed_several_times() {
     on_each_database::<String>(|bench| {
         for job in 0..JOBS {
-            repeat(|| push(&bench.db, &bench.clock, &format!("job#{job}"), "task"));
+            repeat(|| push(&bench.db, bench.now(), &format!("job#{job}"), "task"));
         }
         let timeout = Duration::from_secs(VISIBILITY_TIMEOUT + 1);
         let finished = on_threads(|worker| {
             let mut finished = Vec::new();
             for attempt in 0.. {
-                let Some(claim) = repeat(|| claim(&bench.db, &bench.clock)) else {
+                let Some(claim) = repeat(|| claim(&bench.db, bench.now())) else {
                     if bench
                         .plain()
                         .query(&Query::new("queue"))
@@ -61,7 +61,7 @@ fn each_job_is_finished_exactly_once_even_if_it_is_processed_several_times() {
             );
         }
         // The response to a `finish` may be lost, and a repeated call then returns `false`.
-        if !bench.has_faults {
+        if !bench.has_faults() {
             assert_eq!(finished.len(), JOBS as usize, "{}", bench.name);
         }
     });
@@ -70,9 +70,9 @@ fn each_job_is_finished_exactly_once_even_if_it_is_processed_several_times() {
 #[test]
 fn a_claimed_job_is_visible_again_after_the_timeout() {
     on_each_database::<String>(|bench| {
-        let now_claim = || repeat(|| claim(&bench.db, &bench.clock));
-        repeat(|| push(&bench.db, &bench.clock, "job#1", "task"));
-        repeat(|| push(&bench.db, &bench.clock, "job#1", "task"));
+        let now_claim = || repeat(|| claim(&bench.db, bench.now()));
+        repeat(|| push(&bench.db, bench.now(), "job#1", "task"));
+        repeat(|| push(&bench.db, bench.now(), "job#1", "task"));
         // A claim whose outcome is unknown hides the job, too.
         let first = loop {
             match now_claim() {
@@ -115,16 +115,16 @@ fn a_claimed_job_is_visible_again_after_the_timeout() {
 fn a_worker_that_is_paused_while_it_claims_a_job_cannot_finish_it_for_another_one() {
     let clock = ManualClock::new(2_000_000_000);
     let db = MemoryDb::builder().clock(clock.clone()).build();
-    push(&db, &clock, "job#1", "task").unwrap();
+    push(&db, clock.epoch_seconds(), "job#1", "task").unwrap();
     let (paused, gate) = Gate::new(db.clone(), Call::Commit, Moment::After);
     thread::scope(|scope| {
         let worker = scope.spawn(|| {
-            let claim = claim(&paused, &clock).unwrap().unwrap();
+            let claim = claim(&paused, clock.epoch_seconds()).unwrap().unwrap();
             finish(&paused, &claim, "first").unwrap()
         });
         gate.wait_until_reached();
         clock.advance(Duration::from_secs(VISIBILITY_TIMEOUT));
-        let second = claim(&db, &clock).unwrap();
+        let second = claim(&db, clock.epoch_seconds()).unwrap();
         gate.open();
         assert!(!worker.join().unwrap());
         assert!(finish(&db, &second.unwrap(), "second").unwrap());
