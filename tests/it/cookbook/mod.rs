@@ -3,8 +3,9 @@
 //!
 //! - `recipes`: the modules of the example, and `examples/web.rs`.
 //! - `databases`: the databases on which each recipe runs.
-//! - `bench`: a database with injected faults, threads, and the calls that a caller repeats.
+//! - `bench`: a `FaultyDb` with its seeds, threads, and the calls that a caller repeats.
 //! - `page`: the page shows the code of the example, and the calls that it makes.
+//! - `requests`: the requests to each backend, as the page states them.
 //! - One module for each recipe, with its invariant.
 
 mod bench;
@@ -20,6 +21,8 @@ mod page;
 mod pagination;
 mod range;
 mod recipes;
+#[cfg(any(feature = "redb", feature = "postgres", feature = "dynamodb"))]
+mod requests;
 mod secondary_index;
 mod session;
 mod unique_value;

@@ -41,7 +41,7 @@ recipes! {
 }
 
 /// Returns the text below a heading.
-fn section(heading: &str) -> &'static str {
+pub(super) fn section(heading: &str) -> &'static str {
     let (_, after) = PAGE
         .split_once(&format!("\n## {heading}\n"))
         .expect(heading);

@@ -3,7 +3,7 @@
 mod behind_proxy;
 mod commits;
 mod credentials;
-mod fault_proxy;
+pub(crate) mod fault_proxy;
 mod faults;
 mod interop;
 mod requests;

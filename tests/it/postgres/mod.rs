@@ -5,7 +5,7 @@ mod faults;
 mod model;
 mod opening;
 mod operations;
-mod proxy;
+pub(crate) mod proxy;
 mod runtimes;
 pub(crate) mod server;
 mod sql;

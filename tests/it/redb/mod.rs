@@ -15,5 +15,5 @@ mod queries;
 mod remote;
 mod reopened;
 mod sharing;
-mod storage;
+pub(crate) mod storage;
 pub(crate) mod temporary;
