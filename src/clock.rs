@@ -44,7 +44,8 @@ impl<C: Clock + ?Sized> Clock for Arc<C> {
 ///
 /// assert!(SystemClock.epoch_seconds() > 1_700_000_000);
 /// ```
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[expect(clippy::exhaustive_structs, reason = "its name is also its only value")]
 pub struct SystemClock;
 
 impl Clock for SystemClock {

@@ -49,6 +49,7 @@ use std::hash::{Hash, Hasher};
 /// # Ok::<(), atomic_db::Error>(())
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[expect(clippy::exhaustive_structs, reason = "an address is a pair of keys")]
 pub struct Key<'a> {
     /// The partition key.
     pub pk: &'a str,

@@ -135,6 +135,7 @@ mod sync;
 pub mod testing;
 mod transact;
 mod transfer;
+mod unwind_safe;
 mod version;
 
 pub use batch::Batch;

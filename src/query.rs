@@ -211,6 +211,7 @@ fn owned(bound: Bound<impl AsRef<str>>) -> Bound<String> {
 /// # Ok::<(), atomic_db::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "backends return pages")]
 pub struct Page<T> {
     /// The items, in the order of the query.
     pub items: Vec<Item<T>>,

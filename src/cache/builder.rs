@@ -18,6 +18,7 @@ use crate::{Clock, SystemClock};
 /// assert_eq!(cached.stats().entries, 0);
 /// ```
 #[derive(Debug)]
+#[must_use = "a builder does nothing until it builds a cache"]
 pub struct LruCacheBuilder<D> {
     pub(super) inner: D,
     pub(super) capacity: usize,
@@ -37,7 +38,6 @@ impl<D> LruCacheBuilder<D> {
 
     /// Sets the largest number of items in the cache, over all its shards. With a capacity of zero
     /// nothing is cached.
-    #[must_use]
     pub fn capacity(mut self, items: usize) -> Self {
         self.capacity = items;
         self
@@ -46,14 +46,12 @@ impl<D> LruCacheBuilder<D> {
     /// Sets the number of shards, each with a mutex of its own. It is rounded up to a power of two,
     /// but there are not more shards than the capacity. With one shard eviction is strictly
     /// least-recently-used over all items; more shards reduce contention between threads.
-    #[must_use]
     pub fn shards(mut self, shards: usize) -> Self {
         self.shards = Some(shards);
         self
     }
 
     /// Sets the clock that decides which items have expired. It should be that of the inner database.
-    #[must_use]
     pub fn clock(mut self, clock: impl Clock + 'static) -> Self {
         self.clock = Arc::new(clock);
         self

@@ -83,7 +83,7 @@ struct CacheState<D: AtomicDb> {
 }
 
 /// The counters of an [`LruCache`], and the number of its entries.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct CacheStats {
     /// Items that were read from the cache.
@@ -108,7 +108,6 @@ impl<D: AtomicDb> LruCache<D> {
     }
 
     /// Returns a builder, which sets the capacity, the number of shards and the clock.
-    #[must_use]
     pub fn builder(db: D) -> LruCacheBuilder<D> {
         LruCacheBuilder::new(db)
     }

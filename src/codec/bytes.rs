@@ -14,7 +14,8 @@ use crate::{BoxError, Codec};
 /// assert_eq!(picture.as_deref(), Some(&[0xFF, 0xD8, 0xFF][..]));
 /// # Ok::<(), atomic_db::Error>(())
 /// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[expect(clippy::exhaustive_structs, reason = "its name is also its only value")]
 pub struct Bytes;
 
 impl<T: AsRef<[u8]> + From<Vec<u8>>> Codec<T> for Bytes {

@@ -28,7 +28,8 @@ use std::io::{self, Write};
 /// assert!(db.is_empty()?);
 /// # Ok::<(), Error>(())
 /// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[expect(clippy::exhaustive_structs, reason = "its name is also its only value")]
 pub struct Json;
 
 /// The deepest nesting that `serde_json` reads.

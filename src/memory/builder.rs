@@ -19,6 +19,7 @@ use std::marker::PhantomData;
 /// assert!(db.is_empty());
 /// ```
 #[derive(Debug)]
+#[must_use = "a builder does nothing until it builds a database"]
 pub struct MemoryDbBuilder<T> {
     pub(super) stripes: Option<usize>,
     pub(super) capacity: usize,
@@ -38,7 +39,6 @@ impl<T> MemoryDbBuilder<T> {
 
     /// Sets the number of stripes. It is rounded up to a power of two, and is at least one and at
     /// most 65,536. More stripes reduce contention between threads; an empty one takes 256 bytes.
-    #[must_use]
     pub fn stripes(mut self, stripes: usize) -> Self {
         self.stripes = Some(stripes);
         self
@@ -46,14 +46,12 @@ impl<T> MemoryDbBuilder<T> {
 
     /// Reserves memory for this many items and locks. This is a hint, not a limit. A stripe that
     /// receives more than its share of the keys still grows.
-    #[must_use]
     pub fn capacity(mut self, items: usize) -> Self {
         self.capacity = items;
         self
     }
 
     /// Sets the clock that decides which items and locks have expired.
-    #[must_use]
     pub fn clock(mut self, clock: impl Clock + 'static) -> Self {
         self.clock = Arc::new(clock);
         self

@@ -123,7 +123,6 @@ impl<T> MemoryDb<T> {
     }
 
     /// Returns a builder, which sets the clock, the number of stripes and the reserved capacity.
-    #[must_use]
     pub fn builder() -> MemoryDbBuilder<T> {
         MemoryDbBuilder::new()
     }
@@ -165,6 +164,7 @@ impl<T> MemoryDb<T> {
     /// assert_eq!(db.len(), 1);
     /// # Ok::<(), atomic_db::Error>(())
     /// ```
+    #[expect(clippy::must_use_candidate, reason = "it is called for its effect")]
     pub fn purge_expired(&self) -> usize {
         let now = self.now();
         let mut total = 0;

@@ -9,7 +9,7 @@ use std::time::Duration;
 ///
 /// A crash is the end of the process, `kill -9` or power loss. After one, the next open repairs the
 /// file, and every write that was durable is there.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Durability {
     /// A write is durable when the call returns. Each group of writes syncs the disk once. After a
@@ -62,6 +62,7 @@ pub enum Durability {
 /// # Ok::<(), atomic_db::Error>(())
 /// ```
 #[derive(Debug)]
+#[must_use = "a builder does nothing until it opens a database"]
 pub struct RedbDbBuilder<T, C = Json> {
     pub(super) options: Options,
     pub(super) clock: Arc<dyn Clock>,
@@ -137,7 +138,6 @@ impl<T, C> RedbDbBuilder<T, C> {
     /// let db: RedbDb<Vec<u8>, Bytes> = RedbDb::builder().codec(Bytes).in_memory()?;
     /// # Ok::<(), atomic_db::Error>(())
     /// ```
-    #[must_use]
     pub fn codec<D>(self, codec: D) -> RedbDbBuilder<T, D> {
         RedbDbBuilder {
             options: self.options,
@@ -148,14 +148,12 @@ impl<T, C> RedbDbBuilder<T, C> {
     }
 
     /// Sets the clock that decides when items and locks expire.
-    #[must_use]
     pub fn clock(mut self, clock: impl Clock + 'static) -> Self {
         self.clock = Arc::new(clock);
         self
     }
 
     /// Sets when a write is durable.
-    #[must_use]
     pub fn durability(mut self, durability: Durability) -> Self {
         self.options.durability = durability;
         self
@@ -163,7 +161,6 @@ impl<T, C> RedbDbBuilder<T, C> {
 
     /// Sets the largest amount of memory, in bytes, in which parts of the file are cached. It is
     /// allocated as needed.
-    #[must_use]
     pub fn cache_size(mut self, bytes: usize) -> Self {
         self.options.cache_size = bytes;
         self
@@ -176,7 +173,6 @@ impl<T, C> RedbDbBuilder<T, C> {
     /// have to write, is [`InvalidInput`](crate::Error::InvalidInput). The file is not changed,
     /// and a missing one is not created: a tool that only lists a file may open it like this.
     /// The file is not checked for damage (see [`check_on_open`](RedbDbBuilder::check_on_open)).
-    #[must_use]
     pub fn read_only(mut self, read_only: bool) -> Self {
         self.options.read_only = read_only;
         self
@@ -203,7 +199,6 @@ impl<T, C> RedbDbBuilder<T, C> {
     /// let db: RedbDb<String> = RedbDb::builder().wait(Duration::from_secs(5)).open(&path)?;
     /// # Ok::<(), atomic_db::Error>(())
     /// ```
-    #[must_use]
     pub fn wait(mut self, duration: Duration) -> Self {
         self.options.wait = Some(duration);
         self
@@ -256,7 +251,6 @@ impl<T, C> RedbDbBuilder<T, C> {
     /// assert!(first.get(Key::new("a", "b"))?.is_some());
     /// # Ok::<(), atomic_db::Error>(())
     /// ```
-    #[must_use]
     pub fn shared(mut self) -> Self {
         self.options.shared = true;
         self
@@ -273,7 +267,6 @@ impl<T, C> RedbDbBuilder<T, C> {
     /// damaged part is read, by [`check_integrity`](crate::RedbDb::check_integrity), or never: a call
     /// may return wrong data, and redb may abort the process when it writes to a damaged file. A crash
     /// causes no such damage. It is always repaired on open.
-    #[must_use]
     pub fn check_on_open(mut self, check: bool) -> Self {
         self.options.check_on_open = Some(check);
         self

@@ -274,7 +274,6 @@ impl<T> RedbDb<T> {
 
     /// Returns a builder, to choose the codec, the clock, the cache size or the durability, or to open
     /// read-only.
-    #[must_use]
     pub fn builder() -> RedbDbBuilder<T> {
         RedbDbBuilder::new()
     }

@@ -47,6 +47,7 @@ pub struct Fixture<D> {
 
 impl<D: Database> Fixture<D> {
     /// Creates a fixture with the database that `make` returns.
+    #[must_use]
     pub fn new(make: impl FnOnce(ManualClock) -> D, capabilities: Capabilities) -> Self {
         // In 2033: a backend that deletes expired items by real time must not delete items that are
         // live by the test's clock.
@@ -69,6 +70,10 @@ impl<D> fmt::Debug for Fixture<D> {
 }
 
 /// A case of the suite, as a value.
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "`suite!` makes cases in other crates"
+)]
 pub struct Case<D> {
     /// The name of its function.
     pub name: &'static str,

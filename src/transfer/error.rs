@@ -44,7 +44,7 @@ pub enum TransferError {
 
 /// A line of an import that is not an item, or whose item the database cannot hold.
 #[cfg(feature = "json-lines")]
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[error("line {number}: {reason}")]
 #[non_exhaustive]
 pub struct BadLine {

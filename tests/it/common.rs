@@ -169,7 +169,7 @@ impl Gate {
 
     /// Waits until a call is stopped at the gate.
     pub(crate) fn wait_until_reached(&self) {
-        self.reached.recv().unwrap();
+        self.reached.recv_timeout(HANG_LIMIT).unwrap();
     }
 
     /// Lets the call go on.

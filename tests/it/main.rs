@@ -24,6 +24,7 @@ mod observe;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod prefixes;
+mod public_api;
 #[cfg(feature = "redb")]
 mod redb;
 mod reference_model;

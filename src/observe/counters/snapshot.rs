@@ -4,7 +4,7 @@ use crate::{ErrorKind, KeyBuf, Operation};
 use std::time::Duration;
 
 /// The state of [`Counters`](crate::Counters) at some time. `Display` prints it as a table.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct CountersSnapshot {
     /// The operations that were called, in the order of [`Operation`].
@@ -38,7 +38,7 @@ impl CountersSnapshot {
 }
 
 /// The calls of one operation.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct OperationStats {
     /// The operation.
@@ -56,7 +56,7 @@ pub struct OperationStats {
 }
 
 /// Transactions and updates.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct TransactionStats {
     /// Those that succeeded at the first attempt.
@@ -108,7 +108,7 @@ impl TransactionStats {
 
 /// Two percentiles and the maximum of a distribution. A percentile may be up to 12.5 percent too high;
 /// the maximum is exact.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Quantiles<T> {
     /// The median.
@@ -120,7 +120,7 @@ pub struct Quantiles<T> {
 }
 
 /// A lock with many conflicts.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct HotLock {
     /// The key of the lock.

@@ -7,7 +7,7 @@ use std::time::Duration;
 /// must handle.
 ///
 /// A fault applies only to some calls; others that a rule selects are left alone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Fault {
     /// Any call fails with [`Unavailable`](crate::Error::Unavailable), and has no effect.
@@ -35,7 +35,7 @@ pub enum Fault {
 }
 
 /// A fault that was injected.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Injection {
     /// The operation. The pages of a stream are [`Page`](Operation::Page)s.

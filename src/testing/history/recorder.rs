@@ -72,12 +72,14 @@ type Log = Arc<Mutex<Vec<Op>>>;
 impl<T> Recorder<T> {
     /// Creates a recorder without calls. `identify` returns a number that no other item has that is
     /// written to the same key.
+    #[must_use]
     pub fn new(identify: impl Fn(&Item<T>) -> Value + Send + Sync + 'static) -> Self {
         Recorder::with_snapshots(identify, true)
     }
 
     /// Creates a recorder for a database without guarantee 7: its reads of several keys are checked as
     /// several reads.
+    #[must_use]
     pub fn without_snapshots(identify: impl Fn(&Item<T>) -> Value + Send + Sync + 'static) -> Self {
         Recorder::with_snapshots(identify, false)
     }
@@ -99,6 +101,7 @@ impl<T> Recorder<T> {
 
     /// Returns a handle that records the calls of `db`. To record several handles of one database,
     /// such as clones, call this for each: numbers distinguish them in the history.
+    #[must_use]
     pub fn record<D: AtomicDb<Data = T>>(&self, db: D) -> Recorded<D> {
         self.record_shared(&Arc::new(db))
     }

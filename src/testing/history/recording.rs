@@ -1,5 +1,8 @@
 //! Recorded calls: the arguments and the result of each, with the times of its beginning and end.
 
+// Tests that record calls in another way make histories of their own.
+#![expect(clippy::exhaustive_enums, clippy::exhaustive_structs)]
+
 use super::anomaly_kind::AnomalyKind;
 use crate::{KeyBuf, Query, Version};
 use std::ops::Bound;
@@ -131,7 +134,7 @@ pub enum Outcome {
 }
 
 /// When a database assigns the version of a commit or of a new lock.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Versions {
     /// When the commit or the creation takes effect. The versions of one lock increase.
     AtCommit,

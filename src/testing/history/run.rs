@@ -73,7 +73,7 @@ pub fn check_history<D: Database>(
 }
 
 /// What [`check_history`] has checked.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Evidence {
     histories: usize,
     calls: usize,
@@ -158,6 +158,7 @@ impl Workload {
     ///
     /// `run` runs the job on the given number of threads and waits for all of them. If the clock of
     /// `db` is given, one thread moves it and writes notes that expire.
+    #[must_use]
     pub fn run<D>(
         &self,
         db: &Arc<D>,

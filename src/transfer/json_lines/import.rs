@@ -59,7 +59,7 @@ pub struct Import<'a> {
 }
 
 /// How far an import has come.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct ImportProgress {
     /// The number of the last line that is done: its item and those of all lines before it are written,
