@@ -24,7 +24,7 @@ use smallvec::SmallVec;
 /// )?;
 /// # Ok::<(), atomic_db::Error>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch<T> {
     /// The usual sizes need no allocation.
     pub(crate) locks: SmallVec<[Lock; 2]>,

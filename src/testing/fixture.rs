@@ -12,7 +12,7 @@ pub trait Database: AtomicDb<Data = String> + Send + Sync + 'static {}
 impl<D: AtomicDb<Data = String> + Send + Sync + 'static> Database for D {}
 
 /// The guarantees that only some databases give. The default is all of them.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Capabilities {
     pub(super) snapshots: bool,
 }

@@ -73,19 +73,19 @@ type Text = String;
 // A builder holds a clock, and an error its source, which may not be unwind-safe. The callbacks of an
 // `Import` run on the calling thread.
 public_types! {
-    Action: Debug Clone Auto;
-    Anomaly: Debug Clone Display StdError Auto;
+    Action: Debug Clone PartialEq Eq Hash Auto;
+    Anomaly: Debug Clone PartialEq Eq Hash Display StdError Auto;
     AnomalyKind: Debug Clone Copy PartialEq Eq Hash Display Auto;
-    Batch<Text>: Debug Clone Default Auto;
+    Batch<Text>: Debug Clone Default PartialEq Eq Auto;
     #[cfg(feature = "json-lines")]
     BadLine: Debug Clone PartialEq Eq Hash Display StdError Auto;
     #[cfg(feature = "json-lines")]
     Bytes: Debug Clone Copy Default PartialEq Eq Hash Auto;
     CacheStats: Debug Clone Copy Default PartialEq Eq Hash Auto;
     CallEvent<'static>: Debug Clone Copy Send Sync Unpin;
-    Capabilities: Debug Clone Copy Default Auto;
+    Capabilities: Debug Clone Copy Default PartialEq Eq Hash Auto;
     Case<Db>: Debug Auto;
-    Commit: Debug Clone Auto;
+    Commit: Debug Clone PartialEq Eq Hash Auto;
     ConflictEvent<'static>: Debug Clone Copy Auto;
     Counters: Debug Clone Default Auto;
     CountersSnapshot: Debug Clone PartialEq Eq Hash Display Auto;
@@ -104,7 +104,7 @@ public_types! {
     FaultRule: Debug Clone Auto;
     FaultyDb<Db>: Debug Clone Auto;
     Fixture<Db>: Debug Auto;
-    History: Debug Clone Default Auto;
+    History: Debug Clone Default PartialEq Eq Hash Auto;
     HotLock: Debug Clone PartialEq Eq Hash Auto;
     #[cfg(feature = "json-lines")]
     Import<'static>: Debug Default Unpin;
@@ -123,10 +123,10 @@ public_types! {
     MemoryDb<Text>: Debug Clone Default Auto;
     MemoryDbBuilder<Text>: Debug Send Sync Unpin;
     Observed<Db, Counters>: Debug Clone Auto;
-    Op: Debug Clone Display Auto;
+    Op: Debug Clone PartialEq Eq Hash Display Auto;
     Operation: Debug Clone Copy PartialEq Eq PartialOrd Ord Hash Display Auto;
     OperationStats: Debug Clone PartialEq Eq Hash Auto;
-    Outcome: Debug Clone Auto;
+    Outcome: Debug Clone PartialEq Eq Hash Auto;
     Page<Text>: Debug Clone PartialEq Eq Auto;
     #[cfg(feature = "postgres")]
     PostgresDb<Text>: Debug Clone Auto;
@@ -134,10 +134,10 @@ public_types! {
     PostgresDbBuilder<Text>: Debug Send Sync Unpin;
     #[cfg(feature = "postgres")]
     PostgresDbError: Debug Display StdError Send Sync Unpin;
-    PredicateRead: Debug Clone Display Auto;
+    PredicateRead: Debug Clone PartialEq Eq Hash Display Auto;
     Quantiles<u64>: Debug Clone Copy Default PartialEq Eq Hash Auto;
     Query: Debug Clone PartialEq Eq Hash Auto;
-    ReadSet: Debug Clone Default Display Auto;
+    ReadSet: Debug Clone Default PartialEq Eq Hash Display Auto;
     Recorded<Db>: Debug Clone Auto;
     Recorder<Text>: Debug Auto;
     #[cfg(feature = "redb")]
@@ -156,9 +156,9 @@ public_types! {
     Version: Debug Clone Copy PartialEq Eq PartialOrd Ord Hash Display Auto;
     VersionGenerator: Debug Default Auto;
     Versions: Debug Clone Copy Default PartialEq Eq Hash Auto;
-    Violation: Debug Clone Display StdError Auto;
-    Workload: Debug Clone Copy Default Auto;
-    Write: Debug Clone Display Auto;
+    Violation: Debug Clone PartialEq Eq Hash Display StdError Auto;
+    Workload: Debug Clone Copy Default PartialEq Eq Hash Auto;
+    Write: Debug Clone PartialEq Eq Hash Display Auto;
 }
 
 /// The traits that must stay dyn-compatible.

@@ -6,7 +6,7 @@ use std::error::Error;
 use std::fmt;
 
 /// An anomaly and the calls that show it.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Anomaly {
     /// The name of the anomaly.

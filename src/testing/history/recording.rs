@@ -18,14 +18,14 @@ pub type Observation = (KeyBuf, Option<Value>);
 pub type LockVersion = (KeyBuf, Version);
 
 /// The calls of all threads, in any order, from the first use of an empty database on.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct History {
     /// The calls.
     pub ops: Vec<Op>,
 }
 
 /// One call, between two readings of a counter that every reading increments.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Op {
     /// The number of the thread or handle that made the call, for the explanation of an anomaly.
     pub thread: usize,
@@ -38,7 +38,7 @@ pub struct Op {
 }
 
 /// A call and its result.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
     /// A read of items.
     Read {
@@ -63,7 +63,7 @@ pub enum Action {
 }
 
 /// What a call read.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ReadSet {
     /// Reads by key.
     pub items: Vec<Observation>,
@@ -73,7 +73,7 @@ pub struct ReadSet {
 
 /// The result of a query: it observed the items that it found, and the absence of every other item
 /// that it selects.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PredicateRead {
     /// The query.
     pub query: Query,
@@ -89,7 +89,7 @@ pub struct PredicateRead {
 }
 
 /// A commit or a transaction, and its outcome.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Commit {
     /// The locks that a successful commit renews.
     pub locks: Vec<LockVersion>,
@@ -105,7 +105,7 @@ pub struct Commit {
 }
 
 /// A write of one item, or the deletion of an item or lock.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Write {
     /// The key.
     pub key: KeyBuf,
@@ -118,7 +118,7 @@ pub struct Write {
 }
 
 /// The outcome of a commit or transaction.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
     /// It succeeded and returned this version.
     Committed(Version),

@@ -121,7 +121,7 @@ impl fmt::Display for Evidence {
 }
 
 /// A history that is not strictly serializable.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Violation {
     /// The anomaly and the calls that show it.

@@ -19,7 +19,7 @@ pub(super) const BALANCE: i64 = 100;
 ///
 /// let longer = Workload::new().histories(10).threads(8).calls(500).seed(42);
 /// ```
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Workload {
     pub(super) histories: usize,
     pub(super) threads: usize,
