@@ -4,6 +4,7 @@
 
 mod allocations;
 mod cache;
+mod caught_panics;
 mod common;
 #[cfg(not(mutants))]
 mod cookbook;
