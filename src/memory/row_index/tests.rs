@@ -243,9 +243,9 @@ fn positions_agree_with_an_ordered_set_whatever_the_keys_share() {
             let count =
                 |is_before: &dyn Fn(&[u8]) -> bool| model.iter().filter(|sk| is_before(sk)).count();
             if step % 7 == 0 {
-                let before = count(&|sk| sk < &probe);
+                let before = count(&|sk| sk < probe.as_slice());
                 assert_eq!(rows.count_before(Cut::Before(&probe)), before, "{family}");
-                let through = count(&|sk| sk <= &probe);
+                let through = count(&|sk| sk <= probe.as_slice());
                 assert_eq!(rows.count_before(Cut::After(&probe)), through, "{family}");
                 let begin = count(&|sk| sk < prefix || sk.starts_with(prefix));
                 let cut = Cut::AfterPrefix(prefix);
