@@ -1,22 +1,14 @@
-//! Broken connections, a server that ends, and lost answers. After each run the counters equal the
-//! number of markers that were committed with them, no commit that returned is missing, and none that
-//! failed is there.
+//! Broken connections, a server that ends, and lost answers.
 
+use super::counters::{self, Counters, assert_exact, run};
 use super::proxy::Proxy;
 use super::server::{Server, kill, new_name};
 use super::sql::Session;
 use crate::common::HANG_LIMIT;
 use atomic_db::testing::with_timeout;
-use atomic_db::{
-    AtomicDb, AtomicDbExt, Batch, Error, Item, Key, PostgresDb, PostgresDbBuilder, Query,
-};
-use std::collections::BTreeSet;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use atomic_db::{AtomicDb, Batch, Error, Item, Key, PostgresDb, PostgresDbBuilder, Query};
 use std::thread;
 use std::time::{Duration, Instant};
-
-const THREADS: usize = 8;
 
 fn builder() -> PostgresDbBuilder<u64> {
     PostgresDb::builder().table(new_name("faults"))
@@ -24,112 +16,6 @@ fn builder() -> PostgresDbBuilder<u64> {
 
 fn key(sk: &str) -> Key<'_> {
     Key::new("pk", sk)
-}
-
-/// The markers of a run, by their outcome.
-#[derive(Debug, Default)]
-struct Outcomes {
-    done: BTreeSet<String>,
-    failed: BTreeSet<String>,
-    unknown: BTreeSet<String>,
-    longest: Duration,
-}
-
-/// Whether the threads share one counter.
-#[derive(Clone, Copy, PartialEq)]
-enum Counters {
-    Shared,
-    Own,
-}
-
-/// Increments counters on threads while `disturb` runs. Each commit creates a marker in addition.
-fn run(db: &PostgresDb<u64>, counters: Counters, disturb: impl FnOnce()) -> Outcomes {
-    let outcomes = Mutex::new(Outcomes::default());
-    let is_over = AtomicBool::new(false);
-    thread::scope(|scope| {
-        for thread in 0..THREADS {
-            let (outcomes, is_over) = (&outcomes, &is_over);
-            scope.spawn(move || {
-                let counter = match counters {
-                    Counters::Shared => "shared".to_owned(),
-                    Counters::Own => thread.to_string(),
-                };
-                for round in 0.. {
-                    if is_over.load(Ordering::Relaxed) {
-                        break;
-                    }
-                    let marker = format!("{thread}-{round}");
-                    let start = Instant::now();
-                    let outcome = db.transact(|tx| {
-                        tx.lock((&counter, "lock"))?;
-                        let count = tx.get((&counter, "count"))?;
-                        let count = count.and_then(Item::into_data).unwrap_or(0);
-                        tx.set(Item::new(&counter, "count", count + 1))?;
-                        tx.create(Item::new("markers", &marker, 0))?;
-                        // Deletes an absent key now and then: two statements in one transaction.
-                        if round % 3 == 0 {
-                            tx.delete((&counter, "absent"))?;
-                        }
-                        Ok(())
-                    });
-                    let mut outcomes = outcomes.lock().unwrap();
-                    outcomes.longest = outcomes.longest.max(start.elapsed());
-                    let group = match outcome {
-                        Ok(()) => &mut outcomes.done,
-                        Err(Error::OutcomeUnknown(_)) => &mut outcomes.unknown,
-                        Err(_) => &mut outcomes.failed,
-                    };
-                    group.insert(marker);
-                }
-            });
-        }
-        disturb();
-        is_over.store(true, Ordering::Relaxed);
-    });
-    outcomes.into_inner().unwrap()
-}
-
-/// Checks that nothing was lost, done twice, or reported wrongly.
-fn assert_exact(db: &PostgresDb<u64>, outcomes: &Outcomes, counters: Counters) {
-    let found = db.query(&Query::new("markers")).unwrap();
-    let found: BTreeSet<String> = found.iter().map(|item| item.sk().to_owned()).collect();
-    let names: Vec<String> = match counters {
-        Counters::Shared => vec!["shared".to_owned()],
-        Counters::Own => (0..THREADS).map(|thread| thread.to_string()).collect(),
-    };
-    let counts = names.iter().map(|name| {
-        let count = db.get(Key::new(name, "count")).unwrap();
-        count.and_then(Item::into_data).unwrap_or(0)
-    });
-    let Outcomes {
-        done,
-        failed,
-        unknown,
-        longest,
-    } = outcomes;
-    println!(
-        "{} done, {} failed, {} unknown of which {} were done, longest call {longest:?}",
-        done.len(),
-        failed.len(),
-        unknown.len(),
-        unknown.intersection(&found).count()
-    );
-    assert_eq!(
-        counts.sum::<u64>(),
-        found.len() as u64,
-        "an increment was lost or doubled"
-    );
-    assert_eq!(
-        done.difference(&found).next(),
-        None,
-        "a commit that returned is missing"
-    );
-    assert_eq!(
-        failed.intersection(&found).next(),
-        None,
-        "a commit that failed is there"
-    );
-    assert!(done.len() > 50, "hardly anything was committed");
 }
 
 fn pause(milliseconds: u64) {
@@ -144,7 +30,7 @@ fn counts_are_exact_while_sessions_are_terminated() {
     };
     with_timeout(HANG_LIMIT, move |_| {
         for counters in [Counters::Shared, Counters::Own] {
-            let db = builder().connect(server.url()).unwrap();
+            let db = counters::builder().connect(server.url()).unwrap();
             let outcomes = run(&db, counters, || {
                 let session = Session::connect(&server.url());
                 for _ in 0..60 {
@@ -170,7 +56,7 @@ fn counts_are_exact_while_processes_of_the_server_are_killed() {
         return;
     };
     with_timeout(HANG_LIMIT, move |_| {
-        let db = builder().connect(server.url()).unwrap();
+        let db = counters::builder().connect(server.url()).unwrap();
         let outcomes = run(&db, Counters::Own, || {
             for _ in 0..4 {
                 pause(400);
@@ -198,13 +84,13 @@ fn counts_are_exact_while_the_server_is_restarted_and_killed() {
         return;
     };
     with_timeout(HANG_LIMIT, move |_| {
-        let db = builder().connect(server.url()).unwrap();
+        let db = counters::builder().connect(server.url()).unwrap();
         let outcomes = run(&db, Counters::Own, || {
             // A fast shutdown, an immediate one, and a crash.
             for signal in ["INT", "QUIT", "KILL", "INT"] {
                 pause(400);
                 server.stop(signal);
-                pause(if signal == "KILL" { 800 } else { 50 });
+                pause(50);
                 server.launch();
             }
             pause(400);
@@ -227,7 +113,10 @@ fn counts_are_exact_while_answers_are_lost() {
             (Counters::Shared, false),
         ] {
             let proxy = Proxy::start(server.folder());
-            let db = builder().pooled(pooled).connect(proxy.url()).unwrap();
+            let db = counters::builder()
+                .pooled(pooled)
+                .connect(proxy.url())
+                .unwrap();
             proxy.swallow_one_of(29);
             let outcomes = run(&db, counters, || pause(2_000));
             proxy.swallow_one_of(0);

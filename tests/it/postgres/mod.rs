@@ -1,6 +1,7 @@
 //! `PostgresDb`, on a server that the tests start.
 
 mod conformance;
+mod counters;
 mod faults;
 mod model;
 mod opening;

@@ -45,18 +45,14 @@ impl Server {
             eprintln!("skipped: PostgreSQL is not installed (no `initdb` was found)");
             return None;
         };
-        Some(Server::start_from(bin, arguments))
+        let folder = new_folder(Path::new("/dev/shm"));
+        let folder = folder.or_else(|_| new_folder(&std::env::temp_dir()));
+        Some(Server::start_in(folder.unwrap(), bin, arguments))
     }
 
-    fn start_from(bin: PathBuf, arguments: &[&str]) -> Server {
-        let memory = Path::new("/dev/shm");
-        let builder = |parent: &Path| {
-            tempfile::Builder::new()
-                .prefix("adb-pg-")
-                .tempdir_in(parent)
-        };
-        let folder = builder(memory).or_else(|_| builder(&std::env::temp_dir()));
-        let folder = folder.map(TempDir::keep).unwrap();
+    /// Starts a server with the programs in `bin` and its data in `folder`, which is removed when it
+    /// ends.
+    pub(crate) fn start_in(folder: PathBuf, bin: PathBuf, arguments: &[&str]) -> Server {
         // Both programs refuse to run as root.
         let is_root = fs::metadata(&folder).unwrap().uid() == 0;
         let user = is_root.then(unprivileged_user);
@@ -86,7 +82,8 @@ impl Server {
         server
     }
 
-    fn command(&self, program: &str) -> Command {
+    /// Returns a command of the server's user, for one of its programs or that of an absolute path.
+    pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = Command::new(self.bin.join(program));
         command.current_dir(&self.folder).stdin(Stdio::null());
         if let Some((uid, gid)) = self.user {
@@ -169,16 +166,33 @@ impl Server {
         file.lines().next().unwrap().parse().unwrap()
     }
 
-    /// Sends `signal` to the server, and waits until it has ended.
+    /// Sends `signal` to the server, and waits until all of its processes have ended. Those of a server
+    /// that was killed notice it when they wait for something the next time, and no other server can
+    /// start before.
     pub(crate) fn stop(&self, signal: &str) {
-        let pid = self.pid();
-        kill(signal, pid);
+        kill(signal, self.pid());
+        let data = self.data();
         let start = Instant::now();
-        while Path::new(&format!("/proc/{pid}")).exists() {
-            assert!(start.elapsed() < START_LIMIT, "the server does not stop");
+        while let Some(pid) = process_in(&data) {
+            assert!(
+                start.elapsed() < START_LIMIT,
+                "process {pid} of the server does not end"
+            );
             std::thread::sleep(Duration::from_millis(5));
         }
     }
+}
+
+/// Returns a process that works in `folder`, as all processes of a server do. `None` where the system has
+/// no `/proc`.
+fn process_in(folder: &Path) -> Option<u32> {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let mut processes = processes.filter_map(|entry| {
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        let works_in = fs::read_link(entry.path().join("cwd")).ok()?;
+        (works_in == folder).then_some(pid)
+    });
+    processes.next()
 }
 
 /// Executes statements without a result, on a connection of their own.
@@ -210,8 +224,17 @@ pub(crate) fn new_name(prefix: &str) -> String {
     format!("{prefix}_{}", COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
+/// Creates a folder for a server in `parent`.
+pub(crate) fn new_folder(parent: &Path) -> io::Result<PathBuf> {
+    let mut folder = tempfile::Builder::new();
+    folder
+        .prefix("adb-pg-")
+        .tempdir_in(parent)
+        .map(TempDir::keep)
+}
+
 /// Returns the folder with `initdb` and `postgres`.
-fn installed() -> Option<PathBuf> {
+pub(crate) fn installed() -> Option<PathBuf> {
     let mut folders: Vec<PathBuf> = std::env::var_os("ATOMIC_DB_POSTGRES_BIN")
         .map(PathBuf::from)
         .into_iter()
