@@ -39,6 +39,7 @@ impl TableClient {
             let detail = "internal error: a connection without a session";
             return Err(Failure::timed_out(detail, Stage::BeforeCommit));
         };
+        let start = Instant::now();
         let executed = {
             let end = attempts.end_of_attempt();
             let mut execution = pin!(session.execute(transaction));
@@ -61,10 +62,13 @@ impl TableClient {
                 }
                 Err(failure)
             }
-            Err(_) => Err(Failure::timed_out(
-                "it did not arrive in time",
-                session.stage(),
-            )),
+            Err(_) => {
+                // If the network has dropped this connection without notice, it has probably dropped
+                // those that were idle, too. Otherwise each of them would cost an attempt.
+                self.pool.abort_unused_since(start);
+                let detail = "it did not arrive in time";
+                Err(Failure::timed_out(detail, session.stage()))
+            }
         }
     }
 

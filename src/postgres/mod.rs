@@ -186,7 +186,8 @@ use tokio_postgres::Row;
 ///
 /// A connection sets `enable_seqscan` and `jit` off, because statements are planned when they are used
 /// first, perhaps while the table is almost empty, and `statement_timeout`. A connection that the server
-/// has closed while it was idle is noticed before it is used.
+/// has closed while it was idle is noticed before it is used. If the response to an attempt does not arrive
+/// in time, the connections that are idle are given up, too.
 ///
 /// # Cost
 ///

@@ -77,17 +77,29 @@ impl Pool {
         })
     }
 
+    /// Ends the connections that were not used since `time`, without a farewell.
+    pub(super) fn abort_unused_since(&self, time: Instant) {
+        let unused: Vec<IdleSession> = {
+            let mut idle = self.idle.lock();
+            let first_used = first_used_since(&idle, time);
+            idle.drain(..first_used).collect()
+        };
+        for idle in unused {
+            idle.session.abort();
+        }
+    }
+
     /// Closes connections that were not used for a minute, again and again until the pool is dropped.
     pub(super) async fn close_idle_sessions(pool: std::sync::Weak<Pool>) {
         loop {
             sleep(IDLE_TIMEOUT / 4).await;
             let Some(pool) = pool.upgrade() else { return };
-            let now = Instant::now();
+            let Some(limit) = Instant::now().checked_sub(IDLE_TIMEOUT) else {
+                continue;
+            };
             let expired: Vec<IdleSession> = {
                 let mut idle = pool.idle.lock();
-                let is_recent = |idle: &IdleSession| now < idle.since + IDLE_TIMEOUT;
-                // They are in the order of their last use.
-                let first_recent = idle.iter().position(is_recent).unwrap_or(idle.len());
+                let first_recent = first_used_since(&idle, limit);
                 idle.drain(..first_recent).collect()
             };
             for idle in expired {
@@ -95,6 +107,12 @@ impl Pool {
             }
         }
     }
+}
+
+/// Returns the place of the first connection that was used since `time`. They are in the order of their
+/// last use.
+fn first_used_since(idle: &[IdleSession], time: Instant) -> usize {
+    idle.partition_point(|idle| idle.since < time)
 }
 
 impl fmt::Debug for Pool {

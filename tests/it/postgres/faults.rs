@@ -291,6 +291,38 @@ fn connections_that_were_cut_while_idle_are_noticed_before_they_are_used() {
     }
 }
 
+/// As after a failover, or when a firewall forgets connections.
+#[test]
+fn idle_connections_that_were_lost_without_notice_cost_one_attempt() {
+    const CONNECTIONS: usize = 8;
+    let Some(server) = Server::shared() else {
+        return;
+    };
+    let name = new_name("lost");
+    let proxy = Proxy::start(server.folder());
+    let db = PostgresDb::<u64>::builder().table(&name);
+    // Three attempts.
+    let db = db.attempt_timeout(Duration::from_secs(4));
+    let db = db.timeout(Duration::from_secs(12)).pool_size(CONNECTIONS);
+    let db = db.connect(proxy.url()).unwrap();
+    // Lets all of them wait at the same time, each on a connection of its own.
+    let session = Session::connect(&server.url());
+    session.execute(&format!("BEGIN; LOCK TABLE {name}"));
+    thread::scope(|scope| {
+        let get = || assert!(db.get(key("a")).unwrap().is_none());
+        for _ in 0..CONNECTIONS {
+            scope.spawn(get);
+        }
+        while proxy.connections() < CONNECTIONS {
+            pause(5);
+        }
+        session.execute("COMMIT");
+    });
+    proxy.silence_connections();
+    assert!(db.get(key("a")).unwrap().is_none());
+    assert_eq!(proxy.connections(), CONNECTIONS + 1);
+}
+
 #[test]
 fn a_pool_larger_than_the_server_allows_works_with_what_it_gets() {
     let arguments = [

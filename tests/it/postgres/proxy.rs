@@ -29,6 +29,9 @@ struct State {
     swallowed: AtomicUsize,
     /// Whether answers are held back, and the connection stays open.
     is_silent: AtomicBool,
+    connections: AtomicUsize,
+    /// The answers of so many connections, the first ones, are held back.
+    silent_connections: AtomicUsize,
 }
 
 impl Proxy {
@@ -51,7 +54,8 @@ impl Proxy {
                 let state = Arc::clone(&shared);
                 thread::spawn(move || forward_requests(from, to, &state));
                 let state = Arc::clone(&shared);
-                thread::spawn(move || forward_answers(upstream, client, &state));
+                let number = state.connections.fetch_add(1, Ordering::SeqCst);
+                thread::spawn(move || forward_answers(upstream, client, number, &state));
             }
         });
         Proxy { folder, state }
@@ -77,6 +81,18 @@ impl Proxy {
         self.state.swallowed.load(Ordering::SeqCst)
     }
 
+    /// Returns how many connections the client has made.
+    pub(crate) fn connections(&self) -> usize {
+        self.state.connections.load(Ordering::SeqCst)
+    }
+
+    /// Holds back all answers on the connections that there are, as if the network had lost them.
+    pub(crate) fn silence_connections(&self) {
+        let connections = self.connections();
+        let silent = &self.state.silent_connections;
+        silent.store(connections, Ordering::SeqCst);
+    }
+
     /// Holds back all answers from now on, or no more.
     pub(crate) fn be_silent(&self, silent: bool) {
         self.state.is_silent.store(silent, Ordering::SeqCst);
@@ -94,7 +110,7 @@ fn forward_requests(mut from: UnixStream, mut to: UnixStream, state: &State) {
     let _ = to.shutdown(Shutdown::Both);
 }
 
-fn forward_answers(mut from: UnixStream, mut to: UnixStream, state: &State) {
+fn forward_answers(mut from: UnixStream, mut to: UnixStream, number: usize, state: &State) {
     let forward = |from: &mut UnixStream, to: &mut UnixStream| -> io::Result<()> {
         let mut buffer = vec![0; 1 << 20];
         loop {
@@ -108,7 +124,9 @@ fn forward_answers(mut from: UnixStream, mut to: UnixStream, state: &State) {
                 state.swallowed.fetch_add(1, Ordering::SeqCst);
                 return Ok(());
             }
-            if !state.is_silent.load(Ordering::SeqCst) {
+            let is_silent = state.is_silent.load(Ordering::SeqCst)
+                || number < state.silent_connections.load(Ordering::SeqCst);
+            if !is_silent {
                 to.write_all(&buffer[..length])?;
             }
         }
