@@ -75,6 +75,13 @@ impl Failure {
     /// Returns the failure to connect.
     pub(super) fn of_connect(error: tokio_postgres::Error, table: &str) -> Self {
         if let Some(reported) = error.as_db_error() {
+            if is_refused_setting(reported) {
+                let error = PostgresDbError::Server {
+                    code: reported.code().code().to_owned(),
+                    message: format!("{}; a pooler requires `pooled(true)`", reported.message()),
+                };
+                return Failure::new(FailureKind::Permanent, error);
+            }
             return reported_failure(reported, Stage::BeforeCommit, false, table);
         }
         let Some(source) = error.source() else {
@@ -171,6 +178,13 @@ fn reported_failure(reported: &DbError, stage: Stage, is_pooled: bool, table: &s
         error,
         keeps_session: is_error && !breaks_session.contains(code),
     }
+}
+
+/// Returns whether a pooler refused the settings of a session. Its other errors of connecting have the
+/// same code.
+fn is_refused_setting(reported: &DbError) -> bool {
+    *reported.code() == SqlState::PROTOCOL_VIOLATION
+        && reported.message().contains("startup parameter")
 }
 
 fn is_fatal(reported: &DbError) -> bool {

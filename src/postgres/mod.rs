@@ -242,10 +242,12 @@ use tokio_postgres::Row;
 ///
 /// # Poolers and compatible servers
 ///
-/// Tested: PostgreSQL 15. The following is from the documentation of these products and was not tested.
+/// Tested: PostgreSQL 15, directly and through PgBouncer 1.18 in transaction mode. The rest is from the
+/// documentation of these products and was not tested.
 ///
-/// - **PgBouncer** in transaction mode, and the pooled endpoints of Neon and Supabase: set
-///   [`pooled(true)`](PostgresDbBuilder::pooled). In session mode that is not required.
+/// - **PgBouncer**: set [`pooled(true)`](PostgresDbBuilder::pooled). Without it, PgBouncer refuses the
+///   settings of a connection, in session mode, too.
+/// - **The pooled endpoints of Neon and Supabase**: set `pooled(true)`.
 /// - **Amazon RDS and Aurora PostgreSQL**: use the writer's endpoint. Their authority is in no system's
 ///   store, so `verify-full` needs its file. After a failover, calls fail for a while and connect again.
 /// - **Neon** suspends idle servers, which closes connections: they are opened again.

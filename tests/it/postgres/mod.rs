@@ -6,6 +6,7 @@ mod faults;
 mod model;
 mod opening;
 mod operations;
+mod pgbouncer;
 pub(crate) mod proxy;
 mod runtimes;
 pub(crate) mod server;

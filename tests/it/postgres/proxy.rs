@@ -1,8 +1,11 @@
 //! A proxy between `PostgresDb` and its server, on a Unix socket, that counts messages and swallows
 //! answers.
 
+use super::server::Server;
+use std::fs;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
@@ -66,6 +69,17 @@ impl Proxy {
         format!("postgresql:///postgres?host={folder}&user=postgres")
     }
 
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Lets processes of the server's user connect.
+    pub(crate) fn admit(&self, server: &Server) {
+        let folder = self.folder.path();
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o711)).unwrap();
+        server.own(&folder.join(SOCKET));
+    }
+
     /// Returns how often the client has sent something.
     pub(crate) fn sent(&self) -> usize {
         self.state.sent.load(Ordering::SeqCst)
@@ -75,6 +89,13 @@ impl Proxy {
     pub(crate) fn swallow_one_of(&self, answers: usize) {
         self.state.answers.store(0, Ordering::SeqCst);
         self.state.swallow_one_of.store(answers, Ordering::SeqCst);
+    }
+
+    /// Swallows the next answer, and no other.
+    pub(crate) fn swallow_next(&self) {
+        const ONE_OF: usize = usize::MAX / 2;
+        self.state.answers.store(ONE_OF - 1, Ordering::SeqCst);
+        self.state.swallow_one_of.store(ONE_OF, Ordering::SeqCst);
     }
 
     pub(crate) fn swallowed(&self) -> usize {
