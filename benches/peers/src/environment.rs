@@ -46,7 +46,7 @@ pub(crate) fn file_system(directory: &Path) -> Option<String> {
 
 /// Returns the versions of atomic-db and its peers.
 pub(crate) fn versions() -> String {
-    const NAMES: [&str; 15] = [
+    const NAMES: [&str; 16] = [
         "atomic-db",
         "dashmap",
         "papaya",
@@ -59,6 +59,7 @@ pub(crate) fn versions() -> String {
         "fjall",
         "rusqlite",
         "libsqlite3-sys",
+        "postgres",
         "lru",
         "quick_cache",
         "moka",

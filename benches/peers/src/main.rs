@@ -12,8 +12,13 @@ mod hot_key;
 mod instructions;
 mod keys;
 mod memory;
+mod postgres;
 mod report;
 mod scale;
+// Shared with the tests, which use more of it.
+#[allow(dead_code)]
+#[path = "../../../tests/it/postgres/server.rs"]
+mod server;
 mod stores;
 mod table;
 mod throughput;
@@ -40,6 +45,7 @@ Parts:
   memory        bytes per stored item, of up to 10 M items
   cache         hits and time of the caches on a trace
   durable       commits per second that survive a power failure, with 1, 2, 8 and 32 threads, and reads
+  postgres      commits and reads per second on PostgreSQL servers that it starts, with 1, 8 and 32 threads
   hot-key       transactions per second, and their durations, of up to 64 threads on one item
   report        measures nothing, and writes the report of the figures that exist
 
@@ -50,7 +56,7 @@ Options:
   --quick          counts instructions up to 100 k items, and measures 5 rounds
   --rounds N       measures each time N times; 21 by default
   --trace FILE     replays FILE, with one block number a line, in `cache`; by default a generated trace
-  --directory DIR  creates the files of `durable` and `hot-key` in DIR; by default in the system's temporary directory
+  --directory DIR  creates the files of `durable`, `postgres` and `hot-key` in DIR; by default in the system's temporary directory
 ";
 
 /// The figures that are recorded in the repository.
@@ -173,6 +179,7 @@ fn measure(plan: &Plan) -> io::Result<()> {
             "scale" => Some(scale::measure(plan.rounds)),
             "memory" => Some(memory::measure()),
             "cache" => Some(cache_trace::measure(plan.rounds, plan.trace.as_deref())?),
+            "postgres" => postgres::measure(plan.rounds, &plan.directory)?,
             "hot-key" => Some(hot_key::measure(plan.rounds, &plan.directory)?),
             _ => durable::measure(plan.rounds, &plan.directory)?,
         };

@@ -3,19 +3,20 @@
 
 use crate::figures::Figures;
 use crate::table::{Better, Table};
-use crate::{cache_trace, chart, durable, hot_key, scale, throughput};
+use crate::{cache_trace, chart, durable, hot_key, postgres, scale, throughput};
 use std::fmt::Write as _;
 use std::path::Path;
 use std::{fs, io};
 
 /// The parts of the bench, by which their figures are stored and the template refers to them.
-pub(crate) const PARTS: [&str; 7] = [
+pub(crate) const PARTS: [&str; 8] = [
     "instructions",
     "throughput",
     "scale",
     "memory",
     "cache",
     "durable",
+    "postgres",
     "hot-key",
 ];
 
@@ -31,9 +32,9 @@ fn style(title: &str) -> (Better, usize) {
         throughput::SPEEDUP | cache_trace::HITS | durable::SHARE | durable::SPEEDUP => {
             (Better::More, 2)
         }
-        hot_key::SHARE => (Better::More, 2),
+        hot_key::SHARE | postgres::SHARE | postgres::SPEEDUP => (Better::More, 2),
         hot_key::LATENCY | hot_key::ATTEMPTS => (Better::Less, 4),
-        hot_key::RATE | durable::RATE => (Better::More, 0),
+        hot_key::RATE | durable::RATE | postgres::RATE => (Better::More, 0),
         _ => (Better::Less, 0),
     }
 }
@@ -63,6 +64,7 @@ pub(crate) fn write(out: &Path, recorded: &Path) -> io::Result<()> {
             scale::NANOS,
             scale::LARGE_NANOS,
             durable::RATE,
+            postgres::RATE,
             hot_key::RATE,
         ];
         let tables = tables.filter(|table| !absolute.contains(&&*table.title));

@@ -5,7 +5,13 @@ use crate::hot_key;
 use std::fmt::Write as _;
 
 /// The databases of this repository and its transactions, as the tables name them.
-const OURS: [&str; 4] = ["MemoryDb", "LruCache", "RedbDb", hot_key::TRANSACT];
+const OURS: [&str; 5] = [
+    "MemoryDb",
+    "LruCache",
+    "RedbDb",
+    "PostgresDb",
+    hot_key::TRANSACT,
+];
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Better {

@@ -35,9 +35,13 @@ impl Record {
     }
 
     /// Decodes the whole record and returns its number.
-    fn number(json: &[u8]) -> u64 {
+    pub(super) fn number(json: &[u8]) -> u64 {
         let record: Record = serde_json::from_slice(json).expect("the row is a record");
         record.number
+    }
+
+    pub(super) fn stored_number(&self) -> u64 {
+        self.number
     }
 }
 

@@ -7,6 +7,7 @@
 mod files;
 mod maps;
 mod memory_db;
+mod postgres;
 mod store;
 mod transactional;
 mod tx_map;
@@ -16,6 +17,7 @@ pub(crate) use maps::{
     DashMapStore, MutexBTreeMap, MutexHashMap, PapayaStore, SccStore, TreeIndexStore,
 };
 pub(crate) use memory_db::MemoryDbStore;
+pub(crate) use postgres::{ByHand, PostgresDbStore, SqlStore};
 pub(crate) use store::{Account, Hasher, Operation, Store};
 pub(crate) use transactional::{RedbInMemory, SqliteInMemory, SurrealStore};
 pub(crate) use tx_map::TxMapStore;
