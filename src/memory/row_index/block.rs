@@ -64,9 +64,11 @@ impl Block {
 
     pub(super) fn insert(&mut self, index: usize, row: u32, rows: &impl IndexedRows) {
         let sk = rows.sk(row);
-        let shared = match self.rows.first() {
-            Some(first) => shared_bytes(rows.sk(*first), sk).min(self.shared),
-            None => sk.len(),
+        let first = self.rows.first().map_or(sk, |first| rows.sk(*first));
+        // A block that was just split off at the end has no rows, and shares nothing yet.
+        let shared = match first.get(..self.shared) {
+            Some(beginning) if !self.rows.is_empty() && sk.starts_with(beginning) => self.shared,
+            _ => shared_bytes(first, sk),
         };
         if shared != self.shared {
             self.set_shared(shared, rows);

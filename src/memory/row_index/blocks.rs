@@ -28,7 +28,7 @@ pub(super) struct Fence {
 pub(super) const ONLY_BLOCK: u32 = 0;
 
 /// The neighbours of a shrinking block are looked up once in this many removals, because that takes
-/// a search in the sequence.
+/// a search.
 pub(super) const MERGE_INTERVAL: usize = MERGE_THRESHOLD / 4;
 
 /// A position between rows: a block, by its place in the sequence, and an index within it. The end of
@@ -104,9 +104,10 @@ impl Blocks {
     pub(super) fn insert(&mut self, mut position: Position, row: u32, rows: &mut impl IndexedRows) {
         let sk = rows.sk(row);
         if let Some(first) = self.at(0).first() {
-            let shared = shared_bytes(rows.sk(*first), sk);
-            if shared < self.shared {
-                self.shared = shared;
+            let first = rows.sk(*first);
+            let beginning = first.get(..self.shared).unwrap_or_default();
+            if !sk.starts_with(beginning) {
+                self.shared = shared_bytes(first, sk);
                 self.update_fences(rows);
             }
         }
@@ -162,8 +163,11 @@ impl Blocks {
         block.remove(index);
         let len = block.rows.len();
         if len <= MERGE_THRESHOLD && len % MERGE_INTERVAL == 0 {
-            let place = self.sequence.iter().position(|fence| fence.block == number);
-            if let Some(place) = place {
+            // The block is found by a key that is in it, or was until now.
+            let inside = block.rows.first().copied().unwrap_or(row);
+            let place = self.place(Cut::Before(rows.sk(inside)), rows);
+            let found = self.sequence.get(place).map(|fence| fence.block);
+            if found == Some(number) {
                 self.merge_with_neighbour(place, rows);
             }
         }
