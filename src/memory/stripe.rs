@@ -132,7 +132,7 @@ pub(super) enum LockError {
     StripeFull,
 }
 
-/// Invariants between calls, which `validate` checks in tests, besides those of [`Rows`]:
+/// Invariants between calls, in addition to those of [`Rows`], which `validate` checks in tests:
 ///
 /// 1. Every row is stored under the hash of its key.
 /// 2. Every item is in the sorted rows of its partition once. Locks are not, so that a query does

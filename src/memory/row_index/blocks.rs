@@ -176,7 +176,7 @@ impl Blocks {
 
     /// Merges the block at this place with a neighbour if the two have become small, so that
     /// insertions and removals do not leave many nearly empty blocks. An empty block always has a
-    /// neighbour, because the last block becomes [`Repr::OneBlock`] before it is empty.
+    /// neighbour, because the last block becomes a small partition's before it is empty.
     pub(super) fn merge_with_neighbour(&mut self, place: usize, rows: &mut impl IndexedRows) {
         let small = |left: usize| {
             let both = self.at(left).len() + self.at(left + 1).len();

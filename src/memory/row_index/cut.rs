@@ -7,7 +7,7 @@ pub(in crate::memory) trait IndexedRows {
     /// Returns the sort key of a row in the index.
     fn sk(&self, row: u32) -> &[u8];
 
-    /// Stores the block of a row, which [`SortedRows::remove`] is passed.
+    /// Stores the block of a row, which a removal of the row is passed.
     fn set_block(&mut self, row: u32, block: u32);
 }
 

@@ -24,7 +24,7 @@ use std::iter;
 /// over the blocks and one within a block. An insertion moves at most one block's row numbers.
 ///
 /// A binary search that reads the key of a row at each step would wait for memory most of the time.
-/// So the sequence and the blocks have the [heads](head) of the keys themselves, and only keys with
+/// So the sequence and the blocks have the [heads](cut::head) of the keys themselves, and only keys with
 /// equal heads are read. A removal compares no keys: each row knows its block, in which its number is
 /// found.
 #[derive(Debug)]
