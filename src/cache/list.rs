@@ -104,6 +104,12 @@ impl<E: Keyed> LruList<E> {
             .insert_unique(hash, node, |node| nodes[*node as usize].hash);
     }
 
+    /// Returns whether an entry has this hash. Its key may be any.
+    pub(super) fn has_hash(&self, hash: u64) -> bool {
+        let same_hash = |node: &u32| self.nodes[*node as usize].hash == hash;
+        self.by_hash.find(hash, same_hash).is_some()
+    }
+
     /// Removes and returns an entry.
     pub(super) fn remove(&mut self, hash: u64, key: E::Key<'_>) -> Option<E> {
         let nodes = &self.nodes;

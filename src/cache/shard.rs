@@ -284,7 +284,9 @@ impl<T> Shard<T> {
             return;
         }
         // A concurrent fill may already have stored an entry.
-        self.remove(hash, item.key(), removed);
+        if self.list.has_hash(hash) {
+            self.remove(hash, item.key(), removed);
+        }
         if self.list.len() == self.capacity {
             let evicted = self.list.remove_tail();
             removed.extend(evicted.map(|entry| entry.item));
