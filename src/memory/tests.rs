@@ -39,6 +39,27 @@ fn the_default_is_32_stripes_per_core_and_at_most_1024() {
     }
 }
 
+/// It remembers its row in the database that it was read from, which may have more stripes.
+#[test]
+fn a_lock_of_another_database_is_found_by_its_key() {
+    let other = MemoryDb::<u32>::builder().stripes(1_024).build();
+    let db = MemoryDb::<u32>::builder().stripes(1).build();
+    for number in 0..100 {
+        let pk = number.to_string();
+        let key = Key::new(&pk, "lock");
+        let foreign = other.get_lock(key).unwrap();
+        let own = db.get_lock(key).unwrap();
+        let item = [Item::new(&pk, "item", number)];
+        match db.set_atomic(&item, &[foreign.clone()]) {
+            Err(Error::RaceCondition { keys }) => assert_eq!(keys, [key.to_buf()]),
+            outcome => panic!("{outcome:?}"),
+        }
+        let same_version = foreign.with_version(own.version());
+        db.set_atomic(&item, &[same_version]).unwrap();
+        assert_ne!(db.get_lock(key).unwrap().version(), own.version());
+    }
+}
+
 #[test]
 fn a_commit_to_a_full_stripe_writes_nothing() {
     with_timeout(TIMEOUT, |_| {
